@@ -1,0 +1,167 @@
+// Package zmq is all of ZeroMQ that gone needs: one context, one PULL socket
+// that is always drained, PUSH sockets that never block. It is the only
+// package that enters C.
+//
+// Ownership: a socket is used by one goroutine at a time, and misuse aborts
+// the process in C. Pull is owned by the goroutine that calls Receive; it
+// closes its socket itself. A Push is used and closed under its caller's lock.
+package zmq
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	zmq4 "github.com/pebbe/zmq4"
+)
+
+// domain is set on the PULL socket even when nothing authenticates: it turns
+// off ZMTP 1.0, through which random bytes would be delivered as messages.
+const domain = "gone"
+
+const (
+	frames    = 64 // high-water mark, in frames per connection; each holds many messages
+	linger    = 200 * time.Millisecond
+	handshake = 3 * time.Second
+	reconnect = 100 * time.Millisecond
+	ceiling   = 5 * time.Second // reconnect interval grows up to it
+	sockets   = 16 << 10        // libzmq's default of 1,023 would bound the peers
+	backlog   = 1024
+)
+
+// Context owns the I/O thread. It is never libzmq's default one, which
+// belongs to the host program.
+type Context struct{ ctx *zmq4.Context }
+
+// NewContext starts a context.
+func NewContext() (*Context, error) {
+	ctx, err := zmq4.NewContext()
+	if err != nil {
+		return nil, err
+	}
+	// Both only fail on a context that is not new.
+	err = errors.Join(ctx.SetMaxSockets(sockets), ctx.SetIpv6(true))
+	if err != nil {
+		_ = ctx.Term()
+		return nil, err
+	}
+	return &Context{ctx}, nil
+}
+
+// Term makes Receive return and waits until every socket is closed and what
+// they sent has left or lingered long enough. Every Push must have been, or be
+// about to be, closed by its owner.
+func (c *Context) Term() error { return c.ctx.Term() }
+
+// Pull is a bound PULL socket.
+type Pull struct{ soc *zmq4.Socket }
+
+// Listen binds addr ("tcp://host:port", port 0 for any) and returns the socket
+// and the port that it got. Frames over maxFrame bytes end their connection.
+func (c *Context) Listen(addr string, maxFrame int64) (pull *Pull, endpoint string, err error) {
+	soc, err := c.ctx.NewSocket(zmq4.PULL)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err != nil {
+			_ = soc.Close()
+		}
+	}()
+	err = errors.Join(
+		soc.SetLinger(0),
+		soc.SetRcvhwm(frames),
+		soc.SetMaxmsgsize(maxFrame),
+		soc.SetBacklog(backlog),
+		soc.SetHandshakeIvl(handshake),
+		soc.SetZapDomain(domain),
+		keepalive(soc),
+	)
+	if err != nil {
+		return nil, "", err
+	}
+	if err = soc.Bind(addr); err != nil {
+		return nil, "", fmt.Errorf("bind %s: %w", addr, err)
+	}
+	endpoint, err = soc.GetLastEndpoint()
+	return &Pull{soc}, endpoint, err
+}
+
+// Receive calls handle with each frame, which handle may keep, until the
+// context is terminated. It then closes the socket.
+func (p *Pull) Receive(handle func(frame []byte)) error {
+	defer p.soc.Close()
+	for {
+		frame, err := p.soc.RecvBytes(0)
+		switch {
+		case err == nil:
+			handle(frame)
+		case zmq4.AsErrno(err) == zmq4.ETERM:
+			return nil
+		default:
+			return err
+		}
+	}
+}
+
+// Close closes a socket that nobody receives from.
+func (p *Pull) Close() error { return p.soc.Close() }
+
+// Push is a connected PUSH socket.
+type Push struct{ soc *zmq4.Socket }
+
+// Dial connects to addr. Connecting goes on in the background: an address that
+// nobody serves is not an error here, its Send returns false.
+func (c *Context) Dial(addr string) (*Push, error) {
+	soc, err := c.ctx.NewSocket(zmq4.PUSH)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		// Without it, frames sent while the peer is away wait for whatever
+		// process binds its address next.
+		soc.SetImmediate(true),
+		soc.SetLinger(linger),
+		soc.SetSndhwm(frames),
+		soc.SetHandshakeIvl(handshake),
+		soc.SetReconnectIvl(reconnect),
+		soc.SetReconnectIvlMax(ceiling),
+		keepalive(soc),
+	)
+	if err == nil {
+		err = soc.Connect(addr)
+	}
+	if err != nil {
+		_ = soc.Close()
+		return nil, fmt.Errorf("connect %s: %w", addr, err)
+	}
+	return &Push{soc}, nil
+}
+
+// Send queues a frame, or returns false at once when there is no connection or
+// its queue is full. True means queued on this machine, no more.
+func (p *Push) Send(frame []byte) (bool, error) {
+	_, err := p.soc.SendBytes(frame, zmq4.DONTWAIT)
+	if err == nil {
+		return true, nil
+	}
+	if zmq4.AsErrno(err) == zmq4.Errno(syscall.EAGAIN) {
+		return false, nil
+	}
+	return false, err
+}
+
+// Close closes the socket; what was sent lingers for a moment.
+func (p *Push) Close() error { return p.soc.Close() }
+
+// keepalive finds dead connections after about a minute. ZMTP heartbeats would
+// be quicker, but drop healthy connections of a busy reader.
+func keepalive(soc *zmq4.Socket) error {
+	return errors.Join(
+		soc.SetTcpKeepalive(1),
+		soc.SetTcpKeepaliveIdle(20),
+		soc.SetTcpKeepaliveIntvl(10),
+		soc.SetTcpKeepaliveCnt(4),
+	)
+}
