@@ -1,0 +1,58 @@
+package gone
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Results of a send. Every send that does not return nil returns an error that
+// wraps exactly one of these two and the reason.
+var (
+	// ErrNotDelivered: no handler received the data and none ever will; sending
+	// it again is safe.
+	ErrNotDelivered = errors.New("gone: not delivered")
+	// ErrOutcomeUnknown: the data may have been received, once; nobody can tell.
+	ErrOutcomeUnknown = errors.New("gone: outcome unknown")
+)
+
+// Reasons.
+var (
+	// ErrNoHolder: nobody holds the lock of the id.
+	ErrNoHolder = errors.New("gone: no holder")
+	// ErrBusy: the handler did not receive the data in time, or too much data
+	// waits for it already.
+	ErrBusy = errors.New("gone: handler busy")
+	// ErrUnreachable: the holder did not answer in time.
+	ErrUnreachable = errors.New("gone: holder unreachable")
+	// ErrTooLarge: the data is larger than the limit of [WithMaxMessageSize],
+	// here or on the holder's node.
+	ErrTooLarge = errors.New("gone: data too large")
+	// ErrClosed: the Gone, or the runner, has been closed.
+	ErrClosed = errors.New("gone: closed")
+)
+
+// State of a lock.
+var (
+	// ErrLockHeld: another holds the lock.
+	ErrLockHeld = errors.New("gone: lock held by another")
+	// ErrLockLost: the lock is another's or gone.
+	ErrLockLost = errors.New("gone: lock lost")
+	// ErrLeaseExpired: the local deadline passed before an Extend was
+	// confirmed. It wraps ErrLockLost, as the holder must act as if it were.
+	ErrLeaseExpired = fmt.Errorf("%w: lease expired", ErrLockLost)
+	// ErrHandlerReturned is the cause of a tenure's end when its handler
+	// returned, or panicked, of its own accord.
+	ErrHandlerReturned = errors.New("gone: handler returned")
+)
+
+// because joins what happened and why under one prefix.
+func because(what, why error) error { return &reasoned{what, why} }
+
+type reasoned struct{ what, why error }
+
+func (e *reasoned) Error() string {
+	return e.what.Error() + ": " + strings.TrimPrefix(e.why.Error(), "gone: ")
+}
+
+func (e *reasoned) Unwrap() []error { return []error{e.what, e.why} }

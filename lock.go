@@ -1,0 +1,77 @@
+package gone
+
+import (
+	"context"
+	"time"
+)
+
+// GoneLock is the lock of one id in a lock service. [RedisLock] is one; any
+// service with leases can be another.
+//
+// Its methods may be called concurrently and must return in bounded time. Each
+// can be repeated: after an error that says neither held nor lost the outcome
+// is unknown, and the same call is made again.
+type GoneLock interface {
+	// Lock returns nil when this lock holds the id, for its TTL from the moment
+	// the service granted it. The error wraps ErrLockHeld when another holds
+	// it. It does not wait. After an unknown outcome it must succeed again if
+	// the first call had succeeded, and give the full TTL anew.
+	Lock() error
+	// Extend returns nil when the hold lasts for the TTL from now. The error
+	// wraps ErrLockLost when the lock is another's or gone, and only then: it
+	// must never take a lock that it does not hold.
+	Extend() error
+	// Unlock releases this tenure's hold, and no other's. It is harmless when
+	// there is none.
+	Unlock()
+	// GetValue returns the value that the holder gave to its LockFactory. The
+	// error wraps ErrNoHolder when there is no holder.
+	GetValue() (string, error)
+}
+
+// LockFactory makes the lock of an id. The value is what GetValue is to return
+// on every node while this lock holds the id: the node's address. It is called
+// once for each RunOne and once for each id that is sent to from this node.
+type LockFactory func(id, value string) (GoneLock, error)
+
+// DefaultExpiry is the TTL of a lock that does not say otherwise.
+const DefaultExpiry = 30 * time.Second
+
+// The optional extras of a GoneLock. A lock with the four methods alone works:
+// it is taken to expire after [DefaultExpiry], is polled, and has no fencing
+// tokens. io.Closer is an extra as well: Close is called when the lock is no
+// longer used.
+type (
+	// Expirer is a lock that knows its TTL, which must not change during a hold.
+	Expirer interface {
+		TTL() time.Duration
+	}
+
+	// Fencer is a lock with fencing tokens. They are never 0 and increase
+	// strictly from one hold of the id to the next, on any node.
+	Fencer interface {
+		// FencingToken is the token of the hold that Lock obtained last.
+		FencingToken() uint64
+		// Holder is GetValue together with the token of the hold.
+		Holder() (value string, token uint64, err error)
+	}
+
+	// Waiter is a lock that can tell when it is worth looking again. Both
+	// methods may return early, and must not return later than a poll would;
+	// they return the context's error when it ends.
+	Waiter interface {
+		// WaitFree returns when the lock may be free: released or expired.
+		WaitFree(ctx context.Context) error
+		// WaitHeld returns when the lock may have a new holder.
+		WaitHeld(ctx context.Context) error
+	}
+)
+
+func ttlOf(l GoneLock) time.Duration {
+	if e, ok := l.(Expirer); ok {
+		if ttl := e.TTL(); ttl > 0 {
+			return ttl
+		}
+	}
+	return DefaultExpiry
+}
