@@ -1,0 +1,278 @@
+package gone
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+)
+
+// routes know which tenure holds an id: the flow to it is kept until the
+// holder refuses or falls silent, so that a message costs no lock-service call.
+type routes struct {
+	self     string
+	newLock  LockFactory
+	delivery *delivery
+	ctx      context.Context // ends with the Gone
+
+	mu  sync.RWMutex
+	ids map[string]*route
+}
+
+// routesMost bounds the ids that are remembered when nobody sends to them.
+const routesMost = 16 << 10
+
+const (
+	lookFirst = 2 * time.Millisecond
+	lookMost  = 500 * time.Millisecond
+)
+
+// A route is what this node knows of one id's holder.
+type route struct {
+	rs   *routes
+	id   string
+	lock GoneLock // only asked, never locked
+
+	mu      sync.Mutex
+	flow    *flow         // to the holder; nil: not known
+	last    *flow         // the one before, or a silent one that may recover
+	dead    uint64        // tenures with tokens up to it are over
+	err     error         // why there is no flow
+	changed chan struct{} // closed when it is worth looking again
+	looking bool          // look runs
+	waiting int           // senders
+}
+
+// get finds or makes the route of an id.
+func (rs *routes) get(id string) (*route, error) {
+	rs.mu.RLock()
+	r := rs.ids[id]
+	rs.mu.RUnlock()
+	if r != nil {
+		return r, nil
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if r := rs.ids[id]; r != nil {
+		return r, nil
+	}
+	if rs.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
+	lock, err := rs.newLock(id, rs.self)
+	if err == nil && lock == nil {
+		err = errors.New("gone: the lock factory returned no lock")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(rs.ids) >= routesMost {
+		rs.evict()
+	}
+	r = &route{rs: rs, id: id, lock: lock, changed: make(chan struct{})}
+	rs.ids[id] = r
+	return r, nil
+}
+
+// evict forgets some ids that nobody sends to. It is called with mu held.
+func (rs *routes) evict() {
+	n := 0
+	for id, r := range rs.ids {
+		if !r.retireIdle() {
+			continue
+		}
+		delete(rs.ids, id)
+		closeLock(r.lock)
+		if n++; n >= routesMost/64 {
+			return
+		}
+	}
+}
+
+// poke makes senders to an id look again, because a tenure of it has begun or
+// ended on this node.
+func (rs *routes) poke(id string) {
+	rs.mu.RLock()
+	r := rs.ids[id]
+	rs.mu.RUnlock()
+	if r != nil {
+		r.mu.Lock()
+		r.change()
+		r.mu.Unlock()
+	}
+}
+
+// close frees the locks. Nobody may be sending any more.
+func (rs *routes) close() {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for _, r := range rs.ids {
+		closeLock(r.lock)
+	}
+	rs.ids = nil
+}
+
+func closeLock(l GoneLock) {
+	if c, ok := l.(io.Closer); ok {
+		_ = c.Close()
+	}
+}
+
+// next returns the flow to the holder. When it is not known it waits for one
+// change and returns nil and why there is none.
+func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {
+	r.mu.Lock()
+	if f := r.flow; f != nil {
+		r.mu.Unlock()
+		return f, nil
+	}
+	changed := r.changed
+	r.waiting++
+	if !r.looking {
+		r.looking = true
+		go r.look()
+	}
+	r.mu.Unlock()
+
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-r.rs.ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting--
+	return r.flow, r.err
+}
+
+// change wakes everybody who waits. It is called with mu held.
+func (r *route) change() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// refused drops a flow whose holder does not have the tenure. When the tenure
+// is over for good, the lock service is not believed if it still names it.
+func (r *route) refused(f *flow, over bool) {
+	hint := f.hint()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if over {
+		r.dead = max(r.dead, f.Token)
+	}
+	if r.flow != f {
+		return
+	}
+	r.flow, r.last = nil, f
+	if hint > r.dead && hint != f.Token {
+		r.use(f.addr, hint)
+	}
+}
+
+// silence is told by a flow that its holder has stopped, or resumed, to answer.
+func (r *route) silence(f *flow, silent bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case silent && r.flow == f:
+		r.flow, r.last, r.err = nil, f, ErrUnreachable
+	case !silent && r.flow == nil && r.last == f && f.ctx.Err() == nil:
+		r.flow, r.last, r.err = f, nil, nil
+	}
+	r.change()
+}
+
+// use makes the flow to a tenure the route. It is called with mu held.
+func (r *route) use(addr string, token uint64) {
+	if f := r.last; f != nil && f.addr == addr && f.Token == token && f.ctx.Err() == nil {
+		if f.silent() {
+			r.err = ErrUnreachable
+			f.probe()
+			return
+		}
+		r.flow, r.last, r.err = f, nil, nil
+		r.change()
+		return
+	}
+	f, err := r.rs.delivery.newFlow(r.id, addr, token, r.silence)
+	if err != nil {
+		r.err = err
+		return
+	}
+	if r.last != nil {
+		r.last.retire()
+	}
+	r.flow, r.last, r.err = f, nil, nil
+	r.change()
+}
+
+// look asks the lock service for the holder until there is a flow, or nobody
+// waits for one.
+func (r *route) look() {
+	for pause := lookFirst; ; pause = min(2*pause, lookMost) {
+		began := time.Now()
+		addr, token, err := holder(r.lock)
+		r.mu.Lock()
+		switch {
+		case r.flow != nil:
+		case err != nil:
+			r.err = err
+		case addr == r.rs.self, token != 0 && token <= r.dead:
+			// About to begin, or over without the service knowing it yet.
+			r.err = ErrNoHolder
+		default:
+			r.use(addr, token)
+		}
+		if r.flow != nil || r.waiting == 0 || r.rs.ctx.Err() != nil {
+			r.looking = false
+			r.change()
+			r.mu.Unlock()
+			return
+		}
+		nobody := errors.Is(r.err, ErrNoHolder)
+		r.mu.Unlock()
+
+		if w, ok := r.lock.(Waiter); ok && nobody {
+			// The wake-up may be lost, so there is a poll behind it, too.
+			ctx, cancel := context.WithTimeout(r.rs.ctx, jitter(2*lookMost))
+			err = w.WaitHeld(ctx)
+			cancel()
+			if time.Since(began) > pause && (err == nil || errors.Is(err, ctx.Err())) {
+				pause = lookFirst
+				continue
+			}
+		}
+		_ = sleepCtx(r.rs.ctx, jitter(pause))
+	}
+}
+
+// retireIdle ends the route when nothing uses it, and reports whether it did.
+func (r *route) retireIdle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting > 0 || r.looking {
+		return false
+	}
+	for _, f := range []*flow{r.flow, r.last} {
+		if f != nil && !f.idle() {
+			return false
+		}
+	}
+	if r.flow != nil {
+		r.flow.retire()
+	}
+	return true
+}
+
+// holder asks a lock who holds it.
+func holder(l GoneLock) (value string, token uint64, err error) {
+	if f, ok := l.(Fencer); ok {
+		return f.Holder()
+	}
+	value, err = l.GetValue()
+	return value, 0, err
+}

@@ -1,0 +1,336 @@
+package gone
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/Diggs/go-one/internal/wire"
+	"github.com/Diggs/go-one/internal/zmq"
+)
+
+// A transport carries frames between nodes: one PULL socket, one PUSH socket a
+// peer. It knows addresses and bytes; what they mean is its receiver's
+// business. It loses what a broken connection loses; delivery asks again.
+type transport struct {
+	addr        string // advertised, with the real port
+	incarnation uint64
+	receive     func(frame []byte)
+
+	ctx      *zmq.Context
+	received chan struct{} // closed when the receiver has ended
+	failed   func(error)   // told why it ended early
+
+	mu     sync.RWMutex
+	peers  map[string]*peer
+	closed bool
+	tidy   *time.Timer // closes idle peers; runs while there are peers
+}
+
+const (
+	frameSize   = 64 << 10        // a frame is closed when it has grown over this
+	peerIdle    = 2 * time.Minute // without traffic a peer's socket is closed
+	stallFirst  = 200 * time.Microsecond
+	stallMost   = 50 * time.Millisecond
+	stallRedial = 10 * time.Second // a socket can stop reconnecting for good
+)
+
+// newTransport binds and starts to receive.
+func newTransport(advertise, bind string, maxMessage int, receive func([]byte), failed func(error)) (*transport, error) {
+	public, err := parseEndpoint(advertise)
+	if err != nil {
+		return nil, err
+	}
+	if public.wildcard() {
+		return nil, fmt.Errorf("gone: address %q: other nodes can't connect to a wildcard; advertise one address and listen on others with WithBind", advertise)
+	}
+	local := public
+	if bind != "" {
+		if local, err = parseEndpoint(bind); err != nil {
+			return nil, err
+		}
+	}
+	if local, err = local.numeric(); err != nil {
+		return nil, err
+	}
+
+	ctx, err := zmq.NewContext()
+	if err != nil {
+		return nil, fmt.Errorf("gone: %w", err)
+	}
+	pull, got, err := ctx.Listen(local.String(), int64(max(maxMessage, frameSize)+frameSize+wire.Overhead))
+	if err != nil {
+		_ = ctx.Term()
+		return nil, fmt.Errorf("gone: %w", err)
+	}
+	if public.port == 0 {
+		e, err := parseEndpoint(got)
+		if err != nil {
+			return nil, errors.Join(err, pull.Close(), ctx.Term())
+		}
+		public.port = e.port
+	}
+	t := &transport{
+		addr:        public.String(),
+		incarnation: rand.Uint64() | 1,
+		receive:     receive,
+		failed:      failed,
+		ctx:         ctx,
+		received:    make(chan struct{}),
+		peers:       map[string]*peer{},
+	}
+	t.tidy = time.AfterFunc(time.Hour, t.closeIdle)
+	t.tidy.Stop()
+	go func() {
+		defer close(t.received)
+		if err := pull.Receive(t.receive); err != nil {
+			t.failed(err)
+		}
+	}()
+	return t, nil
+}
+
+// numeric resolves a host name, as ZeroMQ binds to interfaces only.
+func (e endpoint) numeric() (endpoint, error) {
+	if e.host == "*" || net.ParseIP(e.host) != nil {
+		return e, nil
+	}
+	ips, err := net.LookupIP(e.host)
+	if err != nil {
+		return e, fmt.Errorf("gone: address %q: %w", e, err)
+	}
+	for _, ip := range ips {
+		if e.host = ip.String(); ip.To4() != nil {
+			break
+		}
+	}
+	return e, nil
+}
+
+// close sends what is queued, as far as there are connections, and frees all.
+func (t *transport) close() {
+	t.mu.Lock()
+	t.closed = true
+	peers := t.peers
+	t.peers = nil
+	t.tidy.Stop()
+	t.mu.Unlock()
+	for _, p := range peers {
+		p.close()
+	}
+	_ = t.ctx.Term()
+	<-t.received
+}
+
+// peer returns the peer at an address, which it connects to when it is new.
+func (t *transport) peer(addr string) (*peer, error) {
+	t.mu.RLock()
+	p := t.peers[addr]
+	t.mu.RUnlock()
+	if p != nil {
+		return p, nil
+	}
+	if _, err := dialable(addr); err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, ErrClosed
+	}
+	if p := t.peers[addr]; p != nil {
+		return p, nil
+	}
+	push, err := t.ctx.Dial(addr)
+	if err != nil {
+		return nil, fmt.Errorf("gone: %w", err)
+	}
+	if len(t.peers) == 0 {
+		t.tidy.Reset(peerIdle / 2)
+	}
+	p = &peer{t: t, addr: addr, push: push, used: time.Now()}
+	p.w.Reset(nil, t.incarnation, t.addr)
+	t.peers[addr] = p
+	return p, nil
+}
+
+func (t *transport) closeIdle() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for addr, p := range t.peers {
+		if p.idle() {
+			delete(t.peers, addr)
+			p.close()
+		}
+	}
+	if len(t.peers) > 0 && !t.closed {
+		t.tidy.Reset(peerIdle / 2)
+	}
+}
+
+// A peer is the way to one node. Writers append items to the open frame; one
+// of them at a time has the role of the flusher, who owns the socket and sends
+// frame after frame until none is left. So a lone writer sends at once, and
+// many share frames: this is the one place that knows about batching.
+type peer struct {
+	t    *transport
+	addr string
+
+	push *zmq.Push // the flusher's
+
+	mu       sync.Mutex
+	w        wire.Writer // the open frame
+	queue    [][]byte    // closed frames, not sent
+	number   uint64      // of the open frame; those of queue precede it
+	spare    []byte
+	flushing bool // somebody has the role, perhaps a timer
+	closed   bool
+	used     time.Time
+
+	// The flusher's, while ZeroMQ takes nothing.
+	stall   time.Duration
+	stalled time.Time
+}
+
+// A position is where an item waits to be sent.
+type position struct {
+	frame uint64
+	at    int
+}
+
+// begin locks the peer and returns the open frame to append to. It returns nil,
+// without the lock, when the peer has been closed.
+func (p *peer) begin() *wire.Writer {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	return &p.w
+}
+
+// end unlocks the peer.
+func (p *peer) end() {
+	if p.w.Len() >= frameSize {
+		p.seal()
+	}
+	p.mu.Unlock()
+}
+
+// seal closes the open frame.
+func (p *peer) seal() {
+	p.queue = append(p.queue, p.w.Bytes())
+	p.number++
+	p.w.Reset(p.spare, p.t.incarnation, p.t.addr)
+	p.spare = nil
+}
+
+// position is that of an item at an offset in the open frame.
+func (p *peer) position(at int) position { return position{p.number, at} }
+
+// withdraw takes back a Data item. False: it has been given to ZeroMQ.
+func (p *peer) withdraw(pos position) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch back := p.number - pos.frame; {
+	case back == 0:
+		wire.Withdraw(p.w.Bytes(), pos.at)
+	case back <= uint64(len(p.queue)):
+		wire.Withdraw(p.queue[uint64(len(p.queue))-back], pos.at)
+	default:
+		return false
+	}
+	return true
+}
+
+// flush sends what has been appended, unless somebody is at it.
+func (p *peer) flush() {
+	p.mu.Lock()
+	if p.flushing {
+		p.mu.Unlock()
+		return
+	}
+	p.flushing = true
+	p.mu.Unlock()
+	p.drain()
+}
+
+// drain is the flusher's work.
+func (p *peer) drain() {
+	for {
+		p.mu.Lock()
+		if len(p.queue) == 0 && !p.w.Empty() {
+			p.seal()
+		}
+		if len(p.queue) == 0 {
+			p.flushing = false
+			p.used = time.Now()
+			if p.closed {
+				_ = p.push.Close()
+			}
+			p.mu.Unlock()
+			return
+		}
+		frame := p.queue[0]
+		p.queue = p.queue[1:]
+		p.mu.Unlock()
+
+		sent, err := p.push.Send(frame)
+
+		p.mu.Lock()
+		if sent {
+			p.stall = 0
+			if cap(frame) <= 2*frameSize {
+				p.spare = frame
+			}
+			p.mu.Unlock()
+			continue
+		}
+		if p.closed {
+			p.queue = nil
+			p.w.Reset(p.w.Bytes(), p.t.incarnation, p.t.addr)
+			p.mu.Unlock()
+			continue
+		}
+		p.queue = append([][]byte{frame}, p.queue...)
+		p.wait(err)
+		p.mu.Unlock()
+		return
+	}
+}
+
+// wait passes the role to a timer while ZeroMQ takes nothing: the peer is not
+// connected, or doesn't keep up. It is called with mu held.
+func (p *peer) wait(err error) {
+	if p.stall == 0 {
+		p.stalled = time.Now()
+	}
+	p.stall = min(max(2*p.stall, stallFirst), stallMost)
+	if err != nil || time.Since(p.stalled) > stallRedial {
+		if push, err := p.t.ctx.Dial(p.addr); err == nil {
+			_ = p.push.Close()
+			p.push = push
+		}
+		p.stalled = time.Now()
+	}
+	time.AfterFunc(p.stall, p.drain)
+}
+
+func (p *peer) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.flushing && p.w.Empty() && time.Since(p.used) > peerIdle
+}
+
+// close closes the socket, or has the flusher close it.
+func (p *peer) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if !p.flushing {
+		_ = p.push.Close()
+	}
+}
