@@ -1,0 +1,484 @@
+package gone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// A Gone is one node: a member of the cluster with one address. All its
+// methods may be called concurrently.
+type Gone struct {
+	opts      options
+	log       *slog.Logger
+	newLock   LockFactory
+	transport *transport
+	tenures   tenures
+	delivery  *delivery
+	routes    *routes
+	count     counters
+	malformed atomic.Uint64
+
+	ctx    context.Context // ends when nothing can be sent any more
+	cancel context.CancelFunc
+
+	mu         sync.Mutex
+	candidates map[string]*candidate
+	closing    bool
+	watching   bool // wakeWatch is set
+
+	closed   atomic.Bool // no sends
+	sending  atomic.Int64
+	drained  chan struct{} // capacity 1: sending became 0 while closed
+	closeErr error
+	once     sync.Once
+}
+
+const (
+	// A suspended machine notices within this time of waking that its leases
+	// are over, where no message and no Extend noticed before.
+	wakeWatch = time.Second
+
+	// Close waits so long for senders to confirm what they were told, …
+	tellMost = time.Second
+	// … for messages on their way from senders that were not known before, …
+	stragglers = 50 * time.Millisecond
+	// … and for sends of this node that are under way.
+	sendsMost = time.Second
+)
+
+// NewGone starts a node. Addr ("tcp://host:port", port 0 or * for any free
+// one) is where other nodes reach it; it listens there, too, unless
+// [WithBind] says otherwise. The lock service is not contacted yet.
+func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
+	if newLock == nil {
+		return nil, errors.New("gone: nil lock factory")
+	}
+	o, err := newOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gone{
+		opts:       o,
+		log:        o.logger,
+		newLock:    newLock,
+		candidates: map[string]*candidate{},
+		drained:    make(chan struct{}, 1),
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	// Frames may arrive before NewGone returns; replies need all of this.
+	ready := make(chan struct{})
+	g.transport, err = newTransport(addr, o.bind, o.maxMessageSize,
+		func(frame []byte) { <-ready; g.receive(frame) },
+		func(err error) { g.log.Error("gone: the receiving socket failed", "err", err) })
+	if err != nil {
+		g.cancel()
+		return nil, err
+	}
+	g.delivery = &delivery{transport: g.transport, flows: map[uint64]*flow{}}
+	g.routes = &routes{self: g.transport.addr, newLock: newLock, delivery: g.delivery, ctx: g.ctx, ids: map[string]*route{}}
+	close(ready)
+	return g, nil
+}
+
+// Addr is the advertised address, with the real port.
+func (g *Gone) Addr() string { return g.transport.addr }
+
+// RunOne competes for the id: whenever this node wins, handler runs here until
+// it returns or must end, and then again somewhere. It returns at once, with
+// the runner that is there when the id is run on this node already.
+//
+// The lock service is asked once before anything is started; an error says
+// that it can't be reached, refuses, or has something else under that id. It
+// wraps ErrClosed when the Gone is closed.
+func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	if handler == nil {
+		return nil, errors.New("gone: nil handler")
+	}
+	if c, err := g.candidate(id); c != nil || err != nil {
+		return c, err
+	}
+	lock, err := g.newLock(id, g.Addr())
+	if err == nil && lock == nil {
+		err = errors.New("gone: the lock factory returned no lock")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
+		closeLock(lock)
+		return nil, err
+	}
+
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before := g.candidates[id]
+	if g.closing || before != nil && before.ctx.Err() == nil {
+		closeLock(lock)
+		if g.closing {
+			return nil, ErrClosed
+		}
+		return before.runner(), nil
+	}
+	c := &candidate{
+		id: id, lock: lock, handler: handler, stage: g,
+		now: boottime, log: g.log, count: &g.count, send: g.SendDataContext,
+	}
+	c.ctx, c.stop = context.WithCancelCause(context.Background())
+	c.ended, c.finish = context.WithCancelCause(context.Background())
+	g.candidates[id] = c
+	go func() {
+		if before != nil {
+			<-before.ended.Done() // its handler may still run
+		}
+		c.run()
+		closeLock(lock)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.candidates[id] == c {
+			delete(g.candidates, id)
+		}
+	}()
+	return c.runner(), nil
+}
+
+// candidate returns the runner of an id that is run already.
+func (g *Gone) candidate(id string) (*GoneRunner, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closing {
+		return nil, ErrClosed
+	}
+	if c := g.candidates[id]; c != nil && c.ctx.Err() == nil {
+		return c.runner(), nil
+	}
+	return nil, nil
+}
+
+// begin implements stage.
+func (g *Gone) begin(ctx context.Context, id string, token uint64, stale func() bool) (<-chan []byte, func()) {
+	if token == 0 {
+		// For a lock without tokens: no other tenure of this id on this node
+		// has the same.
+		token = uint64(time.Now().UnixMicro())
+	}
+	m := newMailbox(id, token, ctx.Done(), stale, g)
+	unhook := context.AfterFunc(ctx, m.shut)
+	g.tenures.begin(m)
+	g.watchWakes()
+	g.routes.poke(id)
+	return m.data, func() {
+		unhook()
+		m.shut()
+		g.tenures.end(m, time.Now())
+		g.routes.poke(id)
+	}
+}
+
+// watchWakes looks at every lease once a second while there are any: timers
+// stand still while a machine sleeps, the leases' clock does not.
+func (g *Gone) watchWakes() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.watching {
+		return
+	}
+	g.watching = true
+	var look func()
+	look = func() {
+		ms := g.tenures.all()
+		for _, m := range ms {
+			m.stale()
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.watching = len(g.tenures.all()) > 0; g.watching {
+			time.AfterFunc(wakeWatch, look)
+		}
+	}
+	time.AfterFunc(wakeWatch, look)
+}
+
+// SendData sends data to the handler of the id, on whichever node it runs, and
+// returns nil when the handler has received it. It is a send on an unbuffered
+// channel across the cluster: it waits for a holder and for the handler, for
+// 10 s or what [WithSendTimeout] says. Data is the caller's again when it
+// returns.
+//
+// An error wraps either ErrNotDelivered or ErrOutcomeUnknown, and the reason:
+// ErrNoHolder, ErrBusy, ErrUnreachable, ErrTooLarge, ErrClosed, the context's
+// error, or what the lock service said.
+func (g *Gone) SendData(id string, data []byte) error {
+	return g.SendDataContext(context.Background(), id, data)
+}
+
+// SendDataContext is SendData until the context's deadline, where it has one.
+// When ctx ends, the data is withdrawn where that is still possible, and the
+// call returns at once, or within 50 ms where the holder has to be asked.
+func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) error {
+	if err := checkID(id); err != nil {
+		return because(ErrNotDelivered, err)
+	}
+	if len(data) > g.opts.maxMessageSize {
+		return because(ErrNotDelivered, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(data), g.opts.maxMessageSize))
+	}
+	g.sending.Add(1)
+	defer func() {
+		if g.sending.Add(-1) == 0 && g.closed.Load() {
+			select {
+			case g.drained <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	if g.closed.Load() {
+		return because(ErrNotDelivered, ErrClosed)
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(g.opts.sendTimeout)
+	}
+	return g.send(ctx, id, data, deadline)
+}
+
+// send tries until the data is received, its outcome is unknown, or the time
+// is up. Each attempt is over for good before the next begins.
+func (g *Gone) send(ctx context.Context, id string, data []byte, deadline time.Time) error {
+	reason := ErrNoHolder
+	for pause := lookFirst; ; pause = min(2*pause, 50*time.Millisecond) {
+		switch {
+		case ctx.Err() != nil:
+			return because(ErrNotDelivered, because(reason, ctx.Err()))
+		case g.ctx.Err() != nil:
+			return because(ErrNotDelivered, ErrClosed)
+		case !time.Now().Before(deadline):
+			return because(ErrNotDelivered, reason)
+		}
+		s, why := g.attempt(ctx, id, data, deadline)
+		if why != nil {
+			reason = why
+		}
+		switch s {
+		case wire.Received:
+			return nil
+		case unknown:
+			if err := ctx.Err(); err != nil {
+				why = because(why, err)
+			}
+			return because(ErrOutcomeUnknown, why)
+		case wire.Oversized:
+			return because(ErrNotDelivered, ErrTooLarge)
+		case wire.Busy, wire.Stranger:
+			// The queue is full, or the holder doesn't know yet that it is one.
+			_ = sleepCtx(ctx, jitter(min(pause, time.Until(deadline))))
+		}
+	}
+}
+
+// attempt sends data to the tenure that holds the id now, as far as is known,
+// or waits for one. The fate is 0 when there was none; the reason is why it
+// was not received, nil when nothing new is known.
+func (g *Gone) attempt(ctx context.Context, id string, data []byte, deadline time.Time) (wire.Status, error) {
+	if m := g.tenures.current(id); m != nil {
+		if s := m.local(ctx, append([]byte(nil), data...), deadline, false); s != wire.NotHere {
+			return s, ErrBusy
+		}
+	}
+	r, err := g.routes.get(id)
+	if err != nil {
+		_ = sleepCtx(ctx, jitter(min(lookMost, time.Until(deadline))))
+		return 0, err
+	}
+	f, err := r.next(ctx, deadline)
+	if f == nil {
+		return 0, err
+	}
+	m := &message{data: data, deadline: deadline, done: make(chan wire.Status, 1)}
+	s := f.send(ctx, m)
+	switch {
+	case s == wire.NotHere || s == wire.Stranger:
+		r.refused(f, s == wire.NotHere)
+		return s, ErrNoHolder
+	case m.unsent || s == unknown:
+		return s, ErrUnreachable
+	}
+	return s, ErrBusy
+}
+
+// receive takes a frame from the network.
+func (g *Gone) receive(frame []byte) {
+	r, err := wire.NewReader(frame)
+	if err != nil {
+		g.malformed.Add(1)
+		return
+	}
+	var p *peer // where the answers go
+	for {
+		it, err := r.Next()
+		if err != nil {
+			g.malformed.Add(1)
+		}
+		if it == nil {
+			break
+		}
+		switch it.Kind {
+		case wire.Reply, wire.Over:
+			if it.To == g.transport.incarnation {
+				g.delivery.replied(it)
+			}
+			continue
+		case wire.Data:
+			if len(it.Payload) > g.opts.maxMessageSize {
+				p = g.answer(p, r.From, r.Addr, it, 0, wire.Oversized)
+				continue
+			}
+		}
+		s, current := g.tenures.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload))
+		if s != 0 {
+			p = g.answer(p, r.From, r.Addr, it, current, s)
+		}
+	}
+	if p != nil {
+		p.flush()
+	}
+}
+
+// answer appends a reply for the sender of a frame to p, which it finds if it
+// is nil.
+func (g *Gone) answer(p *peer, from uint64, addr []byte, it *wire.Item, current uint64, s wire.Status) *peer {
+	if p == nil {
+		var err error
+		if p, err = g.transport.peer(string(addr)); err != nil {
+			return nil // the sender will ask again
+		}
+	}
+	if w := p.begin(); w != nil {
+		w.Reply(wire.Return{To: from, Flow: it.Flow}, current, it.Seq, s)
+		p.end()
+	}
+	return p
+}
+
+// reply implements replier.
+func (g *Gone) reply(addr string, to wire.Return, current, seq uint64, s wire.Status) {
+	g.tellPeer(addr, func(w *wire.Writer) { w.Reply(to, current, seq, s) })
+}
+
+// overTo implements replier.
+func (g *Gone) overTo(addr string, to wire.Return, current uint64, received []uint64) {
+	g.tellPeer(addr, func(w *wire.Writer) { w.Over(to, current, received) })
+}
+
+func (g *Gone) tellPeer(addr string, write func(*wire.Writer)) {
+	p, err := g.transport.peer(addr)
+	if err != nil {
+		return
+	}
+	if w := p.begin(); w != nil {
+		write(w)
+		p.end()
+		p.flush()
+	}
+}
+
+// Close hands everything over: every handler's Exit closes, each lock is
+// released once its handler has returned, and senders are told what was not
+// received, so that they send it to the next holder. It returns when that is
+// done and everything is freed. A handler that has not returned after 10 s, or
+// what [WithCloseTimeout] says, is named in the error; its lock is released if
+// it ever returns. Later calls return the same as the first.
+func (g *Gone) Close() error {
+	g.once.Do(func() { g.closeErr = g.close() })
+	return g.closeErr
+}
+
+func (g *Gone) close() error {
+	g.mu.Lock()
+	g.closing = true
+	candidates := make([]*candidate, 0, len(g.candidates))
+	for _, c := range g.candidates {
+		candidates = append(candidates, c)
+	}
+	g.mu.Unlock()
+
+	for _, c := range candidates {
+		c.stop(ErrClosed)
+	}
+	patience := time.After(g.opts.closeTimeout)
+	expired := false
+	var late []error
+	for _, c := range candidates {
+		if !expired {
+			select {
+			case <-c.ended.Done():
+				continue
+			case <-patience:
+				expired = true
+			}
+		}
+		if c.ended.Err() == nil {
+			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
+		}
+	}
+
+	g.closed.Store(true)
+	g.settleSenders()
+	if g.sending.Load() > 0 {
+		select {
+		case <-g.drained:
+		case <-time.After(sendsMost):
+		}
+	}
+	g.cancel()
+	g.delivery.close()
+	for g.sending.Load() > 0 {
+		<-g.drained
+	}
+	g.transport.close()
+	g.routes.close()
+	return errors.Join(late...)
+}
+
+// settleSenders repeats to the senders of ended tenures what was received,
+// until they have confirmed or time is up, and refuses what is still on its way
+// to them.
+func (g *Gone) settleSenders() {
+	if g.tenures.empty() {
+		return
+	}
+	time.Sleep(stragglers)
+	for began := time.Now(); g.tenures.tell() > 0 && time.Since(began) < tellMost; {
+		time.Sleep(stragglers / 5)
+	}
+}
+
+// Stats are counts since the node was started, but for Held.
+type Stats struct {
+	Held      int    // tenures that run now
+	Tenures   uint64 // tenures begun
+	Lost      uint64 // tenures that ended because the lock or the lease was lost
+	Panics    uint64 // handlers that panicked
+	Overdue   uint64 // handlers that did not return in time after Exit had closed
+	Malformed uint64 // frames received that were not well-formed
+}
+
+// Stats returns the node's counters.
+func (g *Gone) Stats() Stats {
+	return Stats{
+		Held:      int(g.count.held.Load()),
+		Tenures:   g.count.tenures.Load(),
+		Lost:      g.count.lost.Load(),
+		Panics:    g.count.panics.Load(),
+		Overdue:   g.count.overdue.Load(),
+		Malformed: g.malformed.Load(),
+	}
+}

@@ -1,0 +1,145 @@
+package gone
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// MaxIDLength is the longest id, in bytes.
+const MaxIDLength = wire.MaxID
+
+// Defaults of the options.
+const (
+	DefaultSendTimeout    = 10 * time.Second
+	DefaultCloseTimeout   = 10 * time.Second
+	DefaultMaxMessageSize = 1 << 20
+)
+
+// maxMessageSize keeps frames well below what a length can say.
+const maxMessageSize = 1 << 30
+
+type options struct {
+	bind           string
+	sendTimeout    time.Duration
+	closeTimeout   time.Duration
+	maxMessageSize int
+	logger         *slog.Logger
+}
+
+// An Option changes a default of [NewGone].
+type Option func(*options)
+
+// WithBind listens on addr ("tcp://host:port", where the host may be * and the
+// port * or 0 for any) instead of the advertised address.
+func WithBind(addr string) Option { return func(o *options) { o.bind = addr } }
+
+// WithSendTimeout is how long a send without a deadline of its own tries.
+func WithSendTimeout(d time.Duration) Option { return func(o *options) { o.sendTimeout = d } }
+
+// WithCloseTimeout is how long [Gone.Close] waits for handlers that do not
+// return.
+func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
+
+// WithMaxMessageSize is the largest data in bytes that this node sends and
+// takes. All nodes should have the same.
+func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
+
+// WithLogger logs there instead of glog.
+func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
+
+func newOptions(opts []Option) (options, error) {
+	o := options{
+		sendTimeout:    DefaultSendTimeout,
+		closeTimeout:   DefaultCloseTimeout,
+		maxMessageSize: DefaultMaxMessageSize,
+	}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	switch {
+	case o.sendTimeout <= 0:
+		return o, fmt.Errorf("gone: send timeout %v is not positive", o.sendTimeout)
+	case o.closeTimeout < 0:
+		return o, fmt.Errorf("gone: close timeout %v is negative", o.closeTimeout)
+	case o.maxMessageSize < 1 || o.maxMessageSize > maxMessageSize:
+		return o, fmt.Errorf("gone: max message size %d is not in 1 … %d", o.maxMessageSize, maxMessageSize)
+	}
+	if o.logger == nil {
+		o.logger = slog.New(glogHandler{})
+	}
+	return o, nil
+}
+
+func checkID(id string) error {
+	switch {
+	case id == "":
+		return errors.New("gone: empty id")
+	case len(id) > MaxIDLength:
+		return fmt.Errorf("gone: id of %d bytes is longer than %d", len(id), MaxIDLength)
+	case strings.ContainsRune(id, 0):
+		return fmt.Errorf("gone: id %q contains a NUL", id)
+	}
+	return nil
+}
+
+// An endpoint is an address of ZeroMQ's form. libzmq reports a bad one late or
+// never, so it is checked here.
+type endpoint struct {
+	host string // "*" for all interfaces
+	port uint16 // 0 for any
+}
+
+func parseEndpoint(addr string) (endpoint, error) {
+	bad := func(why string) (endpoint, error) {
+		return endpoint{}, fmt.Errorf("gone: address %q: %s", addr, why)
+	}
+	hostport, ok := strings.CutPrefix(addr, "tcp://")
+	switch {
+	case !ok:
+		return bad("want tcp://host:port")
+	case len(addr) > wire.MaxAddr:
+		return bad("too long")
+	}
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return bad("want tcp://host:port")
+	}
+	if host == "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("/;@[]", r) }) {
+		return bad("malformed host")
+	}
+	if port == "*" {
+		port = "0"
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return bad("port is not in 0 … 65535")
+	}
+	return endpoint{host, uint16(n)}, nil
+}
+
+// wildcard reports whether the host stands for all interfaces of a machine and
+// so for none that another could connect to.
+func (e endpoint) wildcard() bool {
+	ip := net.ParseIP(e.host)
+	return e.host == "*" || ip != nil && ip.IsUnspecified()
+}
+
+// dialable parses the address of a holder.
+func dialable(addr string) (endpoint, error) {
+	e, err := parseEndpoint(addr)
+	if err == nil && (e.wildcard() || e.port == 0) {
+		err = fmt.Errorf("gone: address %q: nobody can connect to it", addr)
+	}
+	return e, err
+}
+
+func (e endpoint) String() string {
+	return "tcp://" + net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
+}

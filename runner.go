@@ -1,0 +1,266 @@
+package gone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// RunHandler is the goroutine of which one runs on the cluster. It should
+// return soon after r.Exit has closed, and call r.Extend well within the
+// lock's expiry for as long as it is healthy.
+type RunHandler func(r *GoneRunner)
+
+// A GoneRunner is what [Gone.RunOne] returns and what a handler is given. The
+// two differ: RunOne's stands for the node's part in the competition for an id,
+// a handler's for one tenure.
+type GoneRunner struct {
+	// Lock is the lock of the id. Only Extend of the GoneRunner moves the
+	// tenure's deadline; the lock's own does not.
+	Lock GoneLock
+	// Data is unbuffered: a message is received by the handler that takes it
+	// from here, and only then its sender gets nil. The handler owns what it
+	// took. On the runner of RunOne nothing ever arrives.
+	Data <-chan []byte
+	// Exit of a handler's runner closes when the tenure must end: the lock is
+	// lost, the deadline has passed, or it was closed. Exit of the runner that
+	// RunOne returned closes when that was closed and its handler has returned.
+	Exit <-chan struct{}
+
+	c     *candidate
+	lease *lease          // nil for RunOne's
+	ctx   context.Context // ends when Exit closes
+	token uint64
+}
+
+// ID is the id that was given to RunOne.
+func (r *GoneRunner) ID() string { return r.c.id }
+
+// Context ends when Exit closes. [context.Cause] says why: ErrLockLost,
+// ErrLeaseExpired, ErrClosed or ErrHandlerReturned.
+func (r *GoneRunner) Context() context.Context { return r.ctx }
+
+// FencingToken is a number that increases strictly from one tenure of the id
+// to the next, on any node. A resource that refuses a lower one than it has
+// seen is safe from a handler that was paused past its deadline. It is 0 where
+// the lock has no tokens, and on the runner that RunOne returned.
+func (r *GoneRunner) FencingToken() uint64 { return r.token }
+
+// Extend tells the cluster that the handler is healthy: the lock is kept for
+// its expiry from now. Errors that leave open whether the lock is held are
+// retried until the deadline. An error wraps ErrLockLost when the tenure is
+// over; otherwise Exit has closed for another reason, and the lock may or may
+// not have been extended. After Exit has closed, a handler that needs time to
+// clean up may go on to extend. It may be called concurrently.
+func (r *GoneRunner) Extend() error {
+	if r.lease == nil {
+		return fmt.Errorf("%w: Extend is for the runner that the handler was given", ErrLockLost)
+	}
+	return r.lease.extend(r.ctx)
+}
+
+// SendData is [Gone.SendData] to this id. A handler that sends to itself waits
+// for itself, as on any unbuffered channel.
+func (r *GoneRunner) SendData(data []byte) error { return r.c.send(context.Background(), r.c.id, data) }
+
+// SendDataContext is [Gone.SendDataContext] to this id.
+func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
+	return r.c.send(ctx, r.c.id, data)
+}
+
+// Close ends this node's part in the competition for the id. It does not wait,
+// so a handler may call it; Exit of the runner that RunOne returned closes when
+// the handler has returned and the lock is released. It always returns nil.
+func (r *GoneRunner) Close() error {
+	r.c.stop(ErrClosed)
+	return nil
+}
+
+// A candidate competes for one id on behalf of one node, and runs the handler
+// while it holds the lock:
+//
+//	waiting → holding → stopping → released or lost → waiting …
+//
+// It knows the lock and the handler. What a tenure means to the rest of the
+// node is behind stage.
+type candidate struct {
+	id      string
+	lock    GoneLock
+	handler RunHandler
+	stage   stage
+	now     func() time.Duration
+	log     *slog.Logger
+	count   *counters
+	send    func(ctx context.Context, id string, data []byte) error
+
+	ctx  context.Context // ends when the candidate is closed
+	stop context.CancelCauseFunc
+
+	ended  context.Context // ends when the candidate has: the Exit of RunOne's runner
+	finish context.CancelCauseFunc
+}
+
+// stage is where the node learns of a tenure.
+type stage interface {
+	// begin opens the way for data. Data is handed over until ctx ends or
+	// stale says so.
+	begin(ctx context.Context, id string, token uint64, stale func() bool) (data <-chan []byte, end func())
+}
+
+// counters are what Stats shows.
+type counters struct {
+	tenures, lost, panics, overdue atomic.Uint64
+	held                           atomic.Int64
+}
+
+const (
+	pauseFirst = 10 * time.Millisecond // between tenures, and after errors of the lock
+	pauseMost  = 10 * time.Second
+)
+
+// runner is what RunOne returns.
+func (c *candidate) runner() *GoneRunner {
+	return &GoneRunner{Lock: c.lock, Exit: c.ended.Done(), c: c, ctx: c.ended}
+}
+
+// run competes until the candidate is closed.
+func (c *candidate) run() {
+	defer func() { c.finish(context.Cause(c.ctx)) }()
+	fails, faults := backoff{}, backoff{}
+	var fault string
+	for c.ctx.Err() == nil {
+		sent := c.now()
+		switch err := c.lock.Lock(); {
+		case err == nil:
+			faults, fault = backoff{}, ""
+			if c.ctx.Err() != nil {
+				c.lock.Unlock()
+				return
+			}
+			if c.tenure(sent) > ttlOf(c.lock) {
+				fails = backoff{}
+			}
+			_ = sleepCtx(c.ctx, fails.next())
+		case errors.Is(err, ErrLockHeld):
+			faults, fault = backoff{}, ""
+			c.wait()
+		default:
+			// Once for each kind of trouble, however long it lasts.
+			if s := err.Error(); s != fault {
+				fault = s
+				c.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
+			}
+			_ = sleepCtx(c.ctx, faults.next())
+		}
+	}
+	// An attempt with an unknown outcome may have left the lock taken.
+	c.lock.Unlock()
+}
+
+// wait returns when the lock may be free.
+func (c *candidate) wait() {
+	began := c.now()
+	if w, ok := c.lock.(Waiter); ok {
+		if err := w.WaitFree(c.ctx); err == nil && c.now()-began > time.Millisecond {
+			return
+		}
+		// A wake-up at once is welcome, but must not become a hot loop.
+		_ = sleepCtx(c.ctx, jitter(time.Millisecond))
+		return
+	}
+	_ = sleepCtx(c.ctx, jitter(min(ttlOf(c.lock)/10, time.Second)))
+}
+
+// tenure runs the handler once, with a lock that a request sent at sent has
+// acquired, and returns how long it ran.
+func (c *candidate) tenure(sent time.Duration) time.Duration {
+	ctx, exit := context.WithCancelCause(c.ctx)
+	lease := newLease(c.lock, sent, c.now, exit)
+	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: lease, ctx: ctx}
+	if f, ok := c.lock.(Fencer); ok {
+		r.token = f.FencingToken()
+	}
+	began := c.now()
+	stale := func() bool { return ctx.Err() != nil || lease.expired() }
+	data, end := c.stage.begin(ctx, c.id, r.token, stale)
+	r.Data = data
+	c.count.tenures.Add(1)
+	c.count.held.Add(1)
+	c.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
+
+	overdue := c.watch(ctx, lease.margin)
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned) // also when the handler calls runtime.Goexit
+		defer c.rescue()
+		c.handler(r)
+	}()
+	<-returned
+	overdue()
+	exit(ErrHandlerReturned)
+	end()
+
+	// Stop, then release: nothing of this tenure runs any more.
+	lost := errors.Is(lease.err(), ErrLockLost) && !errors.Is(lease.err(), ErrLeaseExpired)
+	lease.end(ErrHandlerReturned)
+	if !lost {
+		c.lock.Unlock()
+	}
+	c.count.held.Add(-1)
+	cause := context.Cause(ctx)
+	if errors.Is(cause, ErrLockLost) {
+		c.count.lost.Add(1)
+		c.log.Warn("gone: tenure lost", "id", c.id, "token", r.token, "cause", cause)
+	} else {
+		c.log.Debug("gone: tenure released", "id", c.id, "token", r.token, "cause", cause)
+	}
+	return c.now() - began
+}
+
+// rescue keeps a panic of the handler from ending the process.
+func (c *candidate) rescue() {
+	if p := recover(); p != nil {
+		c.count.panics.Add(1)
+		c.log.Error("gone: handler panicked", "id", c.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+}
+
+// watch reports a handler that ignores Exit, again and again in growing
+// intervals, until the returned function is called. Its node stays out of the
+// race for the id meanwhile.
+func (c *candidate) watch(ctx context.Context, grace time.Duration) (stop func()) {
+	returned := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		since := time.Now()
+		for pause := grace; ; pause = min(2*pause, time.Hour) {
+			select {
+			case <-returned:
+				return
+			case <-time.After(pause):
+			}
+			if pause == grace {
+				c.count.overdue.Add(1)
+			}
+			c.log.Warn("gone: handler ignores Exit", "id", c.id,
+				"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(ctx))
+		}
+	})
+	return func() {
+		unhook()
+		close(returned)
+	}
+}
+
+// A backoff grows from pauseFirst to pauseMost while things keep failing.
+type backoff struct{ pause time.Duration }
+
+// next is the pause to make now, with jitter.
+func (b *backoff) next() time.Duration {
+	b.pause = min(max(2*b.pause, pauseFirst), pauseMost)
+	return b.pause/2 + rand.N(b.pause/2)
+}
