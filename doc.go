@@ -1,0 +1,110 @@
+// Package gone (go-one) runs one, and only one, instance of a goroutine on a
+// cluster of nodes, and lets any node send data to it wherever it runs.
+//
+// RunOne is "this goroutine runs on exactly one node". SendData is a send on an
+// unbuffered channel that happens to cross the cluster: it returns nil when the
+// handler has received the data from r.Data.
+//
+//	g, err := gone.NewGone("tcp://10.0.0.7:6381", newLock)
+//	r, err := g.RunOne("irc:#room", handler) // on every node
+//	err = g.SendData("irc:#room", []byte("hello")) // on any node
+//
+// # Words
+//
+// An id is the name of one singleton. A node is one [Gone] in one process, with
+// one advertised address. The holder is the node that holds the id's lock. A
+// tenure is one uninterrupted holding of an id by a node: one call of the
+// handler. A fencing token is a number that strictly increases from tenure to
+// tenure of an id. A lease is the right to run until a deadline that only a
+// confirmed Lock or Extend moves. The TTL, or expiry, is how long the lock
+// service keeps the lock without an Extend, 30 s by default.
+//
+// # Exactly one
+//
+// The lease's deadline is the moment before the Lock or Extend request was sent,
+// plus nine tenths of the TTL, on a local clock that no one sets and that goes
+// on while the machine sleeps. Exit closes then, whatever the network does, and
+// so before the lock service can give the lock to another.
+//
+// Nothing extends the lock but [GoneRunner.Extend], by which the handler proves
+// its health. Inside Extend, an answer that leaves open whether the lock is held
+// is retried until the deadline. Only "another's" and "gone" mean lost, and then
+// Exit closes at once. The lock is released after the handler has returned,
+// never before.
+//
+// A tenure's life on one node:
+//
+//	           Lock: held by another
+//	             ┌───────┐
+//	             ▼       │
+//	RunOne ──▶ waiting ──┘◀─────────────── pause ──────────────┐
+//	             │ Lock: acquired                              │
+//	             ▼                                             │
+//	          holding ── handler returns or panics ────────────┤ Unlock:
+//	             │ Exit closes: deadline passed,               │ released
+//	             │ lock lost, or Close                         │ (not if lost)
+//	             ▼                                             │
+//	          stopping ── handler returns ─────────────────────┘
+//
+// After Close the path ends where it would lead back to waiting. While stopping,
+// the handler may still Extend to clean up under the lock, unless that is lost
+// or the deadline has passed.
+//
+// # Every message accounted for
+//
+// A send ends in exactly one of these, and [errors.Is] tells which:
+//
+//	nil                 the handler received the data from r.Data, once
+//	ErrNotDelivered     no handler received it and none ever will; sending it
+//	                    again is safe
+//	ErrOutcomeUnknown   it may have been received, once; the caller decides
+//
+// While an id has no holder, a send waits for one until its deadline: the
+// context's, or 10 s. It repeats by itself only what certainly was not received.
+// What one goroutine sends to one id arrives in that order. A handler that is
+// slow makes its senders wait, and nobody else. When a tenure ends, what its
+// handler did not take goes to the next holder through its sender.
+//
+// # When things fail
+//
+//	what happens                      what gone does
+//	holder crashes                    the lock expires after its TTL; another node
+//	                                  takes over some ms later
+//	Close, or handler returns         the lock is released; another node takes over
+//	                                  in about a millisecond
+//	handler panics                    as if it returned; logged with its stack
+//	handler hangs                     no Extend, so Exit closes and the lock expires;
+//	                                  this node competes again when it has returned
+//	handler does not read Data        senders wait, then get ErrNotDelivered (ErrBusy)
+//	lock service unreachable          Extend retries; Exit closes at the deadline;
+//	                                  everybody competes when it is back
+//	lock service loses its memory     the holder's next Extend says lost; another may
+//	                                  start before that, with a higher token
+//	process paused past its deadline  no message reaches it any more; Extend says lost;
+//	                                  the protected resource refuses its token
+//	machine suspended                 the same within a second of waking
+//	holder unreachable for a sender   the send asks again until its deadline, then
+//	                                  ErrOutcomeUnknown; ErrNotDelivered if nothing
+//	                                  had left
+//	wake-ups lost                     waiters try when the TTL has run out
+//
+// # Not promised
+//
+// That two handlers never overlap for an instant in real time when a process is
+// paused past its deadline: no lease can promise that. Use
+// [GoneRunner.FencingToken]. Nor that a lock service which forgets a lock it had
+// granted, as Redis can in a failover, keeps two handlers apart.
+//
+// A paused handler that was not waiting for Data when it was paused may, in the
+// microseconds between waking and the closing of Exit, receive the one message
+// that was being offered to it.
+//
+// Durability: gone hands over, it does not store. Put a queue in front where it
+// is needed. Exactly-once processing: a holder that dies after it received a
+// message may not have acted on it.
+//
+// # Other lock services
+//
+// [GoneLock] has four methods. What a lock can do beyond them it says by
+// implementing [Expirer], [Fencer], [Waiter] or [io.Closer].
+package gone

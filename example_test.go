@@ -1,0 +1,149 @@
+package gone_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+
+	gone "github.com/Diggs/go-one"
+)
+
+// A node of a cluster: it competes for the id, and sends to it.
+func Example() {
+	newLock := func(id, value string) (gone.GoneLock, error) {
+		return gone.NewRedisLock(exampleRedis, id, value)
+	}
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	_, err = g.RunOne("greeter", func(r *gone.GoneRunner) {
+		ticker := time.NewTicker(10 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-r.Exit:
+				return
+			case data := <-r.Data:
+				fmt.Printf("received %s\n", data)
+			case <-ticker.C:
+				if err := r.Extend(); err != nil {
+					return
+				}
+			}
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	if err := g.SendData("greeter", []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	// Output: received hello
+}
+
+// What a caller can tell from an error.
+func ExampleGone_SendDataContext() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	err = g.SendDataContext(ctx, "nobody", []byte("hello"))
+	switch {
+	case err == nil:
+		fmt.Println("the handler has it")
+	case errors.Is(err, gone.ErrNotDelivered):
+		fmt.Println("nobody has it, nobody will:", errors.Is(err, gone.ErrNoHolder))
+	case errors.Is(err, gone.ErrOutcomeUnknown):
+		fmt.Println("somebody may have it")
+	}
+	// Output: nobody has it, nobody will: true
+}
+
+// A resource that refuses a token lower than one it has seen is safe from a
+// handler that was paused past its deadline.
+func ExampleGoneRunner_FencingToken() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	tokens := make(chan uint64)
+	r, err := g.RunOne("writer", func(r *gone.GoneRunner) {
+		select {
+		case tokens <- r.FencingToken(): // returning ends the tenure
+		case <-r.Exit:
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	first, second := <-tokens, <-tokens
+	fmt.Println(first < second)
+	r.Close()
+	<-r.Exit
+	// Output: true
+}
+
+// A pool of one's own brings the password, TLS, the database and timeouts.
+func ExampleNewRedisLockPool() {
+	pool := &redis.Pool{
+		MaxActive: 8,
+		MaxIdle:   8,
+		Wait:      true,
+		DialContext: func(ctx context.Context) (redis.Conn, error) {
+			return redis.DialContext(ctx, exampleRedis.Network(), exampleRedis.String(),
+				redis.DialDatabase(1),
+				redis.DialReadTimeout(5*time.Second),
+				redis.DialWriteTimeout(5*time.Second))
+		},
+	}
+	defer pool.Close()
+	newLock := func(id, value string) (gone.GoneLock, error) {
+		l, err := gone.NewRedisLockPool(pool, id, value)
+		if err == nil {
+			l.Expiry = 10 * time.Second
+		}
+		return l, err
+	}
+
+	l, err := newLock("door", "tcp://10.0.0.7:6381")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(l.Lock())
+	fmt.Println(l.GetValue())
+	l.Unlock()
+	// Output:
+	// <nil>
+	// tcp://10.0.0.7:6381 <nil>
+}
+
+// Bind one address, advertise another; log through slog.
+func ExampleNewGone() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock,
+		gone.WithBind("tcp://*:0"),
+		gone.WithSendTimeout(5*time.Second),
+		gone.WithMaxMessageSize(64<<10),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+	_, port, err := net.SplitHostPort(g.Addr()[len("tcp://"):])
+	fmt.Println(port != "0", err)
+	// Output: true <nil>
+}
