@@ -1,0 +1,54 @@
+# `make` alone lists the targets.
+
+# Debian keeps ngircd where only root's PATH looks; the Go archive unpacks to /usr/local/go.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin
+# libzmq is reached through cgo.
+export CGO_ENABLED := 1
+# Nothing built here is released, and a version stamp fails where git distrusts the clone's owner.
+export GOFLAGS += -buildvcs=false
+
+# Names that scripts/deps.sh knows.
+BUILD   := cc pkg-config libzmq certificates
+SERVERS := redis-server ngircd
+
+# "." and every directory below it that has a go.mod.
+MODULES := $(patsubst ./%,%,$(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod))))
+
+# Run by version, so that no module here depends on a linter.
+GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help demo test lint faults deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%)
+
+help:
+	@echo 'make demo   run the IRC cluster in this terminal; ARGS=-script plays the story by itself'
+	@echo 'make test   test every module with the race detector; make test/examples/irc tests one'
+	@echo 'make lint   format, vet, staticcheck and go.mod of every module'
+	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
+	@echo 'Each first installs what it needs and does not find.'
+
+demo: deps-build
+	go build -C examples/irc -o ../../bin/irc .
+	@exec bin/irc $(ARGS)
+
+# The root module in full, the others in their short version. Never from the cache: it cannot see
+# that libzmq or redis-server changed.
+test: $(MODULES:%=test/%)
+$(MODULES:%=test/%): test/%: deps-test
+	cd $* && go test -race -count=1 -timeout=5m $(if $(filter-out .,$*),-short) ./...
+
+# The long version of what `make test/faults` plays a few rounds of.
+faults: deps-test
+	cd faults && go run . -rounds 100 -out ../docs/faults.md $(ARGS)
+
+lint: $(MODULES:%=lint/%)
+	@unformatted=$$($(GOFUMPT) -l .) && test -z "$$unformatted" || \
+		{ echo "gofumpt would change: $$unformatted"; exit 1; }
+$(MODULES:%=lint/%): lint/%: deps-build
+	cd $* && go vet ./... && $(STATICCHECK) ./... && go mod tidy -diff && go mod verify
+
+deps-build:
+	@sh scripts/deps.sh $(BUILD)
+
+deps-test:
+	@sh scripts/deps.sh $(BUILD) $(SERVERS)
