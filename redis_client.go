@@ -3,7 +3,7 @@ package gone
 import (
 	"context"
 	"errors"
-	"net"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,7 +14,7 @@ import (
 )
 
 // A redisClient is this process's share of one Redis: a pool, and a connection
-// for wake-ups once somebody waits. It is counted by the locks that use it.
+// for wake-ups while somebody waits. It is counted by the locks that use it.
 type redisClient struct {
 	pool    *redis.Pool
 	wakeups *wakeups
@@ -31,8 +31,7 @@ var redisClients = struct {
 
 const redisTimeout = 5 * time.Second
 
-func dialRedis(addr net.Addr) *redisClient {
-	network, address := addr.Network(), addr.String()
+func dialRedis(network, address string) *redisClient {
 	return shareRedis([2]string{network, address}, true, func() *redis.Pool {
 		return &redis.Pool{
 			DialContext: func(ctx context.Context) (redis.Conn, error) {
@@ -66,14 +65,19 @@ func shareRedis(key any, own bool, pool func() *redis.Pool) *redisClient {
 	return c
 }
 
+// release is called once by each lock, when none of its requests is under way:
+// redigo's pool may panic when it is closed while somebody waits for it.
 func (c *redisClient) release() {
 	redisClients.Lock()
-	defer redisClients.Unlock()
 	c.locks--
-	if c.locks > 0 {
+	last := c.locks == 0
+	if last {
+		delete(redisClients.m, c.key)
+	}
+	redisClients.Unlock()
+	if !last {
 		return
 	}
-	delete(redisClients.m, c.key)
 	c.wakeups.close()
 	if c.own {
 		_ = c.pool.Close()
@@ -88,32 +92,49 @@ func (c *redisClient) dial(ctx context.Context) (redis.Conn, error) {
 	return c.pool.Dial()
 }
 
-// do runs one command. Each attempt gets a new connection and the timeout for
-// its reply; a broken connection is replaced twice, as all that gone asks of
-// Redis may be repeated.
-func (c *redisClient) do(timeout time.Duration, cmd string, args ...any) (reply any, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	for range 3 {
-		reply, err = c.once(ctx, timeout, cmd, args...)
-		var said redis.Error
-		if err == nil || errors.As(err, &said) || ctx.Err() != nil {
-			break
+// with lets ask use a connection until the context's deadline, and again with
+// another when it breaks: all that gone asks of Redis may be repeated. A Redis
+// that was restarted has left every idle connection broken, which only using
+// it shows, hence the number of attempts.
+func (c *redisClient) with(ctx context.Context, ask func(redis.Conn) error) error {
+	for attempts := 3 + c.pool.IdleCount(); ; attempts-- {
+		again, err := c.once(ctx, ask)
+		if again && errors.Is(err, redis.ErrPoolExhausted) && sleepCtx(ctx, jitter(time.Millisecond)) == nil {
+			attempts++ // a pool that does not wait itself
+			continue
+		}
+		if !again || attempts <= 1 || ctx.Err() != nil {
+			return err
 		}
 	}
-	return reply, err
 }
 
-func (c *redisClient) once(ctx context.Context, timeout time.Duration, cmd string, args ...any) (any, error) {
+func (c *redisClient) once(ctx context.Context, ask func(redis.Conn) error) (again bool, err error) {
 	conn, err := c.pool.GetContext(ctx)
 	if err != nil {
-		return nil, err
+		var said redis.Error // such as WRONGPASS
+		return !errors.As(err, &said), err
 	}
 	defer conn.Close()
-	return redis.DoWithTimeout(conn, timeout, cmd, args...)
+	err = ask(conn)
+	if err != nil && strings.Contains(err.Error(), "READONLY") {
+		// A demoted master. The address may lead to another one by now, so this
+		// connection must not go back to the pool, which keeps all that are not
+		// broken: a read that should have ended before it began breaks it.
+		_, _ = redis.DoWithTimeout(conn, -1, "PING")
+	}
+	return conn.Err() != nil, err
 }
 
-// A luaScript is sent by its hash, and by its text where Redis does not know it.
+// do runs one command on a connection, until the context's deadline.
+func do(ctx context.Context, conn redis.Conn, cmd string, args ...any) (any, error) {
+	deadline, _ := ctx.Deadline()
+	return redis.DoWithTimeout(conn, max(time.Until(deadline), 1), cmd, args...)
+}
+
+// A luaScript is sent by its hash, and by its text where Redis does not know
+// it. It returns an integer or several, the first being positive for "granted".
+// Redigo's own has no timeout for one call.
 type luaScript struct {
 	keys         int
 	source, hash string
@@ -123,17 +144,46 @@ func newLuaScript(keys int, source string) *luaScript {
 	return &luaScript{keys, source, redis.NewScript(keys, source).Hash()}
 }
 
-// eval is do for a script; redigo's Script has no timeout of the call's own.
-func (c *redisClient) eval(timeout time.Duration, s *luaScript, args ...any) (any, error) {
-	reply, err := c.do(timeout, "EVALSHA", append([]any{s.hash, s.keys}, args...)...)
-	if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") {
-		reply, err = c.do(timeout, "EVAL", append([]any{s.source, s.keys}, args...)...)
-	}
-	return reply, err
+// errUnconfirmed: Redis granted it, but not enough replicas know.
+var errUnconfirmed = errors.New("too few replicas have confirmed")
+
+// eval runs a script. What it grants must be confirmed by a number of
+// replicas, in half of the time that is left.
+func (c *redisClient) eval(ctx context.Context, replicas int, s *luaScript, args ...any) (r []int64, err error) {
+	args = append([]any{s.hash, s.keys}, args...)
+	err = c.with(ctx, func(conn redis.Conn) error {
+		args[0] = s.hash
+		reply, err := do(ctx, conn, "EVALSHA", args...)
+		if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") {
+			args[0] = s.source
+			reply, err = do(ctx, conn, "EVAL", args...)
+		}
+		if n, ok := reply.(int64); ok {
+			reply = []any{n}
+		}
+		if r, err = redis.Int64s(reply, err); err == nil && len(r) == 0 {
+			err = errors.New("empty reply")
+		}
+		if err != nil || r[0] <= 0 || replicas <= 0 {
+			return err
+		}
+		// On the same connection: WAIT is for what that has written.
+		deadline, _ := ctx.Deadline()
+		n, err := redis.Int(do(ctx, conn, "WAIT", replicas, 1+time.Until(deadline).Milliseconds()/2))
+		if err != nil {
+			return fmt.Errorf("%w: %w", errUnconfirmed, err)
+		}
+		if n < replicas {
+			return fmt.Errorf("%w: %d of %d", errUnconfirmed, n, replicas)
+		}
+		return nil
+	})
+	return r, err
 }
 
 // wakeups is one connection that is subscribed to a channel for each lock that
-// waits. It is a convenience: whoever waits has a timer as well.
+// waits; there is none while no lock does. It is a convenience: whoever waits
+// has a timer as well.
 type wakeups struct {
 	dial   func(context.Context) (redis.Conn, error)
 	ctx    context.Context
@@ -142,43 +192,36 @@ type wakeups struct {
 	mu       sync.Mutex
 	running  bool
 	conn     *redis.PubSubConn // nil while there is none
-	ping     *time.Timer       // finds out that conn is dead
+	ping     *time.Timer       // finds out that conn is dead, or idle
 	channels map[string]*channel
 }
 
 type channel struct {
-	live bool // Redis has confirmed the subscription
+	name string
+	live atomic.Bool // Redis has confirmed the subscription
 	subs map[*subscription]struct{}
 }
 
-// A subscription is one waiter's view of one channel: the latest message, and
-// a signal that there is one.
+// A subscription is one waiter's view of one channel.
 type subscription struct {
+	*channel
 	hub  *wakeups
-	name string
-	wake chan struct{} // capacity 1
-	live atomic.Bool   // wake-ups can be expected
-
-	mu        sync.Mutex
-	remaining time.Duration
-	known     bool // remaining is from a message; else: look for yourself
+	news chan news // capacity 1: the latest. Sent to under hub.mu
 }
 
-// take returns the latest news: how long the lock is held for, 0 for free.
-func (s *subscription) take() (remaining time.Duration, known bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.remaining, s.known
+// news is what a message says of a hold: its token, and its end, which has
+// passed when it was released. None at all means: look for yourself.
+type news struct {
+	token uint64
+	until time.Time
 }
 
-func (s *subscription) tell(remaining time.Duration, known bool) {
-	s.mu.Lock()
-	s.remaining, s.known = remaining, known
-	s.mu.Unlock()
+func (s *subscription) tell(n news) {
 	select {
-	case s.wake <- struct{}{}:
+	case <-s.news:
 	default:
 	}
+	s.news <- n
 }
 
 func newWakeups(dial func(context.Context) (redis.Conn, error)) *wakeups {
@@ -189,47 +232,47 @@ func newWakeups(dial func(context.Context) (redis.Conn, error)) *wakeups {
 // subscribe starts to listen to a channel. The first news is "look for
 // yourself" once Redis has confirmed: what was published before is lost.
 func (w *wakeups) subscribe(name string) *subscription {
-	s := &subscription{hub: w, name: name, wake: make(chan struct{}, 1)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ch := w.channels[name]
 	if ch == nil {
-		ch = &channel{subs: map[*subscription]struct{}{}}
+		ch = &channel{name: name, subs: map[*subscription]struct{}{}}
 		w.channels[name] = ch
 		if w.conn != nil {
-			w.command(w.conn.Subscribe(name))
+			w.written(w.conn.Subscribe(name))
 		}
 	}
+	s := &subscription{channel: ch, hub: w, news: make(chan news, 1)}
 	ch.subs[s] = struct{}{}
-	if ch.live {
-		s.live.Store(true)
-		s.tell(0, false)
+	if ch.live.Load() {
+		s.tell(news{})
 	}
-	if !w.running && w.ctx.Err() == nil {
+	if !w.running {
 		w.running = true
 		go w.run()
 	}
 	return s
 }
 
+// cancel ends the subscription. Whoever still listens to it looks for himself.
 func (s *subscription) cancel() {
 	w := s.hub
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ch := w.channels[s.name]
-	delete(ch.subs, s)
-	if len(ch.subs) == 0 {
+	s.tell(news{})
+	delete(s.subs, s)
+	if len(s.subs) == 0 {
 		delete(w.channels, s.name)
 		if w.conn != nil {
-			w.command(w.conn.Unsubscribe(s.name))
+			w.written(w.conn.Unsubscribe(s.name))
 		}
 	}
 }
 
-// command drops a connection that a command could not be written to; run makes
+// written drops a connection that a command could not be written to; run makes
 // the next.
-func (w *wakeups) command(err error) {
-	if err != nil && w.conn != nil {
+func (w *wakeups) written(err error) {
+	if err != nil {
 		_ = w.conn.Close()
 	}
 }
@@ -243,8 +286,9 @@ func (w *wakeups) close() {
 	}
 }
 
+// run keeps a connection while there are channels.
 func (w *wakeups) run() {
-	for pause := 100 * time.Millisecond; w.ctx.Err() == nil; pause = min(2*pause, redisTimeout) {
+	for pause := 100 * time.Millisecond; w.wanted(); pause = min(2*pause, redisTimeout) {
 		began := time.Now()
 		if conn, err := w.dial(w.ctx); err == nil {
 			w.serve(&redis.PubSubConn{Conn: conn})
@@ -256,27 +300,27 @@ func (w *wakeups) run() {
 	}
 }
 
-// serve listens until the connection ends, then tells all to look for
-// themselves.
+func (w *wakeups) wanted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running = len(w.channels) > 0 && w.ctx.Err() == nil
+	return w.running
+}
+
+// serve listens until the connection ends, then tells all that relied on it to
+// look for themselves.
 func (w *wakeups) serve(conn *redis.PubSubConn) {
 	defer conn.Close()
 	w.mu.Lock()
-	if w.ctx.Err() != nil {
-		w.mu.Unlock()
-		return
-	}
 	w.conn = conn
 	for name := range w.channels {
-		w.command(conn.Subscribe(name))
+		w.written(conn.Conn.Send("SUBSCRIBE", name)) // one by one, as an ACL may deny some
 	}
-	w.ping = time.AfterFunc(redisTimeout, func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.conn == conn {
-			w.command(conn.Ping(""))
-			w.ping.Reset(redisTimeout)
-		}
-	})
+	w.written(conn.Conn.Flush())
+	if w.ctx.Err() != nil {
+		_ = conn.Close()
+	}
+	w.ping = time.AfterFunc(redisTimeout, func() { w.check(conn) })
 	w.mu.Unlock()
 
 	for err := error(nil); err == nil; {
@@ -298,35 +342,71 @@ func (w *wakeups) serve(conn *redis.PubSubConn) {
 	w.ping.Stop()
 	w.conn = nil
 	for _, ch := range w.channels {
-		ch.live = false
-		for s := range ch.subs {
-			s.live.Store(false)
-			s.tell(0, false)
+		if ch.live.Swap(false) {
+			for s := range ch.subs {
+				s.tell(news{})
+			}
 		}
 	}
 }
 
+// check pings Redis, which shows a dead connection to serve. A connection that
+// is subscribed to nothing is given up; where that is so because an ACL denied
+// it, the next may have more luck.
+func (w *wakeups) check(conn *redis.PubSubConn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conn != conn {
+		return
+	}
+	for _, ch := range w.channels {
+		if ch.live.Load() {
+			w.written(conn.Ping(""))
+			w.ping.Reset(redisTimeout)
+			return
+		}
+	}
+	_ = conn.Close()
+}
+
 func (w *wakeups) deliver(m redis.Message) {
-	ms, err := strconv.ParseUint(string(m.Data), 10, 40)
+	n := parseNews(string(m.Data))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if ch := w.channels[m.Channel]; ch != nil {
 		for s := range ch.subs {
-			s.tell(time.Duration(ms)*time.Millisecond, err == nil)
+			s.tell(n)
 		}
 	}
 }
 
+// formatNews makes the message "<token> <remaining ms>", where 0 ms is a
+// release. Waiters who know of no hold with that token look for themselves.
+func formatNews(token uint64, ms int64) string {
+	return strconv.FormatUint(token, 10) + " " + strconv.FormatInt(ms, 10)
+}
+
+func parseNews(s string) news {
+	digits, ms, _ := strings.Cut(s, " ")
+	token, err := strconv.ParseUint(digits, 10, 64)
+	left, err2 := strconv.ParseUint(ms, 10, 40)
+	if err != nil || err2 != nil {
+		return news{}
+	}
+	return news{token, time.Now().Add(time.Duration(left) * time.Millisecond)}
+}
+
+// confirm takes note of what Redis has done, in the order in which it was
+// asked: a channel may have been left and joined again meanwhile.
 func (w *wakeups) confirm(m redis.Subscription) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ch := w.channels[m.Channel]
-	if ch == nil || m.Kind != "subscribe" {
+	if ch == nil {
 		return
 	}
-	ch.live = true
+	ch.live.Store(m.Kind == "subscribe")
 	for s := range ch.subs {
-		s.live.Store(true)
-		s.tell(0, false)
+		s.tell(news{})
 	}
 }

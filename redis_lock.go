@@ -8,6 +8,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,31 +20,50 @@ import (
 // RedisLock is a [GoneLock] in one Redis (5 or later), with all the extras.
 //
 // The key is the id itself and its value is "<value> <fencing token> <secret>",
-// so that "redis-cli GET <id>" shows the holder's address. A helper key in the
-// id's Cluster slot keeps the last token for a day; tokens also follow the
-// server's clock, so they keep increasing when the helper key is lost.
+// so that "redis-cli GET <id>" shows the holder's address. An empty value counts
+// as none. A helper key in the id's Cluster slot keeps the last token for a day;
+// tokens also follow the server's clock, so they keep increasing when the helper
+// key is lost.
 //
 // All locks of a process that name one Redis address, or one pool, share its
-// connections: a pool of at most 16, and one more for wake-ups.
+// connections: a pool of at most 16, and one more for wake-ups while any of
+// them waits.
+//
+// The fields must not be changed while the lock is used.
 type RedisLock struct {
-	// Expiry is the TTL of the lock in Redis. 0 means [DefaultExpiry]. It must
-	// not be changed while the lock is used.
+	// Expiry is the TTL of the lock in Redis, at least a millisecond. 0 means
+	// [DefaultExpiry].
 	Expiry time.Duration
+
+	// RestartGuard is for a Redis that may restart without its data: until it
+	// has been up for the TTL and a second, nothing that is free is granted, as
+	// Redis may have forgotten its holder. Lock then wraps ErrLockHeld and says
+	// how long that is. All nodes should have the same Expiry. The Redis user
+	// needs INFO.
+	RestartGuard bool
+
+	// Replicas is how many replicas must have confirmed a Lock or an Extend
+	// before it is one, by WAIT. A failover to one of these forgets nothing.
+	// When too few confirm in time, Lock releases what it got, and the outcome
+	// of Extend is unknown. The Redis user needs WAIT.
+	Replicas int
 
 	id, value string
 	redis     *redisClient
 
+	// Lock shares it and Unlock has it alone: an Unlock never overtakes a Lock.
+	taking sync.RWMutex
+
 	mu     sync.Mutex
 	secret string        // of the current attempt or hold, "" for none
 	unsure bool          // an attempt with this secret may have succeeded, or may yet
-	token  uint64        // of the current hold
-	free   time.Time     // when another's hold ends at the latest, as far as is known
-	wakeup *subscription // while it waits for something
+	token  uint64        // of the last hold
+	other  news          // of the hold that made Lock fail
+	wakeup *subscription // from the first wait to what it waited for
+	waits  int           // under way
+	uses   int           // requests under way
 	closed bool
 }
-
-// counterTTL is how long a token counter outlives the last use of its lock.
-const counterTTL = 24 * time.Hour
 
 const maxValue = 512 // bytes; the scripts look at 1024 for value, token and secret
 
@@ -56,27 +76,33 @@ var (
 	releaseLua string
 
 	acquireScript = newLuaScript(2, acquireLua)
-	extendScript  = newLuaScript(2, extendLua)
+	extendScript  = newLuaScript(1, extendLua)
 	releaseScript = newLuaScript(1, releaseLua)
 )
 
 // NewRedisLock makes the lock of an id in the Redis at addr, a [net.TCPAddr] or
-// [net.UnixAddr]; a missing IP means this machine. Nothing is sent yet. Close
-// it when it is no longer used.
+// [net.UnixAddr] or what dials like one; a missing IP means this machine.
+// Nothing is sent yet. Close it when it is no longer used.
 func NewRedisLock(addr net.Addr, id, value string) (*RedisLock, error) {
-	if addr == nil {
+	if v := reflect.ValueOf(addr); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("gone: redis lock: nil address")
+	}
+	network, address := addr.Network(), addr.String()
+	switch network {
+	case "tcp", "tcp4", "tcp6", "unix":
+	default:
+		return nil, fmt.Errorf("gone: redis lock: network %q of address %q, want tcp or unix", network, address)
 	}
 	if err := checkRedisLock(id, value); err != nil {
 		return nil, err
 	}
-	return &RedisLock{id: id, value: value, redis: dialRedis(addr)}, nil
+	return &RedisLock{id: id, value: value, redis: dialRedis(network, address)}, nil
 }
 
 // NewRedisLockPool is NewRedisLock for a pool of the caller's, which brings
 // TLS, a password or ACL user, a database and timeouts. The pool stays the
 // caller's to close. It needs Dial or DialContext, from which one connection
-// more is made for wake-ups; connections should have a read and a write
+// more is made for wake-ups; connections should have a connect and a write
 // timeout.
 func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
 	if pool == nil || pool.Dial == nil && pool.DialContext == nil {
@@ -108,9 +134,16 @@ func (l *RedisLock) TTL() time.Duration {
 
 // Lock implements [GoneLock].
 func (l *RedisLock) Lock() error {
-	if l.TTL() < time.Millisecond {
-		return fmt.Errorf("gone: redis lock %q: expiry %v is less than a millisecond", l.id, l.Expiry)
+	err := l.acquire()
+	if errors.Is(err, errUnconfirmed) {
+		l.Unlock()
 	}
+	return err
+}
+
+func (l *RedisLock) acquire() error {
+	l.taking.RLock()
+	defer l.taking.RUnlock()
 	l.mu.Lock()
 	if l.secret == "" {
 		l.secret = rand.Text()
@@ -118,72 +151,89 @@ func (l *RedisLock) Lock() error {
 	secret := l.secret
 	l.mu.Unlock()
 
+	guard := 0
+	if l.RestartGuard {
+		guard = 1
+	}
 	// The secret stays until Unlock or loss, so an attempt whose reply was lost
 	// is recognised when it is repeated.
-	r, err := redis.Int64s(l.do(acquireScript, l.id, l.counter(), l.value, secret,
-		l.TTL().Milliseconds(), counterTTL.Milliseconds(), l.channel()))
-	if err == nil && len(r) == 0 {
-		err = errors.New("empty reply")
-	}
+	r, err := l.eval(l.Replicas, acquireScript, l.id, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
+
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
+	switch {
+	case err != nil:
 		l.unsure = true
 		return l.failed("lock", err)
+	case r[0] > 0:
+		l.token = uint64(r[0])
+		l.forget()
+		return nil
 	}
-	if r[0] < 0 {
-		if !l.unsure {
-			l.secret = ""
-		}
-		left := l.TTL() // a key that someone made without a TTL
-		if len(r) > 1 && r[1] >= 0 {
-			left = time.Duration(r[1]) * time.Millisecond
-		}
-		l.free = time.Now().Add(left)
-		return fmt.Errorf("%w: redis lock %q", ErrLockHeld, l.id)
+	if !l.unsure {
+		l.secret = ""
 	}
-	l.token = uint64(r[0])
-	l.forget()
-	return nil
+	if len(r) < 3 {
+		return l.foreign()
+	}
+	left := time.Duration(r[1]) * time.Millisecond
+	if left < 0 {
+		left = l.TTL() // a key that someone made without a TTL
+	}
+	l.other = news{uint64(r[2]), time.Now().Add(left)}
+	if r[2] == 0 {
+		return fmt.Errorf("%w, perhaps: redis lock %q: Redis has just started and may have forgotten the holder; free in %v",
+			ErrLockHeld, l.id, left)
+	}
+	return fmt.Errorf("%w: redis lock %q", ErrLockHeld, l.id)
 }
 
 // Extend implements [GoneLock].
 func (l *RedisLock) Extend() error {
 	l.mu.Lock()
-	hold, secret := l.hold(), l.secret
+	secret, token := l.secret, l.token
 	l.mu.Unlock()
-	if hold == "" {
+	if secret == "" {
 		return fmt.Errorf("%w: redis lock %q is not held", ErrLockLost, l.id)
 	}
-	r, err := redis.Int(l.do(extendScript, l.id, l.counter(), hold,
-		l.TTL().Milliseconds(), counterTTL.Milliseconds(), l.channel()))
+	r, err := l.eval(l.Replicas, extendScript, l.id, secret, l.ms(), l.channel(), formatNews(token, l.ms()))
 	if err != nil {
 		return l.failed("extend", err)
 	}
-	if r == 1 {
+	if r[0] > 0 {
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.secret == secret {
-		l.secret, l.token, l.unsure = "", 0, false
+		l.secret, l.unsure = "", false
 	}
-	if r == 0 {
+	if r[0] == 0 {
 		return fmt.Errorf("%w: redis lock %q is another's", ErrLockLost, l.id)
 	}
 	return fmt.Errorf("%w: redis lock %q is gone", ErrLockLost, l.id)
 }
 
-// Unlock implements [GoneLock]. While Redis does not answer it tries a few
-// times; then the lock is left to expire.
+// Unlock implements [GoneLock]. While Redis does not answer it tries again, for
+// a quarter of the TTL or 5 s; then the lock is left to expire.
 func (l *RedisLock) Unlock() {
+	l.taking.Lock()
+	defer l.taking.Unlock()
 	l.mu.Lock()
-	secret := l.secret
-	l.secret, l.token, l.unsure = "", 0, false
+	secret, token := l.secret, l.token
+	l.secret, l.unsure = "", false
 	l.mu.Unlock()
-	if secret != "" {
-		_, _ = l.do(releaseScript, l.id, secret, l.channel())
+	if secret == "" {
+		return
 	}
+	_ = l.request(func(ctx context.Context) error {
+		for pause := 10 * time.Millisecond; ; pause *= 2 {
+			_, err := l.redis.eval(ctx, 0, releaseScript, l.id, secret, l.channel(), formatNews(token, 0))
+			if err == nil || sleepCtx(ctx, jitter(pause)) != nil {
+				return err
+			}
+		}
+	})
 }
 
 // GetValue implements [GoneLock].
@@ -201,19 +251,25 @@ func (l *RedisLock) FencingToken() uint64 {
 
 // Holder implements [Fencer].
 func (l *RedisLock) Holder() (value string, token uint64, err error) {
-	// A bounded read, as the key may be anybody's.
-	s, err := redis.String(l.redis.do(l.timeout(), "GETRANGE", l.id, 0, 1023))
+	var s string
+	err = l.request(func(ctx context.Context) error {
+		return l.redis.with(ctx, func(conn redis.Conn) (err error) {
+			// A bounded read, as the key may be anybody's.
+			s, err = redis.String(do(ctx, conn, "GETRANGE", l.id, 0, 1023))
+			return err
+		})
+	})
 	if err != nil {
 		return "", 0, l.failed("read", err)
 	}
 	if s == "" {
 		return "", 0, fmt.Errorf("%w: redis lock %q", ErrNoHolder, l.id)
 	}
-	s, _, ok := cutLast(s) // the secret
-	value, digits, ok2 := cutLast(s)
+	s, _, _ = cutLast(s) // the secret
+	value, digits, _ := cutLast(s)
 	token, err = strconv.ParseUint(digits, 10, 64)
-	if !ok || !ok2 || err != nil || token == 0 {
-		return "", 0, fmt.Errorf("gone: redis lock %q: the key has a foreign value", l.id)
+	if err != nil || token == 0 || value == "" || len(value) > maxValue {
+		return "", 0, l.foreign()
 	}
 	l.mu.Lock()
 	l.forget()
@@ -233,42 +289,49 @@ func cutLast(s string) (before, after string, ok bool) {
 // apart, and how late the first may be.
 const spread = 20 * time.Millisecond
 
-// WaitFree implements [Waiter]: it returns on a release, when the holder's TTL
-// has run out, or for a poll where there are no wake-ups. While wake-ups
-// arrive, it costs no command: they carry the new TTL after each Extend.
+// WaitFree implements [Waiter]: it returns on a release, when the TTL of the
+// holder that made Lock fail has run out, or for a poll where there are no
+// wake-ups. While wake-ups arrive, it costs no command: they carry the new TTL
+// after each Extend.
 func (l *RedisLock) WaitFree(ctx context.Context) error {
-	return l.wait(ctx, func(remaining time.Duration) (time.Duration, bool) {
-		if remaining == 0 {
-			return 0, true
-		}
-		return min(remaining, l.TTL()) + mathrand.N(spread), false
+	l.mu.Lock()
+	other := l.other
+	l.mu.Unlock()
+	return l.wait(ctx, time.Until(other.until)+mathrand.N(spread), func(n news) (time.Duration, bool) {
+		// News of another hold: either this one is over, or there is a lock
+		// with the same id in another database, whose channel is the same.
+		left := min(time.Until(n.until), l.TTL())
+		return left + mathrand.N(spread), n.token == other.token && left > 0
 	})
 }
 
 // WaitHeld implements [Waiter].
 func (l *RedisLock) WaitHeld(ctx context.Context) error {
-	return l.wait(ctx, func(remaining time.Duration) (time.Duration, bool) {
-		return l.TTL(), remaining > 0
+	return l.wait(ctx, l.TTL(), func(n news) (time.Duration, bool) {
+		return l.TTL(), n.token != 0 && !n.until.After(time.Now())
 	})
 }
 
-// wait calls next with what is left of the hold, 0 for none: at first and for
-// each wake-up. It returns when next says so, or when as long as next said has
-// gone by without another wake-up.
-func (l *RedisLock) wait(ctx context.Context, next func(remaining time.Duration) (time.Duration, bool)) error {
+// wait returns when as long as patience has gone by, or as long as on said for
+// the latest news if it said to stay.
+func (l *RedisLock) wait(ctx context.Context, patience time.Duration, on func(news) (patience time.Duration, stay bool)) error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return ErrClosed
+		return l.failed("wait", ErrClosed)
 	}
 	if l.wakeup == nil {
 		l.wakeup = l.redis.wakeups.subscribe(l.channel())
 	}
 	wakeup := l.wakeup
-	free := l.free
+	l.waits++
 	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.waits--
+		l.mu.Unlock()
+	}()
 
-	patience, _ := next(max(time.Until(free), time.Millisecond))
 	timer := time.NewTimer(l.patience(patience, wakeup))
 	defer timer.Stop()
 	for {
@@ -277,13 +340,9 @@ func (l *RedisLock) wait(ctx context.Context, next func(remaining time.Duration)
 			return ctx.Err()
 		case <-timer.C:
 			return nil
-		case <-wakeup.wake:
-			remaining, known := wakeup.take()
-			if !known {
-				return nil
-			}
-			patience, now := next(remaining)
-			if now {
+		case n := <-wakeup.news:
+			patience, stay := on(n)
+			if !stay {
 				return nil
 			}
 			timer.Reset(l.patience(patience, wakeup))
@@ -302,31 +361,67 @@ func (l *RedisLock) patience(d time.Duration, s *subscription) time.Duration {
 // forget ends the subscription: what it waited for has happened. It is called
 // with mu held.
 func (l *RedisLock) forget() {
-	if l.wakeup != nil {
+	if l.wakeup != nil && l.waits == 0 {
 		l.wakeup.cancel()
 		l.wakeup = nil
 	}
 }
 
-// Close gives back the lock's share of the connections. It does not unlock.
+// Close gives back the lock's share of the connections, once the requests that
+// are under way have ended. It does not unlock. The other methods return
+// ErrClosed then.
 func (l *RedisLock) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed {
-		l.closed = true
-		l.forget()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	if l.wakeup != nil {
+		l.wakeup.cancel()
+		l.wakeup = nil
+	}
+	if l.uses == 0 {
 		l.redis.release()
 	}
 	return nil
 }
 
-// hold is the key's value while this lock holds it. It is called with mu held.
-func (l *RedisLock) hold() string {
-	if l.token == 0 || l.secret == "" {
-		return ""
+// request makes a request, with all its attempts, in bounded time: one that
+// hangs leaves time for others before the deadline of a lease.
+func (l *RedisLock) request(ask func(context.Context) error) error {
+	if l.TTL() < time.Millisecond {
+		return fmt.Errorf("expiry of %v, want at least a millisecond", l.Expiry)
 	}
-	return l.value + " " + strconv.FormatUint(l.token, 10) + " " + l.secret
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.uses++
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.uses--; l.uses == 0 && l.closed {
+			l.redis.release()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), min(l.TTL()/4, 5*time.Second))
+	defer cancel()
+	return ask(ctx)
 }
+
+func (l *RedisLock) eval(replicas int, script *luaScript, args ...any) (r []int64, err error) {
+	err = l.request(func(ctx context.Context) error {
+		r, err = l.redis.eval(ctx, replicas, script, args...)
+		return err
+	})
+	return r, err
+}
+
+// ms is the TTL for Redis, which must not be shorter than for the lease.
+func (l *RedisLock) ms() int64 { return int64((l.TTL() + time.Millisecond - 1) / time.Millisecond) }
 
 // counter is the helper key, always in the id's Cluster slot.
 func (l *RedisLock) counter() string {
@@ -339,17 +434,13 @@ func (l *RedisLock) counter() string {
 	return "\x00" + l.id
 }
 
-// channel carries wake-ups: the remaining TTL in ms, 0 when the lock is free.
+// channel carries wake-ups.
 func (l *RedisLock) channel() string { return "gone:" + l.id }
-
-// timeout bounds one request. A request that hangs leaves time for others
-// before the deadline.
-func (l *RedisLock) timeout() time.Duration { return min(l.TTL()/4, 5*time.Second) }
-
-func (l *RedisLock) do(script *luaScript, args ...any) (any, error) {
-	return l.redis.eval(l.timeout(), script, args...)
-}
 
 func (l *RedisLock) failed(what string, err error) error {
 	return fmt.Errorf("gone: redis lock %q: %s: %w", l.id, what, err)
+}
+
+func (l *RedisLock) foreign() error {
+	return fmt.Errorf("gone: redis lock %q: the key has a foreign value", l.id)
 }

@@ -1,25 +1,47 @@
 -- Takes the lock, or answers "yes, yours" to a repeated request.
 -- KEYS: lock, token counter
--- ARGV: value, secret, TTL of the lock (ms), TTL of the counter (ms), channel
--- Returns {token} when the lock is the caller's, {-1, remaining ms} when not.
-local held = redis.call('GETRANGE', KEYS[1], 0, 1023)
-if held == '' and redis.call('EXISTS', KEYS[1]) == 0 then
-	-- Strictly above every token before, also when the counter has been lost
-	-- or the clock was set back, though not when both happened. Stays below
-	-- 2^53, where Lua's numbers are exact.
+-- ARGV: value, secret, TTL (ms), channel, whether the restart guard is on (0 or 1)
+-- Returns the token when the lock is the caller's, {-1, remaining ms, token} when it is another's, with
+-- token 0 where that is not known, and -2 when the key has a foreign value. An empty value is none.
+--
+-- Numbers are given to Redis as strings, and a table is returned only on refusal: the rest is slower.
+local held = redis.call('GETRANGE', KEYS[1], '0', '1023')
+if held == '' then
+	if ARGV[5] == '1' then
+		-- Both ends of the uptime are cut to whole seconds.
+		local up = string.match(redis.call('INFO', 'server'), 'uptime_in_seconds:(%d+)')
+		local left = ARGV[3] + 1000 - up * 1000
+		if left > 0 then
+			return {-1, left, 0}
+		end
+	end
 	local t = redis.call('TIME')
-	local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
-	local last = tonumber(redis.call('GET', KEYS[2]) or 0)
-	local token = string.format('%.0f', math.max(last + 1, now))
+	local now = t[1] * 1000000 + t[2]
+	local last = redis.call('GETRANGE', KEYS[2], '0', '16')
+	last = last == '' and 0 or tonumber(last)
+	if not (last and last < 2 ^ 53) then
+		return redis.error_reply('ERR foreign value in the key ' .. KEYS[2])
+	end
+	-- Strictly above every token before: also when the counter has been lost or is an old one, or
+	-- when the clock was set back, though not when both happened. Stays below 2^53, where Lua's
+	-- numbers are exact. The counter is kept until a day after the clock has passed the token.
+	local token, keep = now, '86400000'
+	if last >= now then
+		token = last + 1
+		keep = keep + math.ceil((token - now) / 1000)
+	end
+	local digits = string.format('%.0f', token)
 	-- The counter first: if it can't be written, nothing has been taken.
-	redis.call('SET', KEYS[2], token, 'PX', ARGV[4])
-	redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. token .. ' ' .. ARGV[2], 'NX', 'PX', ARGV[3])
-	redis.pcall('PUBLISH', ARGV[5], ARGV[3])
-	return {token}
+	redis.call('PSETEX', KEYS[2], keep, digits)
+	redis.call('PSETEX', KEYS[1], ARGV[3], ARGV[1] .. ' ' .. digits .. ' ' .. ARGV[2])
+	redis.pcall('PUBLISH', ARGV[4], digits .. ' ' .. ARGV[3])
+	return token
 end
 local token, secret = string.match(held, ' (%d+) (%S+)$')
-if secret == ARGV[2] then
+if not token then
+	return -2
+elseif secret == ARGV[2] then
 	redis.call('PEXPIRE', KEYS[1], ARGV[3])
-	return {token}
+	return tonumber(token)
 end
-return {-1, redis.call('PTTL', KEYS[1])}
+return {-1, redis.call('PTTL', KEYS[1]), tonumber(token)}
