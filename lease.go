@@ -104,7 +104,7 @@ func (l *lease) err() error {
 // passes. An error that says neither is no reason to stop: only when the
 // deadline has passed is it returned, with ErrLeaseExpired. When exit closes it
 // returns early, and when exit was closed before it asks only once: a handler
-// that cleans up may keep its lock, but nothing keeps it waiting.
+// that cleans up may keep its lock, but does not wait for a better day.
 func (l *lease) extend(exit context.Context) error {
 	var unknown error
 	once := exit.Err() != nil
@@ -135,7 +135,7 @@ func (l *lease) extend(exit context.Context) error {
 		case <-exit.Done():
 		}
 		if !once {
-			_ = sleepCtx(exit, jitter(min(pause, l.left())))
+			_ = sleepCtx(exit, jitter(pause))
 		}
 		if once || exit.Err() != nil && l.err() == nil {
 			return errors.Join(context.Cause(exit), unknown)
@@ -147,18 +147,15 @@ func (l *lease) extend(exit context.Context) error {
 // concurrent Extends may come in any order; the latest deadline stays.
 func (l *lease) move(sent time.Duration) error {
 	if l.expired() {
-		return l.why(nil)
+		return l.err()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cause != nil {
-		return l.cause
-	}
-	if d := sent + l.ttl - l.margin; d > time.Duration(l.deadline.Load()) {
+	if d := sent + l.ttl - l.margin; l.cause == nil && d > time.Duration(l.deadline.Load()) {
 		l.deadline.Store(int64(d))
 		l.timer.Reset(d - l.now())
 	}
-	return nil
+	return l.cause
 }
 
 // left is the time to the deadline.

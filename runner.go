@@ -53,10 +53,10 @@ func (r *GoneRunner) FencingToken() uint64 { return r.token }
 
 // Extend tells the cluster that the handler is healthy: the lock is kept for
 // its expiry from now. Errors that leave open whether the lock is held are
-// retried until the deadline. An error wraps ErrLockLost when the tenure is
-// over; otherwise Exit has closed for another reason, and the lock may or may
-// not have been extended. After Exit has closed, a handler that needs time to
-// clean up may go on to extend. It may be called concurrently.
+// retried until the deadline. An error wraps ErrLockLost when the lock or the
+// lease is lost; otherwise Exit has closed for another reason, and the lock may
+// or may not have been extended. After Exit has closed, a handler that needs
+// time to clean up may go on to extend. It may be called concurrently.
 func (r *GoneRunner) Extend() error {
 	if r.lease == nil {
 		return fmt.Errorf("%w: Extend is for the runner that the handler was given", ErrLockLost)
@@ -108,8 +108,8 @@ type candidate struct {
 // stage is where the node learns of a tenure.
 type stage interface {
 	// begin opens the way for data. Data is handed over until ctx ends or
-	// stale says so.
-	begin(ctx context.Context, id string, token uint64, stale func() bool) (data <-chan []byte, end func())
+	// nothing is left.
+	begin(ctx context.Context, id string, token uint64, left func() time.Duration) (data <-chan []byte, end func())
 }
 
 // counters are what Stats shows.
@@ -121,6 +121,9 @@ type counters struct {
 const (
 	pauseFirst = 10 * time.Millisecond // between tenures, and after errors of the lock
 	pauseMost  = 10 * time.Second
+
+	graceMost    = time.Minute // for a handler to return after Exit, before it is reported
+	troublesMost = 16          // kinds logged, in case that none ever is the same
 )
 
 // runner is what RunOne returns.
@@ -131,13 +134,19 @@ func (c *candidate) runner() *GoneRunner {
 // run competes until the candidate is closed.
 func (c *candidate) run() {
 	defer func() { c.finish(context.Cause(c.ctx)) }()
-	fails, faults := backoff{}, backoff{}
-	var fault string
+	var fails, faults backoff
+	troubles := map[string]bool{} // since the lock service last answered
+	early := time.Duration(0)
 	for c.ctx.Err() == nil {
 		sent := c.now()
-		switch err := c.lock.Lock(); {
+		err := c.lock.Lock()
+		if err == nil || errors.Is(err, ErrLockHeld) {
+			faults = backoff{}
+			clear(troubles)
+		}
+		switch {
 		case err == nil:
-			faults, fault = backoff{}, ""
+			early = 0
 			if c.ctx.Err() != nil {
 				c.lock.Unlock()
 				return
@@ -147,12 +156,11 @@ func (c *candidate) run() {
 			}
 			_ = sleepCtx(c.ctx, fails.next())
 		case errors.Is(err, ErrLockHeld):
-			faults, fault = backoff{}, ""
-			c.wait()
+			early = c.wait(early)
 		default:
 			// Once for each kind of trouble, however long it lasts.
-			if s := err.Error(); s != fault {
-				fault = s
+			if k := kindOf(err); !troubles[k] && len(troubles) < troublesMost {
+				troubles[k] = true
 				c.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
 			}
 			_ = sleepCtx(c.ctx, faults.next())
@@ -162,18 +170,32 @@ func (c *candidate) run() {
 	c.lock.Unlock()
 }
 
-// wait returns when the lock may be free.
-func (c *candidate) wait() {
-	began := c.now()
-	if w, ok := c.lock.(Waiter); ok {
-		if err := w.WaitFree(c.ctx); err == nil && c.now()-began > time.Millisecond {
-			return
-		}
-		// A wake-up at once is welcome, but must not become a hot loop.
-		_ = sleepCtx(c.ctx, jitter(time.Millisecond))
-		return
+// kindOf is the text of the innermost cause. That of the others may never be
+// the same twice: network errors name the port of their connection.
+func kindOf(err error) string {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
 	}
-	_ = sleepCtx(c.ctx, jitter(min(ttlOf(c.lock)/10, time.Second)))
+	return err.Error()
+}
+
+// wait returns when the lock may be free. A wake-up at once is welcome, but
+// must not become a hot loop: pause is what the last one had to wait for, and
+// the result what this one had, 0 when it came later. A lock without wake-ups
+// is polled.
+func (c *candidate) wait(pause time.Duration) time.Duration {
+	poll := min(ttlOf(c.lock)/10, time.Second)
+	if w, ok := c.lock.(Waiter); ok {
+		began := c.now()
+		if err := w.WaitFree(c.ctx); err == nil {
+			if c.now()-began > time.Millisecond {
+				return 0
+			}
+			poll = min(max(2*pause, time.Millisecond), poll)
+		}
+	}
+	_ = sleepCtx(c.ctx, jitter(poll))
+	return poll
 }
 
 // tenure runs the handler once, with a lock that a request sent at sent has
@@ -181,19 +203,29 @@ func (c *candidate) wait() {
 func (c *candidate) tenure(sent time.Duration) time.Duration {
 	ctx, exit := context.WithCancelCause(c.ctx)
 	lease := newLease(c.lock, sent, c.now, exit)
+	if lease.expired() {
+		c.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.now()-sent)
+		c.lock.Unlock()
+		return 0
+	}
 	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: lease, ctx: ctx}
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
 	}
 	began := c.now()
-	stale := func() bool { return ctx.Err() != nil || lease.expired() }
-	data, end := c.stage.begin(ctx, c.id, r.token, stale)
+	left := func() time.Duration {
+		if ctx.Err() != nil || lease.expired() {
+			return 0
+		}
+		return lease.left()
+	}
+	data, end := c.stage.begin(ctx, c.id, r.token, left)
 	r.Data = data
 	c.count.tenures.Add(1)
 	c.count.held.Add(1)
 	c.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
 
-	overdue := c.watch(ctx, lease.margin)
+	overdue := c.watch(ctx, min(lease.margin, graceMost))
 	returned := make(chan struct{})
 	go func() {
 		defer close(returned) // also when the handler calls runtime.Goexit
@@ -206,18 +238,18 @@ func (c *candidate) tenure(sent time.Duration) time.Duration {
 	end()
 
 	// Stop, then release: nothing of this tenure runs any more.
-	lost := errors.Is(lease.err(), ErrLockLost) && !errors.Is(lease.err(), ErrLeaseExpired)
 	lease.end(ErrHandlerReturned)
-	if !lost {
+	over := lease.err() // another cause when it was over before
+	lost := errors.Is(over, ErrLockLost)
+	if !lost || errors.Is(over, ErrLeaseExpired) { // a lapsed lock may still be this tenure's
 		c.lock.Unlock()
 	}
 	c.count.held.Add(-1)
-	cause := context.Cause(ctx)
-	if errors.Is(cause, ErrLockLost) {
+	if lost {
 		c.count.lost.Add(1)
-		c.log.Warn("gone: tenure lost", "id", c.id, "token", r.token, "cause", cause)
+		c.log.Warn("gone: tenure lost", "id", c.id, "token", r.token, "cause", over)
 	} else {
-		c.log.Debug("gone: tenure released", "id", c.id, "token", r.token, "cause", cause)
+		c.log.Debug("gone: tenure released", "id", c.id, "token", r.token, "cause", context.Cause(ctx))
 	}
 	return c.now() - began
 }

@@ -1,0 +1,625 @@
+package gone
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The locks of these tests expire after leaseTTL, so Exit closes after
+// leaseDeadline unless something moves it.
+const (
+	leaseTTL      = 10 * time.Second
+	leaseMargin   = leaseTTL / 10
+	leaseDeadline = leaseTTL - leaseMargin
+)
+
+var errUnknown = errors.New("i/o timeout")
+
+// A timedLock is the least that most of these tests need. They embed one and
+// override one method.
+type timedLock interface {
+	GoneLock
+	Expirer
+}
+
+// generousLock is always free and always extended.
+type generousLock struct{}
+
+func (generousLock) Lock() error               { return nil }
+func (generousLock) Extend() error             { return nil }
+func (generousLock) Unlock()                   {}
+func (generousLock) GetValue() (string, error) { return "", ErrNoHolder }
+func (generousLock) TTL() time.Duration        { return leaseTTL }
+
+type onExtend struct {
+	timedLock
+	do func() error
+}
+
+func (l onExtend) Extend() error { return l.do() }
+
+// A bubbleClock is the clock of a synctest bubble, and of a machine that may
+// have slept: timers stand still meanwhile, the clock does not.
+type bubbleClock struct {
+	start time.Time
+	slept atomic.Int64
+}
+
+func newBubbleClock() *bubbleClock { return &bubbleClock{start: time.Now()} }
+
+func (c *bubbleClock) now() time.Duration {
+	return time.Since(c.start) + time.Duration(c.slept.Load())
+}
+
+func (c *bubbleClock) sleep(d time.Duration) { c.slept.Add(int64(d)) }
+
+// grant starts a lease that was asked for just now. Its Exit is the context.
+func grant(c *bubbleClock, lock GoneLock) (*lease, context.Context) {
+	ctx, exit := context.WithCancelCause(context.Background())
+	return newLease(lock, c.now(), c.now, exit), ctx
+}
+
+// open checks that Exit has not closed. It and the next two may be used in
+// handlers, so they don't end their goroutine.
+func open(t *testing.T, exit context.Context) {
+	t.Helper()
+	synctest.Wait()
+	if exit.Err() != nil {
+		t.Errorf("Exit has closed: %v", context.Cause(exit))
+	}
+}
+
+// closed checks that Exit has closed by now, and why.
+func closed(t *testing.T, exit context.Context, cause error) {
+	t.Helper()
+	synctest.Wait()
+	if got := context.Cause(exit); !errors.Is(got, cause) {
+		t.Errorf("Exit closed for %v, want %v", got, cause)
+	}
+}
+
+// lapsesAt waits for Exit and checks that it closes at the deadline.
+func lapsesAt(t *testing.T, c *bubbleClock, exit context.Context, deadline time.Duration) {
+	t.Helper()
+	<-exit.Done()
+	if now := c.now(); now != deadline {
+		t.Errorf("Exit closed at %v, want %v", now, deadline)
+	}
+	closed(t, exit, ErrLeaseExpired)
+}
+
+func TestDeadlineOfALockCountsFromBeforeItsRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		ctx, exit := context.WithCancelCause(t.Context())
+		sent := c.now()
+		time.Sleep(4 * time.Second) // the reply takes its time
+		newLease(generousLock{}, sent, c.now, exit)
+		lapsesAt(t, c, ctx, leaseDeadline)
+	})
+}
+
+func TestDeadlineOfAnExtendCountsFromBeforeItsRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			time.Sleep(4 * time.Second)
+			return nil
+		}})
+		time.Sleep(3 * time.Second)
+		if err := l.extend(exit); err != nil {
+			t.Fatal(err)
+		}
+		lapsesAt(t, c, exit, 3*time.Second+leaseDeadline)
+	})
+}
+
+func TestDeadlineOfARetriedExtendCountsFromBeforeTheRequestThatWasConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		var sent time.Duration
+		tries := 0
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			sent = c.now()
+			time.Sleep(time.Second)
+			if tries++; tries < 4 {
+				return errUnknown
+			}
+			return nil
+		}})
+		if err := l.extend(exit); err != nil {
+			t.Fatal(err)
+		}
+		if sent == 0 {
+			t.Fatal("the first request was confirmed")
+		}
+		lapsesAt(t, c, exit, sent+leaseDeadline)
+	})
+}
+
+func TestALockWhoseReplyTookTheWholeLeaseIsNoLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		ctx, exit := context.WithCancelCause(t.Context())
+		sent := c.now()
+		time.Sleep(leaseDeadline)
+		if l := newLease(generousLock{}, sent, c.now, exit); !l.expired() {
+			t.Error("the lease is not over")
+		}
+		closed(t, ctx, ErrLeaseExpired)
+	})
+}
+
+func TestALockWithoutTTLExpiresAfterTheDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		_, exit := grant(c, struct{ GoneLock }{generousLock{}})
+		lapsesAt(t, c, exit, DefaultExpiry*9/10)
+	})
+}
+
+func TestExitClosesAtTheDeadlineWhileAnExtendHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		hang := make(chan struct{})
+		defer close(hang)
+		l, exit := grant(c, onExtend{generousLock{}, func() error { <-hang; return nil }})
+		time.Sleep(8 * time.Second)
+		reply := make(chan error)
+		go func() { reply <- l.extend(exit) }()
+		lapsesAt(t, c, exit, leaseDeadline)
+		if err := <-reply; !errors.Is(err, ErrLeaseExpired) {
+			t.Errorf("Extend: %v", err)
+		}
+		if now := c.now(); now != leaseDeadline {
+			t.Errorf("Extend returned at %v", now)
+		}
+	})
+}
+
+func TestALateReplyDoesNotReviveALease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		replied := make(chan struct{})
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			time.Sleep(leaseDeadline + leaseMargin/2) // before the lock itself has expired
+			close(replied)
+			return nil
+		}})
+		if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) {
+			t.Fatalf("Extend: %v", err)
+		}
+		<-replied
+		synctest.Wait()
+		if !l.expired() {
+			t.Error("the lease was revived")
+		}
+		closed(t, exit, ErrLeaseExpired)
+	})
+}
+
+func TestAReplyAtTheVeryDeadlineIsLate(t *testing.T) {
+	for range 50 { // who comes first at one instant is for the scheduler
+		synctest.Test(t, func(t *testing.T) {
+			c := newBubbleClock()
+			l, exit := grant(c, onExtend{generousLock{}, func() error {
+				time.Sleep(leaseDeadline)
+				return nil
+			}})
+			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) {
+				t.Errorf("Extend: %v", err)
+			}
+			closed(t, exit, ErrLeaseExpired)
+		})
+	}
+}
+
+func TestTransientErrorsAreRetriedInsideExtendUntilTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		tries := 0
+		l, exit := grant(c, onExtend{generousLock{}, func() error { tries++; return errUnknown }})
+		err := l.extend(exit)
+		if now := c.now(); now != leaseDeadline {
+			t.Errorf("Extend gave up at %v, want %v", now, leaseDeadline)
+		}
+		if !errors.Is(err, ErrLeaseExpired) || !errors.Is(err, ErrLockLost) || !errors.Is(err, errUnknown) {
+			t.Errorf("Extend: %v, want that the lease expired and why", err)
+		}
+		// The pauses grow from a twentieth of a second to a second.
+		if tries < 10 || tries > 40 {
+			t.Errorf("%d requests", tries)
+		}
+		closed(t, exit, ErrLeaseExpired)
+	})
+}
+
+func TestNoErrorAloneMeansLost(t *testing.T) {
+	for _, said := range []error{errUnknown, ErrLockHeld, ErrNoHolder, ErrClosed, context.DeadlineExceeded} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newBubbleClock()
+			var exit context.Context
+			tries := 0
+			l, exit := grant(c, onExtend{generousLock{}, func() error {
+				if tries++; tries == 1 {
+					return said
+				}
+				if exit.Err() != nil {
+					t.Errorf("Exit closed after %v", said)
+				}
+				return nil
+			}})
+			if err := l.extend(exit); err != nil || tries != 2 {
+				t.Errorf("after %v: %v at try %d", said, err, tries)
+			}
+			open(t, exit)
+			l.end(ErrHandlerReturned)
+		})
+	}
+}
+
+func TestLostMeansExitNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		lost := because(ErrLockLost, errors.New("another's"))
+		tries := 0
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			time.Sleep(time.Second)
+			if tries++; tries == 2 {
+				return lost
+			}
+			return errUnknown
+		}})
+		err := l.extend(exit)
+		if !errors.Is(err, ErrLockLost) || errors.Is(err, ErrLeaseExpired) {
+			t.Errorf("Extend: %v", err)
+		}
+		closed(t, exit, lost)
+		if !l.expired() || tries != 2 {
+			t.Errorf("expired: %v, after %d requests", l.expired(), tries)
+		}
+		if now := c.now(); now > 2*time.Second+leaseTTL/50 {
+			t.Errorf("Exit closed at %v", now)
+		}
+	})
+}
+
+func TestALeaseThatIsOverStaysOverAndAsksNobody(t *testing.T) {
+	for _, end := range []error{ErrLeaseExpired, ErrLockLost, ErrHandlerReturned} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newBubbleClock()
+			asked := 0
+			l, exit := grant(c, onExtend{generousLock{}, func() error { asked++; return nil }})
+			l.end(end)
+			if err := l.extend(exit); !errors.Is(err, end) || asked != 0 {
+				t.Errorf("Extend: %v, after %d requests, want %v", err, asked, end)
+			}
+			l.end(errors.New("another cause"))
+			closed(t, exit, end)
+			if err := l.err(); err != end || !l.expired() {
+				t.Errorf("over because of %v, expired %v", err, l.expired())
+			}
+		})
+	}
+}
+
+func TestExtendNoticesThatTheMachineSleptPastTheDeadline(t *testing.T) {
+	t.Run("before the request", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newBubbleClock()
+			asked := false
+			l, exit := grant(c, onExtend{generousLock{}, func() error { asked = true; return nil }})
+			c.sleep(leaseDeadline)
+			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) || asked {
+				t.Errorf("Extend: %v, asked %v", err, asked)
+			}
+			closed(t, exit, ErrLeaseExpired)
+		})
+	})
+	t.Run("during the request", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newBubbleClock()
+			l, exit := grant(c, onExtend{generousLock{}, func() error { c.sleep(leaseDeadline); return nil }})
+			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) {
+				t.Errorf("Extend: %v", err)
+			}
+			closed(t, exit, ErrLeaseExpired)
+		})
+	})
+	t.Run("between two requests", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := newBubbleClock()
+			tries := 0
+			l, exit := grant(c, onExtend{generousLock{}, func() error {
+				if tries++; tries == 1 {
+					c.sleep(leaseDeadline)
+					return errUnknown
+				}
+				return nil
+			}})
+			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) || tries != 1 {
+				t.Errorf("Extend: %v at try %d", err, tries)
+			}
+			closed(t, exit, ErrLeaseExpired)
+		})
+	})
+}
+
+func TestWhoeverAsksNoticesThatTheMachineSleptPastTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		l, exit := grant(c, generousLock{})
+		c.sleep(leaseDeadline - 1)
+		if l.expired() {
+			t.Fatal("over before the deadline")
+		}
+		open(t, exit)
+		c.sleep(1)
+		if !l.expired() {
+			t.Fatal("not over at the deadline")
+		}
+		closed(t, exit, ErrLeaseExpired)
+		if c.now() != leaseDeadline {
+			t.Error("time passed meanwhile")
+		}
+	})
+}
+
+// Timers and the lease's clock are not the same clock.
+func TestADeadlineIsNotReachedBeforeItsOwnClockSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		slow := func() time.Duration { return time.Since(start) / 2 }
+		ctx, exit := context.WithCancelCause(t.Context())
+		newLease(generousLock{}, slow(), slow, exit)
+		<-ctx.Done()
+		if now := slow(); now < leaseDeadline || now > leaseDeadline+time.Millisecond {
+			t.Errorf("Exit closed at %v", now)
+		}
+	})
+}
+
+func TestTheLatestOfConcurrentExtendsCountsWhateverTheOrderOfReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			if c.now() == time.Second {
+				time.Sleep(5 * time.Second) // overtaken by the second
+			}
+			return nil
+		}})
+		var wg sync.WaitGroup
+		for _, at := range []time.Duration{1, 2} {
+			wg.Go(func() {
+				time.Sleep(at * time.Second)
+				if err := l.extend(exit); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		lapsesAt(t, c, exit, 2*time.Second+leaseDeadline)
+	})
+}
+
+func TestManyConcurrentExtends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		var mu sync.Mutex
+		asked := 0
+		var latest time.Duration // sent and confirmed
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			sent := c.now()
+			time.Sleep(rand.N(2 * time.Second))
+			mu.Lock()
+			defer mu.Unlock()
+			if asked++; asked%3 == 0 {
+				return errUnknown
+			}
+			latest = max(latest, sent)
+			return nil
+		}})
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				for range 20 {
+					if err := l.extend(exit); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if latest < leaseTTL {
+			t.Fatalf("extended until %v only", latest)
+		}
+		lapsesAt(t, c, exit, latest+leaseDeadline)
+	})
+}
+
+func TestLossEndsEveryConcurrentExtend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		hang := make(chan struct{})
+		defer close(hang)
+		var asked atomic.Int32
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			if asked.Add(1) == 3 {
+				time.Sleep(time.Second)
+				return ErrLockLost
+			}
+			<-hang
+			return nil
+		}})
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if err := l.extend(exit); !errors.Is(err, ErrLockLost) || errors.Is(err, ErrLeaseExpired) {
+					t.Errorf("Extend: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if now := c.now(); now != time.Second {
+			t.Errorf("all knew at %v", now)
+		}
+	})
+}
+
+func TestAnExtendUnderWayReturnsWhenExitClosesAsPlanned(t *testing.T) {
+	for name, reply := range map[string]func() error{
+		"while its request hangs": func() error { time.Sleep(leaseTTL); return nil },
+		"between two requests":    func() error { return errUnknown },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(leaseTTL) // until nothing hangs
+				c := newBubbleClock()
+				l, _ := grant(c, onExtend{generousLock{}, reply})
+				exit, close := context.WithCancelCause(t.Context())
+				time.AfterFunc(5*time.Second, func() { close(ErrClosed) })
+				err := l.extend(exit)
+				if now := c.now(); now != 5*time.Second {
+					t.Errorf("Extend returned at %v", now)
+				}
+				if !errors.Is(err, ErrClosed) || errors.Is(err, ErrLockLost) {
+					t.Errorf("Extend: %v", err)
+				}
+				if l.expired() {
+					t.Error("the lease is over: the handler could not clean up under its lock")
+				}
+			})
+		})
+	}
+}
+
+// planned is an Exit that has closed although the lease goes on.
+func planned(t *testing.T) context.Context {
+	exit, close := context.WithCancelCause(t.Context())
+	close(ErrClosed)
+	return exit
+}
+
+func TestAHandlerThatCleansUpCanExtendAfterAPlannedExit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		l, lapse := grant(c, generousLock{})
+		for range 10 {
+			time.Sleep(5 * time.Second)
+			if err := l.extend(planned(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		lapsesAt(t, c, lapse, 50*time.Second+leaseDeadline)
+	})
+}
+
+func TestAfterAPlannedExitExtendAsksOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		tries := 0
+		l, lapse := grant(c, onExtend{generousLock{}, func() error { tries++; return errUnknown }})
+		if err := l.extend(planned(t)); !errors.Is(err, errUnknown) || tries != 1 || c.now() != 0 {
+			t.Errorf("Extend: %v after %d requests at %v", err, tries, c.now())
+		}
+		open(t, lapse)
+		lapsesAt(t, c, lapse, leaseDeadline)
+	})
+}
+
+func TestAfterAPlannedExitLostIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		l, lapse := grant(c, onExtend{generousLock{}, func() error { return ErrLockLost }})
+		if err := l.extend(planned(t)); !errors.Is(err, ErrLockLost) {
+			t.Errorf("Extend: %v", err)
+		}
+		closed(t, lapse, ErrLockLost)
+	})
+}
+
+func TestAfterAPlannedExitAHangingRequestHoldsExtendNoLongerThanTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Hour) // until nothing hangs
+		c := newBubbleClock()
+		l, lapse := grant(c, onExtend{generousLock{}, func() error { time.Sleep(time.Hour); return nil }})
+		if err := l.extend(planned(t)); !errors.Is(err, ErrLeaseExpired) || c.now() != leaseDeadline {
+			t.Errorf("Extend: %v at %v", err, c.now())
+		}
+		closed(t, lapse, ErrLeaseExpired)
+	})
+}
+
+func TestTheEndIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		var told atomic.Int32
+		l := newLease(generousLock{}, c.now(), c.now, func(error) { told.Add(1) })
+		time.Sleep(leaseDeadline) // the timer, too, is about to fire
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { l.expired() })
+			wg.Go(func() { l.end(ErrLockLost) })
+		}
+		wg.Wait()
+		time.Sleep(leaseTTL)
+		if n := told.Load(); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+	})
+}
+
+func TestSentinels(t *testing.T) {
+	all := map[string]error{
+		"ErrNotDelivered": ErrNotDelivered, "ErrOutcomeUnknown": ErrOutcomeUnknown,
+		"ErrNoHolder": ErrNoHolder, "ErrBusy": ErrBusy, "ErrUnreachable": ErrUnreachable,
+		"ErrTooLarge": ErrTooLarge, "ErrClosed": ErrClosed,
+		"ErrLockHeld": ErrLockHeld, "ErrLockLost": ErrLockLost,
+		"ErrLeaseExpired": ErrLeaseExpired, "ErrHandlerReturned": ErrHandlerReturned,
+	}
+	for a, err := range all {
+		for b, target := range all {
+			// A lapsed lease is a lost one; no other is another.
+			want := a == b || a == "ErrLeaseExpired" && b == "ErrLockLost"
+			if got := errors.Is(err, target); got != want {
+				t.Errorf("errors.Is(%s, %s) = %v", a, b, got)
+			}
+		}
+	}
+	err := because(ErrNotDelivered, because(ErrNoHolder, context.Canceled))
+	for _, target := range []error{ErrNotDelivered, ErrNoHolder, context.Canceled} {
+		if !errors.Is(err, target) {
+			t.Errorf("%v is not %v", err, target)
+		}
+	}
+	if got, want := err.Error(), "gone: not delivered: no holder: context canceled"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestTheClockGoesForward(t *testing.T) {
+	wall := time.Now() // first, so that more of it passes
+	before := boottime()
+	if before <= 0 {
+		t.Fatalf("boottime is %v", before)
+	}
+	for last := before; last-before < 10*time.Millisecond; {
+		now := boottime()
+		if now < last {
+			t.Fatalf("from %v back to %v", last, now)
+		}
+		last = now
+		if time.Since(wall) > 10*time.Second {
+			t.Fatalf("%v passed, boottime says %v", time.Since(wall), now-before)
+		}
+	}
+	if took := time.Since(wall); took < 10*time.Millisecond {
+		t.Errorf("boottime gained 10ms in %v", took)
+	}
+}
