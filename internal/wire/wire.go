@@ -16,7 +16,7 @@
 // items that follow them in the same frame.
 //
 //	1 Tenure  flow:uv token:uv low:uv len:u8 id:len
-//	2 Data    seq:uv budget:uv len:uv payload:len
+//	2 Data    seq:uv budget:uv after:uv len:uv payload:len
 //	3 Void    as Data; the sender withdrew it, skip it
 //	4 Ask     seq:uv
 //	5 Cancel  seq:uv
@@ -34,8 +34,11 @@
 // other; a token of 0 is always refused, and the refusal names the current
 // one. The budget is how many milliseconds the receiver may keep the payload
 // before it must refuse it as Expired; 0 means that it must be handed to a
-// handler that is receiving right now. The receiver answers each Data once,
-// when its fate is known. Copies of one (flow, seq) have one fate.
+// handler that is receiving right now. Unless after is 0, the payload belongs
+// behind that of seq-after and must not be received without it: the receiver
+// refuses it as Busy or Expired when that one has not arrived or was refused.
+// The receiver answers each Data once, when its fate is known. Copies of one
+// (flow, seq) have one fate.
 //
 // Ask requests the status of a sequence number again; Cancel withdraws it
 // where that is still possible and is answered with its fate. Settled only
@@ -62,7 +65,7 @@ const (
 // Overhead bounds what a frame with one payload needs besides the payload.
 const Overhead = 2 + 8 + 1 + MaxAddr + // frame
 	1 + 3*binary.MaxVarintLen64 + 1 + MaxID + // tenure
-	1 + 3*binary.MaxVarintLen64 // data
+	1 + 4*binary.MaxVarintLen64 // data
 
 // Kind says what an Item is. The values are part of the format.
 type Kind uint8
@@ -109,6 +112,7 @@ type Item struct {
 	Current uint64 // context of replies
 	Seq     uint64
 	Budget  uint64 // milliseconds
+	After   uint64 // how far back the payload is that this one follows; 0: none
 	Payload []byte
 	Status  Status
 	Seqs    Seqs
@@ -166,10 +170,10 @@ func (r *Reader) Next() (*Item, error) {
 			ok = r.uv(&it.Flow) && it.Flow != 0 && r.uv(&it.Token) && r.uv(&it.Low) && r.short(&it.ID)
 			it.To, it.Current = 0, 0
 		case Flow:
-			ok = r.u64(&it.To) && it.To != 0 && r.uv(&it.Flow) && r.uv(&it.Current)
+			ok = r.u64(&it.To) && it.To != 0 && r.uv(&it.Flow) && it.Flow != 0 && r.uv(&it.Current)
 			it.Token, it.Low, it.ID = 0, 0, nil
 		case Data, Void:
-			ok = it.ID != nil && r.uv(&it.Seq) && r.uv(&it.Budget) && r.long(&it.Payload)
+			ok = it.ID != nil && r.uv(&it.Seq) && r.uv(&it.Budget) && r.uv(&it.After) && r.long(&it.Payload)
 		case Ask, Cancel:
 			ok = it.ID != nil && r.uv(&it.Seq)
 		case Settled:
@@ -180,6 +184,7 @@ func (r *Reader) Next() (*Item, error) {
 			ok = it.To != 0 && r.seqs(&it.Seqs)
 		}
 		if !ok {
+			r.rest = nil // where another item would begin is not known
 			return nil, ErrMalformed
 		}
 		if it.Kind != Tenure && it.Kind != Flow && it.Kind != Void {
@@ -256,10 +261,12 @@ func (r *Reader) seqs(s *Seqs) bool {
 // Writer encodes one frame after the other into a buffer that it owns.
 type Writer struct {
 	buf    []byte
-	header int  // length of the header, where an empty frame ends
-	ask    bool // which of the two contexts flow belongs to
-	to     uint64
-	flow   uint64 // context that the next item would inherit, 0 for none
+	header int // length of the header, where an empty frame ends
+
+	// The context that the next item would inherit.
+	flow        uint64 // 0 for none
+	ask         bool   // which of the two kinds of context it is
+	to, current uint64 // of replies
 }
 
 // Reset starts a frame in buf, whose content is discarded. The length of addr
@@ -301,12 +308,13 @@ func (w *Writer) tenure(t *Target, low uint64) {
 }
 
 // Data appends a payload and returns the offset of its item for Withdraw.
-func (w *Writer) Data(t *Target, low, seq, budget uint64, payload []byte) int {
+func (w *Writer) Data(t *Target, low, seq, budget, after uint64, payload []byte) int {
 	w.tenure(t, low)
 	at := len(w.buf)
 	w.buf = append(w.buf, byte(Data))
 	w.uv(seq)
 	w.uv(budget)
+	w.uv(after)
 	w.uv(uint64(len(payload)))
 	w.buf = append(w.buf, payload...)
 	return at
@@ -338,10 +346,10 @@ func (w *Writer) Settled(t *Target, low uint64) {
 type Return struct{ To, Flow uint64 }
 
 func (w *Writer) back(r Return, current uint64) {
-	if !w.ask && w.flow == r.Flow && w.to == r.To {
+	if !w.ask && w.flow == r.Flow && w.to == r.To && w.current == current {
 		return
 	}
-	w.ask, w.flow, w.to = false, r.Flow, r.To
+	w.ask, w.flow, w.to, w.current = false, r.Flow, r.To, current
 	w.buf = append(w.buf, byte(Flow))
 	w.buf = binary.BigEndian.AppendUint64(w.buf, r.To)
 	w.uv(r.Flow)
