@@ -2,6 +2,8 @@ package gone
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,16 +22,13 @@ import (
 type delivery struct {
 	transport *transport
 
-	mu    sync.RWMutex
-	flows map[uint64]*flow
-	last  uint64 // number of the newest flow
+	mu     sync.RWMutex
+	flows  map[uint64]*flow
+	last   uint64 // number of the newest flow
+	closed bool
 }
 
 const (
-	// Bounds of what one node has under way to one tenure; others wait for
-	// their turn. A message counts for at least flowBytes / flowMessages.
-	flowMessages = 2048
-	flowBytes    = 4 << 20
 	// flowSpan bounds how far the newest number is ahead of the oldest open
 	// one; the receiver remembers twice as much.
 	flowSpan = inflowSpan / 2
@@ -37,11 +36,14 @@ const (
 	// Without an answer for askFirst the flow asks; then in growing intervals.
 	askFirst = 200 * time.Millisecond
 	askMost  = 2 * time.Second
-	// After so many unanswered questions the holder counts as silent.
-	silentAfter = 2
+	// Without any answer for so long the holder counts as silent.
+	silentAfter = time.Second
+	// A flow that was not used for so long asks the lock service first: a
+	// holder tells its end to whom it heard of lately.
+	flowFresh = inflowFresh / 2
 
 	// A withdrawal waits so long for its answer before the outcome is unknown.
-	withdrawGrace = 50 * time.Millisecond
+	withdrawGrace = 200 * time.Millisecond
 
 	// A flow that is over still confirms that it knows.
 	flowAfterlife = time.Minute
@@ -59,6 +61,8 @@ type message struct {
 	try      bool
 
 	seq       uint64
+	after     uint64 // of the message before it in its batch; 0: none
+	batch     *batch
 	peer      *peer
 	pos       position
 	unsent    bool // it was withdrawn before it left
@@ -78,19 +82,65 @@ type flow struct {
 	// answers again.
 	silence func(f *flow, silent bool)
 
-	room *semaphore.Weighted // of flowBytes
-	ctx  context.Context     // ends when the flow is over
+	window
 	over context.CancelFunc
 
 	mu      sync.Mutex
 	peer    *peer
 	low     uint64     // everything below is settled
 	open    []*message // low, low+1, …; nil: settled
-	asked   int        // rounds of questions since an answer
+	used    time.Time  // when something was sent or heard
+	unheard time.Time  // since when an answer is due; zero: none is
+	absent  bool       // the holder answers that it does not know the tenure
 	current uint64     // token of the id's tenure there, as a refusal said
 	timer   *time.Timer
 	wakeAt  time.Time // when timer fires; zero: not set
 }
+
+// A window bounds what one node has under way to one tenure; others wait for
+// their turn.
+type window struct {
+	room *semaphore.Weighted // of windowBytes
+	ctx  context.Context     // ends with the tenure, as far as is known
+}
+
+// A message counts for at least windowBytes / windowMessages.
+const (
+	windowMessages = 2048
+	windowBytes    = 4 << 20
+)
+
+func newWindow(ctx context.Context) window {
+	return window{semaphore.NewWeighted(windowBytes), ctx}
+}
+
+func cost(n int) int64 {
+	return min(max(int64(n), windowBytes/windowMessages), windowBytes)
+}
+
+// try takes room for n bytes, if there is enough.
+func (w window) try(n int) bool { return w.room.TryAcquire(cost(n)) }
+
+// enter waits for room for n bytes. Any fate but Received says why it did not
+// get it.
+func (w window) enter(ctx context.Context, n int, deadline time.Time) wire.Status {
+	if w.try(n) {
+		return wire.Received
+	}
+	wait, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	defer context.AfterFunc(w.ctx, cancel)()
+	switch {
+	case w.room.Acquire(wait, cost(n)) == nil:
+		return wire.Received
+	case w.ctx.Err() != nil:
+		return wire.NotHere
+	}
+	return wire.Expired
+}
+
+// leave gives room for n bytes back.
+func (w window) leave(n int) { w.room.Release(cost(n)) }
 
 // newFlow makes the flow to a tenure.
 func (d *delivery) newFlow(id, addr string, token uint64, silence func(*flow, bool)) (*flow, error) {
@@ -98,13 +148,16 @@ func (d *delivery) newFlow(id, addr string, token uint64, silence func(*flow, bo
 	if err != nil {
 		return nil, err
 	}
+	ctx, over := context.WithCancel(context.Background())
 	f := &flow{
-		addr: addr, d: d, silence: silence, peer: p, low: 1,
-		room: semaphore.NewWeighted(flowBytes),
+		addr: addr, d: d, silence: silence, window: newWindow(ctx), over: over,
+		peer: p, low: 1, used: time.Now(),
 	}
-	f.ctx, f.over = context.WithCancel(context.Background())
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed {
+		return nil, ErrClosed
+	}
 	d.last++
 	f.Target = wire.Target{Flow: d.last, Token: token, ID: id}
 	d.flows[f.Flow] = f
@@ -120,37 +173,107 @@ func (d *delivery) flow(number uint64) *flow {
 // send makes one attempt through the flow and returns its fate. When ctx ends,
 // or the message's deadline passes, it withdraws the message.
 func (f *flow) send(ctx context.Context, m *message) wire.Status {
-	cost := min(max(int64(len(m.data)), flowBytes/flowMessages), flowBytes)
-	if !f.room.TryAcquire(cost) {
-		wait, cancel := context.WithDeadline(ctx, m.deadline)
-		defer cancel()
-		defer context.AfterFunc(f.ctx, cancel)()
-		if f.room.Acquire(wait, cost) != nil {
-			if f.ctx.Err() != nil {
-				return wire.NotHere
-			}
-			return wire.Expired
-		}
+	if s := f.enter(ctx, len(m.data), m.deadline); s != wire.Received {
+		m.unsent = true
+		return s
 	}
-	defer f.room.Release(cost)
-
+	defer f.leave(len(m.data))
 	if s, ok := f.post(m); !ok {
 		return s
 	}
+	f.flush()
+	return f.await(ctx, m)
+}
+
+// await waits for the fate of m, and withdraws it when ctx ends.
+func (f *flow) await(ctx context.Context, m *message) wire.Status {
 	select {
 	case s := <-m.done:
 		return s
 	case <-ctx.Done():
 	}
-	f.mu.Lock()
-	f.withdraw(m, time.Now())
-	f.arm(m.withdrawn.Add(withdrawGrace))
-	f.mu.Unlock()
+	f.cancel(m)
 	return <-m.done
 }
 
-// post gives m a number and appends it to the peer's frame. False: it did not,
-// and the fate says why.
+// cancel withdraws m, whose fate is then known soon.
+func (f *flow) cancel(m *message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.withdraw(m, time.Now())
+	f.arm(m.withdrawn.Add(withdrawGrace))
+}
+
+// A batch is a run of messages of one call: none is received without the one
+// before it.
+type batch struct{ failed uint64 } // the first that has, 0 for none; guarded by the flow's mu
+
+// batchWindow is how many messages of a batch are under way at most.
+const batchWindow = windowMessages
+
+// sendBatch makes one attempt for msgs, in order and pipelined. It returns how
+// many were received, the fate of the first that was not, and whether that one
+// never left.
+func (f *flow) sendBatch(ctx context.Context, msgs [][]byte, deadline time.Time) (n int, fate wire.Status, unsent bool) {
+	b := &batch{}
+	ring := make([]message, min(len(msgs), batchWindow))
+	posted := 0
+	fate = wire.Received
+	for n < posted || n < len(msgs) && fate == wire.Received {
+		// As much as there is room for, and wait for room only if nothing is
+		// under way.
+		for fate == wire.Received && posted < len(msgs) && posted-n < len(ring) {
+			m := &ring[posted%len(ring)]
+			done := m.done
+			if done == nil {
+				done = make(chan wire.Status, 1)
+			}
+			*m = message{data: msgs[posted], deadline: deadline, batch: b, done: done}
+			if posted > n {
+				m.after = ring[(posted-1)%len(ring)].seq
+			}
+			if posted > n {
+				if !f.try(len(m.data)) {
+					break
+				}
+			} else if fate = f.enter(ctx, len(m.data), deadline); fate != wire.Received {
+				return n, fate, true
+			}
+			if s, ok := f.post(m); !ok {
+				f.leave(len(m.data))
+				fate = s
+				break
+			}
+			posted++
+		}
+		if posted == n {
+			break
+		}
+		f.flush()
+		m := &ring[n%len(ring)]
+		s := f.await(ctx, m)
+		f.leave(len(m.data))
+		if s == wire.Received {
+			n++
+			continue
+		}
+		// The rest can't be received any more.
+		fate, unsent = s, m.unsent
+		for i := n + 1; i < posted; i++ {
+			f.cancel(&ring[i%len(ring)])
+		}
+		for i := n + 1; i < posted; i++ {
+			m := &ring[i%len(ring)]
+			<-m.done
+			f.leave(len(m.data))
+		}
+		break
+	}
+	return n, fate, unsent
+}
+
+// post gives m a number and appends it to the peer's frame, for flush to send.
+// False: it did not, and the fate says why.
 func (f *flow) post(m *message) (wire.Status, bool) {
 	now := time.Now()
 	f.mu.Lock()
@@ -158,25 +281,38 @@ func (f *flow) post(m *message) (wire.Status, bool) {
 		f.mu.Unlock()
 		return wire.NotHere, false
 	}
+	if len(f.open) == 0 && now.Sub(f.used) > flowFresh {
+		f.mu.Unlock()
+		return wire.Stranger, false
+	}
 	if len(f.open) >= flowSpan {
 		f.mu.Unlock()
 		return wire.Busy, false
 	}
 	m.seq = f.low + uint64(len(f.open))
 	f.open = append(f.open, m)
-	p := f.write(m, now)
+	f.expect(now)
+	f.write(m, now)
 	f.arm(earlier(m.askAt, m.deadline))
 	f.mu.Unlock()
-	if p != nil {
-		p.flush()
-	}
 	return 0, true
+}
+
+// flush sends what has been posted.
+func (f *flow) flush() {
+	f.mu.Lock()
+	p := f.peer
+	f.mu.Unlock()
+	p.flush()
 }
 
 // write appends the data of m, and returns the peer to flush. It is called
 // with mu held, so that the numbers are in order on the wire.
 func (f *flow) write(m *message, now time.Time) *peer {
 	m.askAt = now.Add(askFirst)
+	if m.batch != nil && m.batch.failed != 0 && m.seq > m.batch.failed {
+		return nil // it must not be received any more
+	}
 	p, w := f.begin()
 	if w == nil {
 		return nil // as if lost
@@ -190,9 +326,18 @@ func (f *flow) write(m *message, now time.Time) *peer {
 		budget = uint64(max(left.Milliseconds(), 1))
 	}
 	m.peer = p
-	m.pos = p.position(w.Data(&f.Target, f.low, m.seq, budget, m.data))
+	m.pos = p.position(w.Data(&f.Target, f.low, m.seq, budget, f.gap(m), m.data))
 	p.end()
 	return p
+}
+
+// gap is how far behind the message is that m must follow; 0 when that one has
+// been received, or there is none.
+func (f *flow) gap(m *message) uint64 {
+	if m.after != 0 && f.get(m.after) != nil {
+		return m.seq - m.after
+	}
+	return 0
 }
 
 // begin opens the peer's frame. The peer may have been closed while idle; then
@@ -214,13 +359,21 @@ func (f *flow) begin() (*peer, *wire.Writer) {
 // settle gives m its fate. It is called with mu held; once for each m.
 func (f *flow) settle(m *message, s wire.Status) {
 	f.open[m.seq-f.low] = nil
+	f.trim()
+	if b := m.batch; b != nil && s != wire.Received && (b.failed == 0 || m.seq < b.failed) {
+		b.failed = m.seq
+	}
+	m.done <- s
+}
+
+// trim raises low above what is settled.
+func (f *flow) trim() {
 	n := 0
 	for n < len(f.open) && f.open[n] == nil {
 		n++
 	}
 	f.low += uint64(n)
 	f.open = f.open[n:]
-	m.done <- s
 }
 
 func (f *flow) get(seq uint64) *message {
@@ -241,12 +394,16 @@ func (f *flow) withdraw(m *message, now time.Time) {
 		f.settle(m, wire.Expired)
 		return
 	}
+	f.expect(now)
 	if p, w := f.begin(); w != nil {
 		w.Cancel(&f.Target, f.low, m.seq)
 		p.end()
 		p.flush()
 	}
 }
+
+// waits reports whether m has not left this node.
+func (m *message) waits() bool { return m.copies == 1 && m.peer.waits(m.pos) }
 
 // recall takes m back when it has not left this node.
 func (m *message) recall() bool {
@@ -279,10 +436,6 @@ func (f *flow) tick() {
 	now := time.Now()
 	f.mu.Lock()
 	f.wakeAt = time.Time{}
-	if len(f.open) == 0 {
-		f.mu.Unlock()
-		return
-	}
 	wake := now.Add(askMost)
 	var ask []*message
 	for _, m := range append([]*message(nil), f.open...) {
@@ -297,7 +450,12 @@ func (f *flow) tick() {
 		if !m.withdrawn.IsZero() {
 			end := m.withdrawn.Add(withdrawGrace)
 			if !now.Before(end) {
-				f.settle(m, unknown)
+				// It may have been on its way to a connection that refused it.
+				if m.recall() {
+					f.settle(m, wire.Expired)
+				} else {
+					f.settle(m, unknown)
+				}
 				continue
 			}
 			wake = earlier(wake, end)
@@ -305,15 +463,28 @@ func (f *flow) tick() {
 			wake = earlier(wake, m.deadline)
 		}
 		if !now.Before(m.askAt) {
-			ask = append(ask, m)
-			m.asks++
-			m.askAt = now.Add(min(askFirst<<min(m.asks, 10), askMost))
+			if m.waits() { // there is nothing to ask for
+				m.askAt = now.Add(askFirst)
+			} else {
+				ask = append(ask, m)
+				m.asks++
+				m.askAt = now.Add(min(askFirst<<min(m.asks, 10), askMost))
+			}
 		}
 		wake = earlier(wake, m.askAt)
 	}
-	f.ask(ask)
-	silent := f.asked > silentAfter
-	f.arm(wake)
+	silent := f.silent(now)
+	if !f.unheard.IsZero() && !silent {
+		if len(f.open) == 0 { // what was not answered has been given up
+			f.probe()
+			wake = earlier(wake, now.Add(askFirst))
+		}
+		wake = earlier(wake, f.unheard.Add(silentAfter))
+	}
+	f.ask(ask, now)
+	if len(f.open) > 0 || !f.unheard.IsZero() && !silent {
+		f.arm(wake)
+	}
 	f.mu.Unlock()
 	if silent {
 		f.silence(f, true)
@@ -322,11 +493,11 @@ func (f *flow) tick() {
 
 // ask asks for the status of what has been under way for long. It is called
 // with mu held.
-func (f *flow) ask(ms []*message) {
+func (f *flow) ask(ms []*message, now time.Time) {
 	if len(ms) == 0 {
 		return
 	}
-	f.asked++
+	f.expect(now)
 	if p, w := f.begin(); w != nil {
 		for _, m := range ms {
 			w.Ask(&f.Target, f.low, m.seq)
@@ -339,7 +510,6 @@ func (f *flow) ask(ms []*message) {
 // replied takes a Reply item.
 func (f *flow) replied(seq, current uint64, s wire.Status) {
 	f.mu.Lock()
-	recovered := f.hear()
 	f.current = current
 	m := f.get(seq)
 	var p *peer
@@ -350,7 +520,7 @@ func (f *flow) replied(seq, current uint64, s wire.Status) {
 		if m.withdrawn.IsZero() {
 			p = f.write(m, time.Now())
 		}
-	case s == wire.Stranger && (m.copies > 1 || m.asks > 0 || !m.withdrawn.IsZero()):
+	case s == wire.Stranger && (m.copies > 1 || m.copies == 1 && (m.asks > 0 || !m.withdrawn.IsZero())):
 		// A process that was started anew on the address can't tell what became
 		// of other copies.
 		f.settle(m, unknown)
@@ -360,27 +530,42 @@ func (f *flow) replied(seq, current uint64, s wire.Status) {
 		}
 		f.settle(m, s)
 	}
+	news := f.hear(s == wire.Stranger) || s == wire.Stranger && current != 0
 	f.mu.Unlock()
 	if p != nil {
 		p.flush()
 	}
-	if recovered {
+	if news {
 		f.silence(f, false)
 	}
 }
 
-// hear notes that the holder answers, and reports whether it was silent. It is
-// called with mu held.
-func (f *flow) hear() (recovered bool) {
-	recovered = f.asked > silentAfter
-	f.asked = 0
-	return recovered
+// expect notes that an answer is due. It is called with mu held.
+func (f *flow) expect(now time.Time) {
+	f.used = now
+	if f.unheard.IsZero() {
+		f.unheard = now
+	}
+}
+
+// hear notes that the holder answers, and reports whether it was mute and is
+// not any more. It is called with mu held.
+func (f *flow) hear(absent bool) (recovered bool) {
+	now := time.Now()
+	mute := f.absent || f.silent(now)
+	f.used, f.unheard, f.absent = now, time.Time{}, absent
+	return mute && !absent
+}
+
+// silent reports whether the holder has stopped answering. It is called with
+// mu held.
+func (f *flow) silent(now time.Time) bool {
+	return !f.unheard.IsZero() && now.Sub(f.unheard) >= silentAfter
 }
 
 // ended takes an Over item: what is not among the received never will be.
 func (f *flow) ended(received wire.Seqs) {
 	f.mu.Lock()
-	f.hear()
 	for seq := range received.All {
 		if m := f.get(seq); m != nil {
 			f.settle(m, wire.Received)
@@ -392,16 +577,23 @@ func (f *flow) ended(received wire.Seqs) {
 		}
 	}
 	f.end()
-	low := f.low
-	p, w := f.begin()
-	if w != nil {
-		w.Settled(&f.Target, low)
-		p.end()
-	}
+	f.hear(false)
+	p := f.confirm()
 	f.mu.Unlock()
-	if w != nil {
+	if p != nil {
 		p.flush()
 	}
+}
+
+// confirm appends what is settled, so that the holder waits for nothing, and
+// returns the peer to flush. It is called with mu held.
+func (f *flow) confirm() *peer {
+	p, w := f.begin()
+	if w != nil {
+		w.Settled(&f.Target, f.low)
+		p.end()
+	}
+	return p
 }
 
 // end makes every send to come go elsewhere. It is called with mu held.
@@ -425,21 +617,35 @@ func (f *flow) retire() {
 	}
 }
 
-// silent reports whether the holder has stopped answering.
-func (f *flow) silent() bool {
+// mute says why nothing should be sent for now, and asks again. Nil: nothing is
+// known against it.
+func (f *flow) mute() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.asked > silentAfter
+	now := time.Now()
+	var why error
+	switch {
+	case f.silent(now):
+		why = ErrUnreachable
+	case f.absent:
+		why = ErrNoHolder
+	default:
+		f.used = now
+		return nil
+	}
+	f.probe()
+	return why
 }
 
-// probe asks about a number that has not been used, to hear anything at all.
+// probe asks about a number that no message will have, to hear anything at
+// all. It is called with mu held.
 func (f *flow) probe() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if p, w := f.begin(); w != nil {
 		w.Ask(&f.Target, f.low, f.low+uint64(len(f.open)))
 		p.end()
 		p.flush()
+		f.open = append(f.open, nil)
+		f.trim()
 	}
 }
 
@@ -478,14 +684,8 @@ func (d *delivery) replied(it *wire.Item) {
 
 // close withdraws everything that is under way.
 func (d *delivery) close() {
-	d.mu.RLock()
-	flows := make([]*flow, 0, len(d.flows))
-	for _, f := range d.flows {
-		flows = append(flows, f)
-	}
-	d.mu.RUnlock()
 	now := time.Now()
-	for _, f := range flows {
+	for _, f := range d.shut() {
 		f.mu.Lock()
 		f.over()
 		for _, m := range append([]*message(nil), f.open...) {
@@ -496,6 +696,26 @@ func (d *delivery) close() {
 		f.arm(now.Add(withdrawGrace))
 		f.mu.Unlock()
 	}
+}
+
+// settle tells every holder that nothing is under way any more.
+func (d *delivery) settle() {
+	for _, f := range d.shut() {
+		f.mu.Lock()
+		p := f.confirm()
+		f.mu.Unlock()
+		if p != nil {
+			p.flush()
+		}
+	}
+}
+
+// shut returns the flows, to which no more are added.
+func (d *delivery) shut() []*flow {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return slices.Collect(maps.Values(d.flows))
 }
 
 // idle reports whether nothing is under way.

@@ -82,7 +82,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		return nil, err
 	}
 	g.delivery = &delivery{transport: g.transport, flows: map[uint64]*flow{}}
-	g.routes = &routes{self: g.transport.addr, newLock: newLock, delivery: g.delivery, ctx: g.ctx, ids: map[string]*route{}}
+	g.routes = &routes{self: g.transport.addr, here: g.tenures.open, newLock: newLock, delivery: g.delivery, ctx: g.ctx, ids: map[string]*route{}}
 	close(ready)
 	return g, nil
 }
@@ -165,13 +165,13 @@ func (g *Gone) candidate(id string) (*GoneRunner, error) {
 }
 
 // begin implements stage.
-func (g *Gone) begin(ctx context.Context, id string, token uint64, stale func() bool) (<-chan []byte, func()) {
+func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() time.Duration) (<-chan []byte, func()) {
 	if token == 0 {
 		// For a lock without tokens: no other tenure of this id on this node
 		// has the same.
 		token = uint64(time.Now().UnixMicro())
 	}
-	m := newMailbox(id, token, ctx.Done(), stale, g)
+	m := newMailbox(ctx, id, token, left, g)
 	unhook := context.AfterFunc(ctx, m.shut)
 	g.tenures.begin(m)
 	g.watchWakes()
@@ -197,7 +197,7 @@ func (g *Gone) watchWakes() {
 	look = func() {
 		ms := g.tenures.all()
 		for _, m := range ms {
-			m.stale()
+			m.left()
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -206,112 +206,6 @@ func (g *Gone) watchWakes() {
 		}
 	}
 	time.AfterFunc(wakeWatch, look)
-}
-
-// SendData sends data to the handler of the id, on whichever node it runs, and
-// returns nil when the handler has received it. It is a send on an unbuffered
-// channel across the cluster: it waits for a holder and for the handler, for
-// 10 s or what [WithSendTimeout] says. Data is the caller's again when it
-// returns.
-//
-// An error wraps either ErrNotDelivered or ErrOutcomeUnknown, and the reason:
-// ErrNoHolder, ErrBusy, ErrUnreachable, ErrTooLarge, ErrClosed, the context's
-// error, or what the lock service said.
-func (g *Gone) SendData(id string, data []byte) error {
-	return g.SendDataContext(context.Background(), id, data)
-}
-
-// SendDataContext is SendData until the context's deadline, where it has one.
-// When ctx ends, the data is withdrawn where that is still possible, and the
-// call returns at once, or within 50 ms where the holder has to be asked.
-func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) error {
-	if err := checkID(id); err != nil {
-		return because(ErrNotDelivered, err)
-	}
-	if len(data) > g.opts.maxMessageSize {
-		return because(ErrNotDelivered, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(data), g.opts.maxMessageSize))
-	}
-	g.sending.Add(1)
-	defer func() {
-		if g.sending.Add(-1) == 0 && g.closed.Load() {
-			select {
-			case g.drained <- struct{}{}:
-			default:
-			}
-		}
-	}()
-	if g.closed.Load() {
-		return because(ErrNotDelivered, ErrClosed)
-	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(g.opts.sendTimeout)
-	}
-	return g.send(ctx, id, data, deadline)
-}
-
-// send tries until the data is received, its outcome is unknown, or the time
-// is up. Each attempt is over for good before the next begins.
-func (g *Gone) send(ctx context.Context, id string, data []byte, deadline time.Time) error {
-	reason := ErrNoHolder
-	for pause := lookFirst; ; pause = min(2*pause, 50*time.Millisecond) {
-		switch {
-		case ctx.Err() != nil:
-			return because(ErrNotDelivered, because(reason, ctx.Err()))
-		case g.ctx.Err() != nil:
-			return because(ErrNotDelivered, ErrClosed)
-		case !time.Now().Before(deadline):
-			return because(ErrNotDelivered, reason)
-		}
-		s, why := g.attempt(ctx, id, data, deadline)
-		if why != nil {
-			reason = why
-		}
-		switch s {
-		case wire.Received:
-			return nil
-		case unknown:
-			if err := ctx.Err(); err != nil {
-				why = because(why, err)
-			}
-			return because(ErrOutcomeUnknown, why)
-		case wire.Oversized:
-			return because(ErrNotDelivered, ErrTooLarge)
-		case wire.Busy, wire.Stranger:
-			// The queue is full, or the holder doesn't know yet that it is one.
-			_ = sleepCtx(ctx, jitter(min(pause, time.Until(deadline))))
-		}
-	}
-}
-
-// attempt sends data to the tenure that holds the id now, as far as is known,
-// or waits for one. The fate is 0 when there was none; the reason is why it
-// was not received, nil when nothing new is known.
-func (g *Gone) attempt(ctx context.Context, id string, data []byte, deadline time.Time) (wire.Status, error) {
-	if m := g.tenures.current(id); m != nil {
-		if s := m.local(ctx, append([]byte(nil), data...), deadline, false); s != wire.NotHere {
-			return s, ErrBusy
-		}
-	}
-	r, err := g.routes.get(id)
-	if err != nil {
-		_ = sleepCtx(ctx, jitter(min(lookMost, time.Until(deadline))))
-		return 0, err
-	}
-	f, err := r.next(ctx, deadline)
-	if f == nil {
-		return 0, err
-	}
-	m := &message{data: data, deadline: deadline, done: make(chan wire.Status, 1)}
-	s := f.send(ctx, m)
-	switch {
-	case s == wire.NotHere || s == wire.Stranger:
-		r.refused(f, s == wire.NotHere)
-		return s, ErrNoHolder
-	case m.unsent || s == unknown:
-		return s, ErrUnreachable
-	}
-	return s, ErrBusy
 }
 
 // receive takes a frame from the network.
@@ -443,6 +337,7 @@ func (g *Gone) close() error {
 	for g.sending.Load() > 0 {
 		<-g.drained
 	}
+	g.delivery.settle()
 	g.transport.close()
 	g.routes.close()
 	return errors.Join(late...)

@@ -16,18 +16,19 @@ import (
 // number of a flow has one fate, however many copies arrive. After shut the
 // fates never change, and they can still be asked for.
 type mailbox struct {
-	id    string
-	token uint64
-	data  chan []byte
-	exit  <-chan struct{} // the handler's Exit
-	stale func() bool     // the tenure is over; asked before each hand-over
-	reply replier
+	id     string
+	token  uint64
+	data   chan []byte
+	left   func() time.Duration // of the lease; asked before each hand-over
+	reply  replier
+	window // of the senders on this node; ends with Exit
 
 	mu      sync.Mutex
 	over    bool
 	queue   parcels
 	pumping bool
-	sweep   bool          // the queue has withdrawn parcels
+	offered *parcel       // the pump's, while it waits for the handler
+	sweep   bool          // the queue may have parcels that follow a refused one
 	kick    chan struct{} // makes the pump look again; capacity 1
 	pumps   sync.WaitGroup
 	flows   map[wire.Return]*inflow
@@ -41,6 +42,7 @@ const (
 	inflowSpan      = 64 << 10         // sequence numbers remembered for one flow
 	inflowIdle      = 10 * time.Minute // before a flow may make room for another
 	inflowFresh     = 30 * time.Second // while a sender may still wonder
+	expireEvery     = 2 * time.Millisecond
 )
 
 // replier sends fates to where messages came from.
@@ -49,12 +51,13 @@ type replier interface {
 	overTo(addr string, to wire.Return, current uint64, received []uint64)
 }
 
-func newMailbox(id string, token uint64, exit <-chan struct{}, stale func() bool, reply replier) *mailbox {
+func newMailbox(exit context.Context, id string, token uint64, left func() time.Duration, reply replier) *mailbox {
 	return &mailbox{
-		id: id, token: token, exit: exit, stale: stale, reply: reply,
-		data:  make(chan []byte),
-		kick:  make(chan struct{}, 1),
-		flows: map[wire.Return]*inflow{},
+		id: id, token: token, left: left, reply: reply,
+		window: newWindow(exit),
+		data:   make(chan []byte),
+		kick:   make(chan struct{}, 1),
+		flows:  map[wire.Return]*inflow{},
 	}
 }
 
@@ -63,6 +66,9 @@ type parcel struct {
 	payload   []byte
 	expires   time.Time
 	withdrawn bool
+	after     *parcel // must be received first; nil once it is, or if any order will do
+	fate      wire.Status
+	prev      *parcel
 	next      *parcel
 
 	in   *inflow // where it came from; nil for a sender on this node
@@ -77,6 +83,7 @@ type parcels struct {
 }
 
 func (q *parcels) push(p *parcel) {
+	p.prev, p.next = q.tail, nil
 	if q.head == nil {
 		q.head = p
 	} else {
@@ -90,15 +97,20 @@ func (q *parcels) push(p *parcel) {
 	}
 }
 
-func (q *parcels) pop() *parcel {
-	p := q.head
-	q.head = p.next
+func (q *parcels) remove(p *parcel) {
+	if p.prev == nil {
+		q.head = p.next
+	} else {
+		p.prev.next = p.next
+	}
+	if p.next == nil {
+		q.tail = p.prev
+	} else {
+		p.next.prev = p.prev
+	}
+	p.prev, p.next = nil, nil
 	q.n--
 	q.bytes -= len(p.payload)
-	if q.head == nil {
-		*q = parcels{}
-	}
-	return p
 }
 
 // An inflow is what is known of one remote sender's flow into this tenure.
@@ -210,8 +222,18 @@ func (m *mailbox) arrived(from uint64, addr []byte, it *wire.Item, shared bool) 
 }
 
 func (m *mailbox) accept(f *inflow, it *wire.Item, shared bool) wire.Status {
-	if m.over || m.stale() {
+	if m.over || m.left() <= 0 {
 		return wire.NotHere
+	}
+	var after *parcel
+	if it.After != 0 {
+		switch f.get(it.Seq - it.After) {
+		case wire.Received:
+		case wire.Pending:
+			after = f.wait[it.Seq-it.After]
+		default:
+			return wire.Busy
+		}
 	}
 	if m.direct(it.Payload) {
 		return wire.Received
@@ -219,7 +241,7 @@ func (m *mailbox) accept(f *inflow, it *wire.Item, shared bool) wire.Status {
 	if it.Budget == 0 || m.full(len(it.Payload)) {
 		return wire.Busy
 	}
-	p := &parcel{payload: it.Payload, in: f, seq: it.Seq}
+	p := &parcel{payload: it.Payload, after: after, in: f, seq: it.Seq}
 	if shared { // a waiting payload must not keep a whole frame alive
 		p.payload = append([]byte(nil), it.Payload...)
 	}
@@ -274,9 +296,8 @@ func (m *mailbox) pump() {
 	defer timer.Stop()
 	for {
 		m.mu.Lock()
-		if !m.over && m.stale() {
-			m.over = true
-		}
+		left := m.left()
+		m.over = m.over || left <= 0
 		m.expire()
 		p := m.queue.head
 		if p == nil || m.over {
@@ -286,25 +307,30 @@ func (m *mailbox) pump() {
 			m.report(refused, wire.NotHere)
 			return
 		}
-		timer.Reset(time.Until(m.queue.earliest))
+		// The timer takes the offer back at the deadline even before anybody
+		// gets to close Exit, as when a paused process goes on.
+		// What has expired is not worth a look at all that waits each time.
+		timer.Reset(min(left, max(time.Until(m.queue.earliest), expireEvery)))
+		m.offered = p
 		m.mu.Unlock()
 
 		taken := false
 		select {
 		case m.data <- p.payload:
 			taken = true
-		case <-m.exit: // from here on the handler can't take it
+		case <-m.ctx.Done(): // from here on the handler can't take it
 		case <-m.kick:
 		case <-timer.C:
 		}
 
 		m.mu.Lock()
+		m.offered = nil
 		s := wire.Expired
 		if taken {
 			s = wire.Received
 		}
 		if taken || p.withdrawn {
-			m.queue.pop()
+			m.queue.remove(p)
 			m.decide(p, s)
 		}
 		m.mu.Unlock()
@@ -316,7 +342,8 @@ func (m *mailbox) pump() {
 
 // decide notes the fate of a parcel that has left the queue.
 func (m *mailbox) decide(p *parcel, s wire.Status) {
-	p.next = nil
+	p.after, p.fate = nil, s
+	m.sweep = m.sweep || s != wire.Received
 	if p.in != nil {
 		delete(p.in.wait, p.seq)
 		p.in.set(p.seq, s)
@@ -342,7 +369,8 @@ func (m *mailbox) refuse() *parcel {
 	}
 	var list *parcel
 	for m.queue.head != nil {
-		p := m.queue.pop()
+		p := m.queue.head
+		m.queue.remove(p)
 		m.decide(p, wire.NotHere)
 		p.next = list
 		list = p
@@ -357,20 +385,21 @@ func (m *mailbox) expire() {
 	if m.queue.head == nil || !m.sweep && now.Before(m.queue.earliest) {
 		return
 	}
-	m.sweep = false
-	var keep parcels
 	var drop *parcel
-	for m.queue.head != nil {
-		p := m.queue.pop()
-		if p.next = nil; !p.withdrawn && now.Before(p.expires) {
-			keep.push(p)
+	m.queue.earliest = now.Add(time.Hour)
+	for p, next := m.queue.head, (*parcel)(nil); p != nil; p = next {
+		next = p.next
+		orphan := p.after != nil && p.after.fate != 0 && p.after.fate != wire.Received
+		if !orphan && now.Before(p.expires) {
+			m.queue.earliest = earlier(m.queue.earliest, p.expires)
 			continue
 		}
+		m.queue.remove(p)
 		m.decide(p, wire.Expired)
 		p.next = drop
 		drop = p
 	}
-	m.queue = keep
+	m.sweep = false
 	if drop != nil {
 		m.mu.Unlock()
 		m.report(drop, wire.Expired)
@@ -378,12 +407,18 @@ func (m *mailbox) expire() {
 	}
 }
 
-// withdraw takes back a parcel, where that is still possible. Its fate is
-// reported in the usual way. It is called with mu held.
-func (m *mailbox) withdraw(p *parcel) {
-	p.withdrawn = true
-	m.sweep = true
-	m.look()
+// withdraw takes back a parcel that has no fate yet. One that is being offered
+// is the pump's to take back, or to report as received; then its fate is 0 for
+// the moment. It is called with mu held.
+func (m *mailbox) withdraw(p *parcel) wire.Status {
+	if p == m.offered {
+		p.withdrawn = true
+		m.look()
+		return 0
+	}
+	m.queue.remove(p)
+	m.decide(p, wire.Expired)
+	return wire.Expired
 }
 
 // ask returns the status of one sequence number.
@@ -417,8 +452,7 @@ func (m *mailbox) cancel(from uint64, addr []byte, it *wire.Item) wire.Status {
 		f.set(it.Seq, wire.Expired)
 		return wire.Expired
 	case wire.Pending:
-		m.withdraw(f.wait[it.Seq])
-		return 0
+		return m.withdraw(f.wait[it.Seq])
 	default:
 		return s
 	}
@@ -434,10 +468,21 @@ func (m *mailbox) settled(from uint64, it *wire.Item) {
 }
 
 // local offers data of a sender on this node and waits for its fate. The
-// handler gets data itself: it must not be the caller's.
+// handler gets a copy.
 func (m *mailbox) local(ctx context.Context, data []byte, deadline time.Time, try bool) wire.Status {
+	if !m.try(len(data)) {
+		if try {
+			return wire.Busy
+		}
+		if s := m.enter(ctx, len(data), deadline); s != wire.Received {
+			return s
+		}
+	}
+	defer m.leave(len(data))
+	data = append([]byte(nil), data...)
+
 	m.mu.Lock()
-	if m.over || m.stale() {
+	if m.over || m.left() <= 0 {
 		m.mu.Unlock()
 		return wire.NotHere
 	}
@@ -458,9 +503,19 @@ func (m *mailbox) local(ctx context.Context, data []byte, deadline time.Time, tr
 	case <-ctx.Done():
 	}
 	m.mu.Lock()
-	m.withdraw(p)
+	if p.fate == 0 && m.withdraw(p) != 0 {
+		m.mu.Unlock()
+		return wire.Expired
+	}
 	m.mu.Unlock()
-	return <-p.done // the pump is about to say
+	return <-p.done // it has been decided, or is about to be
+}
+
+// open reports whether the handler may still receive something.
+func (m *mailbox) open() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.over && m.left() > 0
 }
 
 // shut ends the hand-over for good: what waits is refused, and every remote
@@ -488,13 +543,18 @@ func (m *mailbox) tell() (open int) {
 	var notices []notice
 	m.mu.Lock()
 	for _, f := range m.flows {
-		if f.low <= f.last && time.Since(f.seen) < inflowFresh {
-			notices = append(notices, notice{f, f.received()})
+		if f.low > f.last {
+			continue
+		}
+		notices = append(notices, notice{f, f.received()})
+		// One that was silent for long may be gone: it is told, not waited for.
+		if time.Since(f.seen) < inflowFresh {
+			open++
 		}
 	}
 	m.mu.Unlock()
 	for _, n := range notices {
 		m.reply.overTo(n.f.addr, n.f.from, 0, n.received)
 	}
-	return len(notices)
+	return open
 }

@@ -12,6 +12,7 @@ import (
 // holder refuses or falls silent, so that a message costs no lock-service call.
 type routes struct {
 	self     string
+	here     func(id string) bool // a tenure on this node takes messages
 	newLock  LockFactory
 	delivery *delivery
 	ctx      context.Context // ends with the Gone
@@ -42,6 +43,7 @@ type route struct {
 	changed chan struct{} // closed when it is worth looking again
 	looking bool          // look runs
 	waiting int           // senders
+	evicted bool          // there may be another route of the id
 }
 
 // get finds or makes the route of an id.
@@ -123,7 +125,7 @@ func closeLock(l GoneLock) {
 // change and returns nil and why there is none.
 func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {
 	r.mu.Lock()
-	if f := r.flow; f != nil {
+	if f := r.flow; f != nil || r.evicted {
 		r.mu.Unlock()
 		return f, nil
 	}
@@ -135,13 +137,16 @@ func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {
 	}
 	r.mu.Unlock()
 
-	timer := time.NewTimer(time.Until(deadline))
-	defer timer.Stop()
-	select {
-	case <-changed:
-	case <-timer.C:
-	case <-ctx.Done():
-	case <-r.rs.ctx.Done():
+	// A tenure that has begun here since the caller looked told nobody.
+	if !r.rs.here(r.id) {
+		timer := time.NewTimer(time.Until(deadline))
+		defer timer.Stop()
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		case <-r.rs.ctx.Done():
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -158,44 +163,52 @@ func (r *route) change() {
 // refused drops a flow whose holder does not have the tenure. When the tenure
 // is over for good, the lock service is not believed if it still names it.
 func (r *route) refused(f *flow, over bool) {
-	hint := f.hint()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if over {
+	// Without tokens of the lock those of two nodes can't be compared.
+	if _, ok := r.lock.(Fencer); ok && over {
 		r.dead = max(r.dead, f.Token)
 	}
 	if r.flow != f {
 		return
 	}
 	r.flow, r.last = nil, f
-	if hint > r.dead && hint != f.Token {
-		r.use(f.addr, hint)
-	}
+	r.follow(f)
 }
 
-// silence is told by a flow that its holder has stopped, or resumed, to answer.
+// silence is told by a flow that its holder has stopped to answer, or that it
+// has news: it answers again, or knows of another tenure.
 func (r *route) silence(f *flow, silent bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
 	case silent && r.flow == f:
 		r.flow, r.last, r.err = nil, f, ErrUnreachable
-	case !silent && r.flow == nil && r.last == f && f.ctx.Err() == nil:
-		r.flow, r.last, r.err = f, nil, nil
+	case !silent && r.flow == nil && r.last == f:
+		if !r.follow(f) && f.ctx.Err() == nil {
+			r.use(f.addr, f.Token)
+		}
 	}
-	r.change()
+}
+
+// follow goes on to another tenure that the holder's node has named, if it
+// has. It is called with mu held.
+func (r *route) follow(f *flow) bool {
+	token := f.hint()
+	if token == f.Token || token <= r.dead {
+		return false
+	}
+	r.use(f.addr, token)
+	return true
 }
 
 // use makes the flow to a tenure the route. It is called with mu held.
 func (r *route) use(addr string, token uint64) {
 	if f := r.last; f != nil && f.addr == addr && f.Token == token && f.ctx.Err() == nil {
-		if f.silent() {
-			r.err = ErrUnreachable
-			f.probe()
-			return
+		if r.err = f.mute(); r.err == nil {
+			r.flow, r.last = f, nil
+			r.change()
 		}
-		r.flow, r.last, r.err = f, nil, nil
-		r.change()
 		return
 	}
 	f, err := r.rs.delivery.newFlow(r.id, addr, token, r.silence)
@@ -210,6 +223,39 @@ func (r *route) use(addr string, token uint64) {
 	r.change()
 }
 
+// learn takes an answer of the lock service and reports whether there is no
+// holder. It is called with mu held.
+func (r *route) learn(addr string, token uint64, err error) (nobody bool) {
+	switch {
+	case r.flow != nil:
+	case err != nil:
+		r.err = err
+		return errors.Is(err, ErrNoHolder)
+	case addr == r.rs.self, token != 0 && token <= r.dead:
+		// About to begin, or over without the service knowing it yet.
+		r.err = ErrNoHolder
+		return true
+	default:
+		r.use(addr, token)
+	}
+	return false
+}
+
+// lookOnce is next for a sender that does not wait for a holder.
+func (r *route) lookOnce() (*flow, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.flow == nil && !r.evicted {
+		r.waiting++
+		r.mu.Unlock()
+		addr, token, err := holder(r.lock)
+		r.mu.Lock()
+		r.waiting--
+		r.learn(addr, token, err)
+	}
+	return r.flow, r.err
+}
+
 // look asks the lock service for the holder until there is a flow, or nobody
 // waits for one.
 func (r *route) look() {
@@ -217,23 +263,13 @@ func (r *route) look() {
 		began := time.Now()
 		addr, token, err := holder(r.lock)
 		r.mu.Lock()
-		switch {
-		case r.flow != nil:
-		case err != nil:
-			r.err = err
-		case addr == r.rs.self, token != 0 && token <= r.dead:
-			// About to begin, or over without the service knowing it yet.
-			r.err = ErrNoHolder
-		default:
-			r.use(addr, token)
-		}
+		nobody := r.learn(addr, token, err)
 		if r.flow != nil || r.waiting == 0 || r.rs.ctx.Err() != nil {
 			r.looking = false
 			r.change()
 			r.mu.Unlock()
 			return
 		}
-		nobody := errors.Is(r.err, ErrNoHolder)
 		r.mu.Unlock()
 
 		if w, ok := r.lock.(Waiter); ok && nobody {
@@ -262,9 +298,12 @@ func (r *route) retireIdle() bool {
 			return false
 		}
 	}
-	if r.flow != nil {
-		r.flow.retire()
+	for _, f := range []*flow{r.flow, r.last} {
+		if f != nil {
+			f.retire()
+		}
 	}
+	r.flow, r.last, r.evicted = nil, nil, true
 	return true
 }
 

@@ -42,6 +42,12 @@ func (t *tenures) current(id string) *mailbox {
 	return nil
 }
 
+// open reports whether a tenure of the id takes messages.
+func (t *tenures) open(id string) bool {
+	m := t.current(id)
+	return m != nil && m.open()
+}
+
 // find returns the tenure with a token and the token of the current one.
 func (t *tenures) find(id []byte, token uint64) (m *mailbox, current uint64) {
 	t.mu.RLock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ type transport struct {
 
 const (
 	frameSize   = 64 << 10        // a frame is closed when it has grown over this
+	peerBytes   = 64 << 20        // wait for one peer; what comes then is lost
 	peerIdle    = 2 * time.Minute // without traffic a peer's socket is closed
 	stallFirst  = 200 * time.Microsecond
 	stallMost   = 50 * time.Millisecond
@@ -161,9 +163,8 @@ func (t *transport) closeIdle() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for addr, p := range t.peers {
-		if p.idle() {
+		if p.closeIdle() {
 			delete(t.peers, addr)
-			p.close()
 		}
 	}
 	if len(t.peers) > 0 && !t.closed {
@@ -184,15 +185,19 @@ type peer struct {
 	mu       sync.Mutex
 	w        wire.Writer // the open frame
 	queue    [][]byte    // closed frames, not sent
+	size     int         // of queue, in bytes
 	number   uint64      // of the open frame; those of queue precede it
 	spare    []byte
+	items    int  // in the open frame, as their writers ended
+	crowd    bool // the last frame had more than one
 	flushing bool // somebody has the role, perhaps a timer
 	closed   bool
 	used     time.Time
 
 	// The flusher's, while ZeroMQ takes nothing.
 	stall   time.Duration
-	stalled time.Time
+	stalled time.Time // since when
+	redial  time.Time // when to try with a new socket
 }
 
 // A position is where an item waits to be sent.
@@ -202,10 +207,10 @@ type position struct {
 }
 
 // begin locks the peer and returns the open frame to append to. It returns nil,
-// without the lock, when the peer has been closed.
+// without the lock, when the peer has been closed or too much waits.
 func (p *peer) begin() *wire.Writer {
 	p.mu.Lock()
-	if p.closed {
+	if p.closed || p.size >= peerBytes {
 		p.mu.Unlock()
 		return nil
 	}
@@ -214,6 +219,7 @@ func (p *peer) begin() *wire.Writer {
 
 // end unlocks the peer.
 func (p *peer) end() {
+	p.items++
 	if p.w.Len() >= frameSize {
 		p.seal()
 	}
@@ -223,26 +229,50 @@ func (p *peer) end() {
 // seal closes the open frame.
 func (p *peer) seal() {
 	p.queue = append(p.queue, p.w.Bytes())
+	p.size += p.w.Len()
 	p.number++
+	p.crowd, p.items = p.items > 1, 0
 	p.w.Reset(p.spare, p.t.incarnation, p.t.addr)
 	p.spare = nil
+}
+
+// drop loses what waits, as a broken connection does.
+func (p *peer) drop() {
+	p.seal()
+	p.queue, p.size, p.stall = nil, 0, 0
 }
 
 // position is that of an item at an offset in the open frame.
 func (p *peer) position(at int) position { return position{p.number, at} }
 
-// withdraw takes back a Data item. False: it has been given to ZeroMQ.
+// frame returns the frame that an item waits in; nil: it has been given to
+// ZeroMQ, or is lost. It is called with mu held.
+func (p *peer) frame(pos position) []byte {
+	switch back := p.number - pos.frame; {
+	case back == 0:
+		return p.w.Bytes()
+	case back <= uint64(len(p.queue)):
+		return p.queue[uint64(len(p.queue))-back]
+	}
+	return nil
+}
+
+// waits reports whether an item waits to be sent.
+func (p *peer) waits(pos position) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.frame(pos) != nil
+}
+
+// withdraw takes back a Data item that waits to be sent.
 func (p *peer) withdraw(pos position) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch back := p.number - pos.frame; {
-	case back == 0:
-		wire.Withdraw(p.w.Bytes(), pos.at)
-	case back <= uint64(len(p.queue)):
-		wire.Withdraw(p.queue[uint64(len(p.queue))-back], pos.at)
-	default:
+	frame := p.frame(pos)
+	if frame == nil {
 		return false
 	}
+	wire.Withdraw(frame, pos.at)
 	return true
 }
 
@@ -254,7 +284,13 @@ func (p *peer) flush() {
 		return
 	}
 	p.flushing = true
+	crowd := p.crowd
 	p.mu.Unlock()
+	if crowd {
+		// Others who are ready to run are about to write, too. This is what
+		// makes frames of many messages; a lone writer never gets here.
+		runtime.Gosched()
+	}
 	p.drain()
 }
 
@@ -276,53 +312,60 @@ func (p *peer) drain() {
 		}
 		frame := p.queue[0]
 		p.queue = p.queue[1:]
+		p.size -= len(frame)
 		p.mu.Unlock()
 
 		sent, err := p.push.Send(frame)
 
 		p.mu.Lock()
-		if sent {
+		switch {
+		case sent:
 			p.stall = 0
 			if cap(frame) <= 2*frameSize {
 				p.spare = frame
 			}
+		case p.closed || p.stall != 0 && time.Since(p.stalled) > peerIdle:
+			p.drop()
+		default:
+			p.queue = append([][]byte{frame}, p.queue...)
+			p.size += len(frame)
+			p.wait(err)
 			p.mu.Unlock()
-			continue
+			return
 		}
-		if p.closed {
-			p.queue = nil
-			p.w.Reset(p.w.Bytes(), p.t.incarnation, p.t.addr)
-			p.mu.Unlock()
-			continue
-		}
-		p.queue = append([][]byte{frame}, p.queue...)
-		p.wait(err)
 		p.mu.Unlock()
-		return
 	}
 }
 
 // wait passes the role to a timer while ZeroMQ takes nothing: the peer is not
 // connected, or doesn't keep up. It is called with mu held.
 func (p *peer) wait(err error) {
+	now := time.Now()
 	if p.stall == 0 {
-		p.stalled = time.Now()
+		p.stalled, p.redial = now, now.Add(stallRedial)
 	}
 	p.stall = min(max(2*p.stall, stallFirst), stallMost)
-	if err != nil || time.Since(p.stalled) > stallRedial {
+	if err != nil || now.After(p.redial) {
 		if push, err := p.t.ctx.Dial(p.addr); err == nil {
 			_ = p.push.Close()
 			p.push = push
 		}
-		p.stalled = time.Now()
+		p.redial = now.Add(stallRedial)
 	}
 	time.AfterFunc(p.stall, p.drain)
 }
 
-func (p *peer) idle() bool {
+// closeIdle closes the peer when it has not been used for long, and reports
+// whether it is closed.
+func (p *peer) closeIdle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.flushing && p.w.Empty() && time.Since(p.used) > peerIdle
+	if p.flushing || !p.w.Empty() || time.Since(p.used) < peerIdle {
+		return false
+	}
+	p.closed = true
+	_ = p.push.Close()
+	return true
 }
 
 // close closes the socket, or has the flusher close it.
