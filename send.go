@@ -1,0 +1,272 @@
+package gone
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// tryTimeout bounds TrySendData where the holder does not answer.
+const tryTimeout = time.Second
+
+// SendData sends data to the handler of the id, on whichever node it runs, and
+// returns nil when the handler has received it. It is a send on an unbuffered
+// channel across the cluster: it waits for a holder and for the handler, for
+// 10 s or what [WithSendTimeout] says. Data is the caller's again when it
+// returns.
+//
+// An error wraps either ErrNotDelivered or ErrOutcomeUnknown, and the reason:
+// ErrNoHolder, ErrBusy, ErrUnreachable, ErrTooLarge, ErrClosed, the context's
+// error, or what the lock service said.
+func (g *Gone) SendData(id string, data []byte) error {
+	return g.SendDataContext(context.Background(), id, data)
+}
+
+// SendDataContext is SendData until the context's deadline, where it has one.
+// When ctx ends, the data is withdrawn where that is still possible, and the
+// call returns at once, or where the holder has to be asked, with its answer,
+// for which it waits 200 ms at most.
+func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) error {
+	s := shipment{ctx: ctx, id: id}
+	s.one[0] = data
+	s.msgs = s.one[:]
+	return g.ship(&s)
+}
+
+// TrySendData hands data over if the handler is receiving right now, as a
+// select with a default would; otherwise the error wraps ErrNotDelivered and
+// ErrBusy or ErrNoHolder. A holder on another node has to be asked, which takes
+// a round trip, and a call to the lock service where the holder is not known.
+// What is not answered within a second ends as in SendData.
+func (g *Gone) TrySendData(id string, data []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
+	defer cancel()
+	return g.ship(&shipment{ctx: ctx, id: id, msgs: [][]byte{data}, try: true})
+}
+
+// SendBatch sends msgs in order and without waiting for each to be received
+// before it sends the next, for one goroutine that needs throughput. It returns
+// how many the handler received: those at the front of msgs, and, unless the
+// outcome is unknown, no other one. The error is that of the first that it did
+// not receive, as of [Gone.SendData]. Without a deadline in ctx the time to
+// wait begins anew with each message received.
+func (g *Gone) SendBatch(ctx context.Context, id string, msgs [][]byte) (delivered int, err error) {
+	s := shipment{ctx: ctx, id: id, msgs: msgs}
+	err = g.ship(&s)
+	return s.sent, err
+}
+
+// Holder is who holds an id.
+type Holder struct {
+	Addr  string // the node's advertised address
+	Token uint64 // the tenure's fencing token; 0 where the lock has none
+	Here  bool   // it is this node
+}
+
+// Holder asks the lock service who holds the id. The error wraps ErrNoHolder
+// when nobody does, ErrClosed, the context's error, or what the lock service
+// said. The answer may be out of date when it arrives.
+func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
+	if err := checkID(id); err != nil {
+		return Holder{}, err
+	}
+	if !g.enter() {
+		return Holder{}, ErrClosed
+	}
+	r, err := g.routes.get(id)
+	if err != nil {
+		g.leave()
+		return Holder{}, err
+	}
+	type answer struct {
+		h   Holder
+		err error
+	}
+	got := make(chan answer, 1)
+	go func() { // the lock can't be interrupted
+		defer g.leave()
+		addr, token, err := holder(r.lock)
+		got <- answer{Holder{addr, token, addr == g.Addr()}, err}
+	}()
+	select {
+	case a := <-got:
+		if a.err != nil {
+			return Holder{}, a.err
+		}
+		return a.h, nil
+	case <-ctx.Done():
+		return Holder{}, ctx.Err()
+	}
+}
+
+// enter and leave count the calls that use the transport or the routes. After
+// enter has returned false, leave must not be called.
+func (g *Gone) enter() bool {
+	g.sending.Add(1)
+	if g.closed.Load() {
+		g.leave()
+		return false
+	}
+	return true
+}
+
+func (g *Gone) leave() {
+	if g.sending.Add(-1) == 0 && g.closed.Load() {
+		select {
+		case g.drained <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// A shipment is what one call sends to one id: one message, or a batch.
+type shipment struct {
+	ctx      context.Context
+	id       string
+	msgs     [][]byte
+	sent     int // of msgs, received by the handler
+	try      bool
+	deadline time.Time
+	one      [1][]byte // msgs of a single message
+}
+
+// ship tries until everything is received, an outcome is unknown, or the time
+// is up. Each attempt is over for good before the next begins.
+func (g *Gone) ship(s *shipment) error {
+	if err := checkID(s.id); err != nil {
+		return because(ErrNotDelivered, err)
+	}
+	all := s.msgs
+	for i, data := range all {
+		if len(data) > g.opts.maxMessageSize {
+			s.msgs = all[:i] // those before it can be received
+			break
+		}
+	}
+	if !g.enter() {
+		return because(ErrNotDelivered, ErrClosed)
+	}
+	defer g.leave()
+
+	until, fixed := s.ctx.Deadline()
+	reason := ErrNoHolder
+	pause, before := lookFirst, -1
+	if err := s.ctx.Err(); err != nil {
+		return because(ErrNotDelivered, err)
+	}
+	for s.sent < len(s.msgs) {
+		if s.sent > before { // at first, and after progress
+			pause, before = lookFirst, s.sent
+			if s.deadline = until; !fixed {
+				s.deadline = time.Now().Add(g.opts.sendTimeout)
+			}
+		}
+		switch {
+		case s.ctx.Err() != nil:
+			return because(ErrNotDelivered, because(reason, s.ctx.Err()))
+		case g.ctx.Err() != nil:
+			return because(ErrNotDelivered, ErrClosed)
+		case !time.Now().Before(s.deadline):
+			if fixed { // the context's timer is about to say so
+				reason = because(reason, context.DeadlineExceeded)
+			}
+			return because(ErrNotDelivered, reason)
+		}
+		fate, why := g.attempt(s)
+		if why != nil {
+			reason = why
+		}
+		switch fate {
+		case unknown:
+			if err := s.ctx.Err(); err != nil {
+				why = because(why, err)
+			}
+			return because(ErrOutcomeUnknown, why)
+		case wire.Oversized:
+			return because(ErrNotDelivered, ErrTooLarge)
+		case wire.Expired:
+			// The holder kept it for as long as there was time for its answer.
+			s.deadline = time.Time{}
+		case wire.Busy:
+			if s.try {
+				return because(ErrNotDelivered, reason)
+			}
+			_ = sleepCtx(s.ctx, jitter(min(pause, time.Until(s.deadline))))
+			pause = min(2*pause, 50*time.Millisecond)
+		case nobody:
+			if s.try && why != nil {
+				return because(ErrNotDelivered, reason)
+			}
+		}
+	}
+	if n := len(s.msgs); n < len(all) {
+		return because(ErrNotDelivered, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(all[n]), g.opts.maxMessageSize))
+	}
+	return nil
+}
+
+// nobody is the fate of an attempt for which there was no tenure to send to.
+const nobody wire.Status = 0
+
+// attempt sends what is left to the tenure that holds the id now, as far as is
+// known, or waits for one. It returns the fate of the first message that was
+// not received and the reason, or nil when nothing new is known.
+func (g *Gone) attempt(s *shipment) (wire.Status, error) {
+	if m := g.tenures.current(s.id); m != nil {
+		if fate := s.local(m); fate != wire.NotHere {
+			return fate, ErrBusy
+		}
+	}
+	r, err := g.routes.get(s.id)
+	if err != nil {
+		_ = sleepCtx(s.ctx, jitter(min(lookMost, time.Until(s.deadline))))
+		return nobody, err
+	}
+	var f *flow
+	if s.try {
+		f, err = r.lookOnce()
+	} else {
+		f, err = r.next(s.ctx, s.deadline)
+	}
+	if f == nil {
+		return nobody, err
+	}
+	fate, unsent := s.remote(f)
+	switch {
+	case fate == wire.NotHere || fate == wire.Stranger:
+		r.refused(f, fate == wire.NotHere)
+		return fate, ErrNoHolder
+	case unsent || fate == unknown:
+		return fate, ErrUnreachable
+	}
+	return fate, ErrBusy
+}
+
+func (s *shipment) local(m *mailbox) wire.Status {
+	for s.sent < len(s.msgs) {
+		if fate := m.local(s.ctx, s.msgs[s.sent], s.deadline, s.try); fate != wire.Received {
+			return fate
+		}
+		s.sent++
+		if len(s.msgs) > 1 && s.ctx.Err() != nil {
+			return wire.Expired
+		}
+	}
+	return wire.Received
+}
+
+func (s *shipment) remote(f *flow) (fate wire.Status, unsent bool) {
+	if left := s.msgs[s.sent:]; len(left) > 1 {
+		var n int
+		n, fate, unsent = f.sendBatch(s.ctx, left, s.deadline)
+		s.sent += n
+		return fate, unsent
+	}
+	m := &message{data: s.msgs[s.sent], deadline: s.deadline, try: s.try, done: make(chan wire.Status, 1)}
+	if fate = f.send(s.ctx, m); fate == wire.Received {
+		s.sent++
+	}
+	return fate, m.unsent
+}
