@@ -38,9 +38,11 @@ const (
 	askMost  = 2 * time.Second
 	// Without any answer for so long the holder counts as silent.
 	silentAfter = time.Second
-	// A flow that was not used for so long asks the lock service first: a
-	// holder tells its end to whom it heard of lately.
-	flowFresh = inflowFresh / 2
+	// A flow that was not used for so long asks the lock service first: its
+	// holder may have died or been paused, and a message to it would have an
+	// unknown outcome. Much less than inflowFresh, as a holder waits only for
+	// those it heard of lately to confirm its end.
+	flowFresh = 5 * time.Second
 
 	// A withdrawal waits so long for its answer before the outcome is unknown.
 	withdrawGrace = 200 * time.Millisecond
@@ -52,6 +54,10 @@ const (
 // unknown is the fate of a message of which nobody can tell. The other fates
 // are those that a receiver reports.
 const unknown wire.Status = 0xff
+
+// stale is the fate of a message that was not sent because the flow was quiet
+// for so long that its tenure may have ended meanwhile.
+const stale wire.Status = 0xfe
 
 // A message is one attempt: one number in one flow. Its data is the caller's
 // until the fate is known.
@@ -283,7 +289,7 @@ func (f *flow) post(m *message) (wire.Status, bool) {
 	}
 	if len(f.open) == 0 && now.Sub(f.used) > flowFresh {
 		f.mu.Unlock()
-		return wire.Stranger, false
+		return stale, false
 	}
 	if len(f.open) >= flowSpan {
 		f.mu.Unlock()

@@ -31,6 +31,7 @@ type mailbox struct {
 	sweep   bool          // the queue may have parcels that follow a refused one
 	kick    chan struct{} // makes the pump look again; capacity 1
 	pumps   sync.WaitGroup
+	ended   sync.Once
 	flows   map[wire.Return]*inflow
 }
 
@@ -521,16 +522,18 @@ func (m *mailbox) open() bool {
 // shut ends the hand-over for good: what waits is refused, and every remote
 // sender that may still wonder is told what was received.
 func (m *mailbox) shut() {
-	m.mu.Lock()
-	m.over = true
-	m.mu.Unlock()
-	m.look()
-	m.pumps.Wait()
-	m.mu.Lock()
-	refused := m.refuse()
-	m.mu.Unlock()
-	m.report(refused, wire.NotHere)
-	m.tell()
+	m.ended.Do(func() {
+		m.mu.Lock()
+		m.over = true
+		m.mu.Unlock()
+		m.look()
+		m.pumps.Wait()
+		m.mu.Lock()
+		refused := m.refuse()
+		m.mu.Unlock()
+		m.report(refused, wire.NotHere)
+		m.tell()
+	})
 }
 
 // tell reports the end of the tenure to all senders that have not confirmed to

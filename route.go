@@ -228,9 +228,15 @@ func (r *route) use(addr string, token uint64) {
 func (r *route) learn(addr string, token uint64, err error) (nobody bool) {
 	switch {
 	case r.flow != nil:
+	case errors.Is(err, ErrNoHolder):
+		r.err = err
+		return true
 	case err != nil:
 		r.err = err
-		return errors.Is(err, ErrNoHolder)
+		if f := r.last; f != nil && f.ctx.Err() == nil {
+			// The service can't say. The last holder refuses if it isn't any more.
+			r.use(f.addr, f.Token)
+		}
 	case addr == r.rs.self, token != 0 && token <= r.dead:
 		// About to begin, or over without the service knowing it yet.
 		r.err = ErrNoHolder

@@ -235,6 +235,9 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 	}
 	fate, unsent := s.remote(f)
 	switch {
+	case fate == stale:
+		r.refused(f, false)
+		return nobody, nil
 	case fate == wire.NotHere || fate == wire.Stranger:
 		r.refused(f, fate == wire.NotHere)
 		return fate, ErrNoHolder
