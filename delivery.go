@@ -480,6 +480,9 @@ func (f *flow) tick() {
 		wake = earlier(wake, m.askAt)
 	}
 	silent := f.silent(now)
+	if silent {
+		f.peer.renew()
+	}
 	if !f.unheard.IsZero() && !silent {
 		if len(f.open) == 0 { // what was not answered has been given up
 			f.probe()
@@ -639,6 +642,7 @@ func (f *flow) mute() error {
 		f.used = now
 		return nil
 	}
+	f.peer.renew()
 	f.probe()
 	return why
 }

@@ -239,6 +239,9 @@ func (g *Gone) receive(frame []byte) {
 		s, current := g.tenures.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload))
 		if s != 0 {
 			p = g.answer(p, r.From, r.Addr, it, current, s)
+			if p != nil && it.Kind == wire.Ask && s != wire.Pending && s != wire.Missing {
+				p.renew() // the answer was given before and has not arrived
+			}
 		}
 	}
 	if p != nil {

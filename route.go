@@ -54,20 +54,22 @@ func (rs *routes) get(id string) (*route, error) {
 	if r != nil {
 		return r, nil
 	}
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	if r := rs.ids[id]; r != nil {
-		return r, nil
-	}
-	if rs.ctx.Err() != nil {
-		return nil, ErrClosed
-	}
+	// It is not known how long that takes.
 	lock, err := rs.newLock(id, rs.self)
 	if err == nil && lock == nil {
 		err = errors.New("gone: the lock factory returned no lock")
 	}
 	if err != nil {
 		return nil, err
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if r := rs.ids[id]; r != nil || rs.ctx.Err() != nil {
+		closeLock(lock)
+		if r == nil {
+			return nil, ErrClosed
+		}
+		return r, nil
 	}
 	if len(rs.ids) >= routesMost {
 		rs.evict()

@@ -151,7 +151,7 @@ func (c *candidate) run() {
 				c.lock.Unlock()
 				return
 			}
-			if c.tenure(sent) > ttlOf(c.lock) {
+			if !c.tenure(sent) {
 				fails = backoff{}
 			}
 			_ = sleepCtx(c.ctx, fails.next())
@@ -199,14 +199,15 @@ func (c *candidate) wait(pause time.Duration) time.Duration {
 }
 
 // tenure runs the handler once, with a lock that a request sent at sent has
-// acquired, and returns how long it ran.
-func (c *candidate) tenure(sent time.Duration) time.Duration {
+// acquired, and reports whether the handler failed: it returned or panicked of
+// its own accord, and soon. To lose the lock is not the handler's failure.
+func (c *candidate) tenure(sent time.Duration) (failed bool) {
 	ctx, exit := context.WithCancelCause(c.ctx)
 	lease := newLease(c.lock, sent, c.now, exit)
 	if lease.expired() {
 		c.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.now()-sent)
 		c.lock.Unlock()
-		return 0
+		return true // so as not to take it again and again
 	}
 	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: lease, ctx: ctx}
 	if f, ok := c.lock.(Fencer); ok {
@@ -251,7 +252,7 @@ func (c *candidate) tenure(sent time.Duration) time.Duration {
 	} else {
 		c.log.Debug("gone: tenure released", "id", c.id, "token", r.token, "cause", context.Cause(ctx))
 	}
-	return c.now() - began
+	return errors.Is(context.Cause(ctx), ErrHandlerReturned) && c.now()-began <= lease.ttl
 }
 
 // rescue keeps a panic of the handler from ending the process.

@@ -37,6 +37,7 @@ const (
 	peerIdle    = 2 * time.Minute // without traffic a peer's socket is closed
 	stallFirst  = 200 * time.Microsecond
 	stallMost   = 50 * time.Millisecond
+	renewAfter  = 2 * time.Second  // so often at most a socket is replaced for want of answers
 	stallRedial = 10 * time.Second // a socket can stop reconnecting for good
 )
 
@@ -153,7 +154,7 @@ func (t *transport) peer(addr string) (*peer, error) {
 	if len(t.peers) == 0 {
 		t.tidy.Reset(peerIdle / 2)
 	}
-	p = &peer{t: t, addr: addr, push: push, used: time.Now()}
+	p = &peer{t: t, addr: addr, push: push, used: time.Now(), dialled: time.Now()}
 	p.w.Reset(nil, t.incarnation, t.addr)
 	t.peers[addr] = p
 	return p, nil
@@ -194,10 +195,12 @@ type peer struct {
 	closed   bool
 	used     time.Time
 
+	dialled time.Time // when push was made
+	renewal bool      // the flusher is to make another
+
 	// The flusher's, while ZeroMQ takes nothing.
 	stall   time.Duration
 	stalled time.Time // since when
-	redial  time.Time // when to try with a new socket
 }
 
 // A position is where an item waits to be sent.
@@ -310,6 +313,9 @@ func (p *peer) drain() {
 			p.mu.Unlock()
 			return
 		}
+		if p.renewal {
+			p.redial()
+		}
 		frame := p.queue[0]
 		p.queue = p.queue[1:]
 		p.size -= len(frame)
@@ -342,17 +348,33 @@ func (p *peer) drain() {
 func (p *peer) wait(err error) {
 	now := time.Now()
 	if p.stall == 0 {
-		p.stalled, p.redial = now, now.Add(stallRedial)
+		p.stalled = now
 	}
 	p.stall = min(max(2*p.stall, stallFirst), stallMost)
-	if err != nil || now.After(p.redial) {
-		if push, err := p.t.ctx.Dial(p.addr); err == nil {
-			_ = p.push.Close()
-			p.push = push
-		}
-		p.redial = now.Add(stallRedial)
+	if err != nil || now.Sub(p.stalled) > stallRedial && now.Sub(p.dialled) > stallRedial {
+		p.redial()
 	}
 	time.AfterFunc(p.stall, p.drain)
+}
+
+// renew has the next frame sent through a new connection, unless this one is
+// new itself: what was sent seems not to arrive. After a failure of the network
+// an old connection is silent until TCP retransmits, which may be much later.
+func (p *peer) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.dialled) > renewAfter {
+		p.renewal = true
+	}
+}
+
+// redial is the flusher's. It is called with mu held.
+func (p *peer) redial() {
+	p.renewal, p.dialled = false, time.Now()
+	if push, err := p.t.ctx.Dial(p.addr); err == nil {
+		_ = p.push.Close()
+		p.push = push
+	}
 }
 
 // closeIdle closes the peer when it has not been used for long, and reports

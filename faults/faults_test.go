@@ -1,0 +1,36 @@
+package main
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+func TestMain(m *testing.M) {
+	if config := os.Getenv(nodeEnv); config != "" {
+		nodeMain(config)
+	}
+	// Limits in milliseconds are for the long version, on a machine that does
+	// nothing else.
+	leeway = 500 * time.Millisecond
+	os.Exit(m.Run())
+}
+
+// TestFaults is the short version: every fault, a few rounds of it.
+func TestFaults(t *testing.T) {
+	for _, s := range scenarios() {
+		t.Run(s.Name, func(t *testing.T) {
+			if !s.Alone {
+				t.Parallel()
+			}
+			row := play(s, max(3-s.Long, 1))
+			t.Log(row.summary())
+			for _, n := range row.Notes {
+				t.Log(n)
+			}
+			for _, f := range row.Findings {
+				t.Error(f.What)
+			}
+		})
+	}
+}

@@ -1,0 +1,426 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A History is all that was logged in one run, in order of time.
+type History []Event
+
+func (h History) sort() {
+	slices.SortStableFunc(h, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
+}
+
+// never is later than any event.
+const never = time.Duration(1<<63 - 1)
+
+// A Tenure is one call of a handler.
+type Tenure struct {
+	ID, Node string
+	Token    uint64
+	Asked    time.Duration // the Lock that was granted was called
+	Begin    time.Duration // first line of the handler
+	Exit     time.Duration // a goroutine has seen r.Exit closed
+	Returned time.Duration
+	Unlock   time.Duration // Unlock was called
+	Killed   time.Duration
+	Cause    string // why Exit closed
+}
+
+// End is when the tenure is over for everybody who asks its node: the end of
+// the window in which it is trusted.
+func (t Tenure) End() time.Duration { return min(t.Exit, t.Returned, t.Killed) }
+
+// tenures finds the tenures of all ids, in the order in which they began.
+func (h History) tenures() []*Tenure {
+	type key struct {
+		node, id string
+		token    uint64
+	}
+	var all []*Tenure
+	open := map[key]*Tenure{}
+	asked := map[key]time.Duration{} // by node, id and 0
+	for _, e := range h {
+		k := key{e.Node, e.ID, e.Token}
+		switch e.Kind {
+		case LockCall:
+			asked[key{e.Node, e.ID, 0}] = e.At
+		case Begin:
+			t := &Tenure{
+				ID: e.ID, Node: e.Node, Token: e.Token, Begin: e.At,
+				Asked: asked[key{e.Node, e.ID, 0}],
+				Exit:  never, Returned: never, Unlock: never, Killed: never,
+			}
+			all = append(all, t)
+			open[k] = t
+		case Killed:
+			for k, t := range open {
+				if k.node == e.Node {
+					t.Killed = e.At
+					delete(open, k)
+				}
+			}
+		case Exit, Returned, UnlockCall:
+			t := open[k]
+			if t == nil {
+				continue
+			}
+			switch e.Kind {
+			case Exit:
+				t.Exit, t.Cause = min(t.Exit, e.At), e.Text
+			case Returned:
+				t.Returned = e.At
+			case UnlockCall:
+				t.Unlock = min(t.Unlock, e.At)
+			}
+		}
+	}
+	return all
+}
+
+// pauses are the intervals in which each node was stopped.
+func (h History) pauses() map[string][][2]time.Duration {
+	p := map[string][][2]time.Duration{}
+	for _, e := range h {
+		switch e.Kind {
+		case Stopped:
+			p[e.Node] = append(p[e.Node], [2]time.Duration{e.At, never})
+		case Resumed:
+			if n := len(p[e.Node]); n > 0 {
+				p[e.Node][n-1][1] = e.At
+			}
+		}
+	}
+	return p
+}
+
+func within(intervals [][2]time.Duration, t time.Duration) bool {
+	for _, i := range intervals {
+		if i[0] <= t && t <= i[1] {
+			return true
+		}
+	}
+	return false
+}
+
+// A Finding is what the checker holds against a history.
+type Finding struct {
+	At   time.Duration
+	What string
+}
+
+// findings collects Findings.
+type findings []Finding
+
+func (f *findings) add(at time.Duration, format string, args ...any) {
+	*f = append(*f, Finding{at, fmt.Sprintf(format, args...)})
+}
+
+// checkTenures is "exactly one": tokens increase, trusted windows do not
+// overlap. Two kinds of overlap are returned apart: those that a stopped
+// process could not help, and those after Redis has lost its memory, which may
+// last until the old holder's next Extend, or a TTL if that hangs.
+func checkTenures(h History, ttl time.Duration) (bad findings, outside, forgotten []time.Duration) {
+	pauses := h.pauses()
+	var wipes [][2]time.Duration
+	for _, e := range h {
+		switch e.Kind {
+		case Wiping:
+			wipes = append(wipes, [2]time.Duration{e.At, never})
+		case Wiped:
+			wipes[len(wipes)-1][1] = e.At
+		}
+	}
+	byID := map[string][]*Tenure{}
+	for _, t := range h.tenures() {
+		byID[t.ID] = append(byID[t.ID], t)
+	}
+	for id, ts := range byID {
+		for i, b := range ts {
+			if b.Token == 0 {
+				bad.add(b.Begin, "%s: a tenure on %s without a token", id, b.Node)
+			}
+			for _, a := range ts[:i] {
+				// Only what was asked for after a had begun is surely later than a:
+				// a process may stand still between its grant and its first line.
+				if b.Asked > a.Begin && b.Token <= a.Token || b.Token == a.Token {
+					bad.add(b.Begin, "%s: token %d on %s after token %d on %s", id, b.Token, b.Node, a.Token, a.Node)
+				}
+				if b.Begin >= a.End() {
+					continue
+				}
+				overlap := min(a.End(), b.End()) - b.Begin
+				if within(pauses[a.Node], b.Begin) {
+					outside = append(outside, overlap)
+					continue
+				}
+				if slices.ContainsFunc(wipes, func(w [2]time.Duration) bool {
+					return a.Begin < w[1] && w[0] < b.Begin && a.End() < w[1]+ttl
+				}) {
+					forgotten = append(forgotten, overlap)
+					continue
+				}
+				bad.add(b.Begin, "%s: tenure %d began on %s while %d was trusted on %s for %v more",
+					id, b.Token, b.Node, a.Token, a.Node, overlap)
+			}
+		}
+	}
+	return bad, outside, forgotten
+}
+
+// checkPaused is what a process owes that was stopped past its deadline: once
+// resumed its Extend fails and it receives nothing more in the tenure that is
+// over. But one message may have been on offer on r.Data when the process was
+// stopped, and be taken in the instant in which it wakes, before anything of
+// gone can run. Those are counted.
+func checkPaused(h History) (bad findings, waking int) {
+	pauses := h.pauses()
+	began := map[string]time.Duration{} // when a message was sent
+	did := map[string][]Event{}         // by the handler's goroutine, in each tenure
+	for _, e := range h {
+		switch e.Kind {
+		case Sent:
+			_, at, _, _ := e.sent()
+			began[fmt.Sprint(e.From, e.ID, e.N)] = at
+		case Extended, Received, Wrote:
+			k := fmt.Sprint(e.Node, e.ID, e.Token)
+			did[k] = append(did[k], e)
+		}
+	}
+	for _, t := range h.tenures() {
+		for _, p := range pauses[t.Node] {
+			if p[0] < t.Begin || p[0] > t.End() || !succeeded(h, t, p[1]) {
+				continue
+			}
+			first, offered := true, false
+			for _, e := range did[fmt.Sprint(t.Node, t.ID, t.Token)] {
+				if e.At < p[1] {
+					continue
+				}
+				switch sent, known := began[fmt.Sprint(e.From, e.ID, e.N)]; {
+				case e.Kind == Extended && e.Text == "ok":
+					bad.add(e.At, "%s: Extend of %d on %s succeeded after its successor had begun", t.ID, t.Token, t.Node)
+				case e.Kind == Received && first && known && sent < p[0]+soon:
+					// Received before the stop, and noted after it.
+				case e.Kind == Received && !offered && known && sent < p[0]+soon:
+					offered = true
+					waking++
+				case e.Kind == Received:
+					bad.add(e.At, "%s: tenure %d on %s received %s %d, sent %v before it was stopped, %v after it was resumed past its deadline",
+						t.ID, t.Token, t.Node, e.From, e.N, p[0]-sent, e.At-p[1])
+				}
+				first = false
+			}
+		}
+	}
+	return bad, waking
+}
+
+// succeeded reports whether another tenure of the id of t began before a time.
+func succeeded(h History, t *Tenure, before time.Duration) bool {
+	for _, e := range h {
+		if e.Kind == Begin && e.ID == t.ID && e.Token > t.Token && e.At < before {
+			return true
+		}
+	}
+	return false
+}
+
+// checkStore is the fenced store's view: what it accepted is in token order.
+func checkStore(writes []Event) (bad findings) {
+	newest := map[string]uint64{}
+	for _, w := range writes {
+		if w.Token < newest[w.ID] {
+			bad.add(w.At, "%s: the store accepted token %d after %d", w.ID, w.Token, newest[w.ID])
+		}
+		newest[w.ID] = max(newest[w.ID], w.Token)
+	}
+	return bad
+}
+
+// checkGaps finds times without a holder that were longer than the bound,
+// outside the intervals in which the suite made it impossible to have one.
+func checkGaps(h History, bound time.Duration) (bad findings) {
+	var blocked [][2]time.Duration
+	for _, e := range h {
+		switch e.Kind {
+		case Blocked:
+			blocked = append(blocked, [2]time.Duration{e.At, never})
+		case Free:
+			blocked[len(blocked)-1][1] = e.At
+		}
+	}
+	last := map[string]*Tenure{}
+	for _, t := range h.tenures() {
+		if a := last[t.ID]; a != nil {
+			from := a.End()
+			if from == never {
+				from = t.Begin
+			}
+			for _, b := range blocked {
+				if b[0] <= t.Begin && b[1] >= from {
+					from = max(from, b[1])
+				}
+			}
+			if gap := t.Begin - from; gap > bound && from != never {
+				bad.add(t.Begin, "%s: no holder for %v, the bound is %v", t.ID, gap, bound)
+			}
+		}
+		if a := last[t.ID]; a == nil || t.End() > a.End() {
+			last[t.ID] = t
+		}
+	}
+	return bad
+}
+
+// sent takes apart the text of a Sent event. A process may have stood still
+// between the end of the send and the event.
+func (e Event) sent() (result string, began, took time.Duration, reason string) {
+	f := append(strings.SplitN(e.Text, " ", 4), "", "", "")
+	at, _ := strconv.ParseInt(f[1], 10, 64)
+	ns, _ := strconv.ParseInt(f[2], 10, 64)
+	return f[0], time.Duration(at), time.Duration(ns), f[3]
+}
+
+// Messages are the counts of one run.
+type Messages struct {
+	Sent, Nil, Not, Unknown int
+	Withdrawn               int // of those: the caller's context had ended
+	Tried                   int // of those: TrySendData found the handler busy
+	NotNoted                int // received by a handler that was killed with it in its hands
+	Orphans                 int // received; their sender was killed before it noted a result
+	Longest                 time.Duration
+}
+
+func (m *Messages) add(o Messages) {
+	m.Sent += o.Sent
+	m.Nil += o.Nil
+	m.Not += o.Not
+	m.Unknown += o.Unknown
+	m.Withdrawn += o.Withdrawn
+	m.Tried += o.Tried
+	m.NotNoted += o.NotNoted
+	m.Orphans += o.Orphans
+	m.Longest = max(m.Longest, o.Longest)
+}
+
+// checkMessages compares every result with all handlers' logs. In a planned
+// run every result must be nil.
+//
+// A handler that is killed may have received one message, and only one, that
+// it had no time to note: the last of its tenure. Its sender got nil at about
+// the time of the kill.
+func checkMessages(h History, planned bool) (m Messages, bad findings) {
+	type msg struct {
+		from, id string
+		n        int
+	}
+	got := map[msg]int{}
+	type flow struct{ from, id string }
+	type place struct {
+		n     int
+		token uint64
+	}
+	last := map[flow]place{}
+
+	// Handlers' logs, tenure after tenure. An overlap outside a stopped process
+	// must not look like a wrong order.
+	received := make([]Event, 0, len(h))
+	for _, e := range h {
+		if e.Kind == Received {
+			received = append(received, e)
+		}
+	}
+	slices.SortStableFunc(received, func(a, b Event) int {
+		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Token, b.Token), cmp.Compare(a.At, b.At))
+	})
+	for _, e := range received {
+		k := msg{e.From, e.ID, e.N}
+		if got[k]++; got[k] > 1 {
+			bad.add(e.At, "duplicate: %s %d to %s, again in tenure %d on %s", e.From, e.N, e.ID, e.Token, e.Node)
+			continue
+		}
+		f := flow{e.From, e.ID}
+		if p, ok := last[f]; ok && e.N < p.n {
+			bad.add(e.At, "order: %s %d to %s was received in tenure %d after %d in %d", e.From, e.N, e.ID, e.Token, p.n, p.token)
+		}
+		last[f] = place{e.N, e.Token}
+	}
+
+	type kill struct {
+		tenure *Tenure
+		missed int
+	}
+	kills := map[string][]*kill{}
+	for _, t := range h.tenures() {
+		if t.Killed != never && t.Returned == never {
+			kills[t.ID] = append(kills[t.ID], &kill{tenure: t})
+		}
+	}
+	results := map[msg]bool{}
+	for _, e := range h {
+		if e.Kind != Sent {
+			continue
+		}
+		k := msg{e.From, e.ID, e.N}
+		results[k] = true
+		result, at, took, reason := e.sent()
+		m.Sent++
+		m.Longest = max(m.Longest, took)
+		if strings.HasSuffix(result, "-withdrawn") {
+			m.Withdrawn++
+		}
+		tried := strings.HasSuffix(result, "-tried")
+		if tried {
+			m.Tried++
+		}
+		switch result {
+		case "nil":
+			m.Nil++
+			if got[k] > 0 {
+				break
+			}
+			if !slices.ContainsFunc(kills[e.ID], func(d *kill) bool {
+				ok := d.missed == 0 && d.tenure.Begin < e.At && at < d.tenure.Killed+soon && at+took > d.tenure.Killed-noteWithin
+				if ok {
+					d.missed++
+				}
+				return ok
+			}) {
+				bad.add(e.At, "lost: %s %d to %s: nil, and no handler received it", e.From, e.N, e.ID)
+				break
+			}
+			m.NotNoted++
+		case "not", "not-withdrawn", "not-tried":
+			m.Not++
+			if got[k] > 0 {
+				bad.add(e.At, "received: %s %d to %s, though not delivered: %s", e.From, e.N, e.ID, reason)
+			}
+		case "unknown", "unknown-withdrawn", "unknown-tried":
+			m.Unknown++
+		default:
+			bad.add(e.At, "%s %d to %s: a result that is none: %s", e.From, e.N, e.ID, e.Text)
+		}
+		if planned && result != "nil" && result != "not-tried" {
+			bad.add(e.At, "planned, yet %s %d to %s: %s", e.From, e.N, e.ID, e.Text)
+		}
+	}
+	for k := range got {
+		if !results[k] {
+			m.Orphans++
+		}
+	}
+	return m, bad
+}
+
+// soon is how long after it was noted a signal may take effect.
+const soon = 10 * time.Millisecond
+
+// noteWithin is how long a handler that runs may need to note what it has
+// received. It is far more than it should, as machines stall.
+const noteWithin = 100 * time.Millisecond

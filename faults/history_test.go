@@ -1,0 +1,196 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+const ms = time.Millisecond
+
+// history builds one from lines "ms node kind token text" for the id "x"; of
+// messages, text is "sender number result".
+func history(t *testing.T, lines string) (h History) {
+	t.Helper()
+	for line := range strings.Lines(lines) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		at, err1 := time.ParseDuration(f[0] + "ms")
+		e, ok := parseEvent(strings.Join([]string{"0", f[2], "x", f[3], "", "0", strings.Join(f[4:], " ")}, "\t"))
+		if err1 != nil || !ok {
+			t.Fatalf("line %q", line)
+		}
+		e.At, e.Node = at, f[1]
+		switch e.Kind {
+		case Received, Sent, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet:
+			n := int(0)
+			for _, d := range f[5] {
+				n = n*10 + int(d-'0')
+			}
+			e.From, e.N, e.Text = f[4], n, strings.Join(f[6:], " ")
+			if e.Kind == Sent { // the result, and for how many ms
+				took, err := time.ParseDuration(f[7] + "ms")
+				if err != nil {
+					t.Fatalf("line %q", line)
+				}
+				e.Text = fmt.Sprintf("%s %d %d %s", f[6], at-took, took, strings.Join(f[8:], " "))
+			}
+		}
+		h = append(h, e)
+	}
+	h.sort()
+	return h
+}
+
+// A lock that is handed from a to b.
+const good = `
+	10 a lock> 0 q 1
+	11 a lock< 5 q 1 ok
+	12 a begin 5
+	20 s sent 0 g 1 nil 1
+	20 a received 5 g 1
+	50 a extend> 5 q 2
+	51 a extend< 5 q 2 ok
+	60 a received 5 g 2
+	61 s sent 0 g 2 nil 1
+	70 a exit 5 closed
+	71 a returned 5
+	72 a unlock> 5 q 3
+	73 b lock> 0 r 1
+	74 b lock< 6 r 1 ok
+	74 a unlock< 5 q 3
+	75 b begin 6
+	80 b received 6 g 3
+	81 s sent 0 g 3 nil 1
+`
+
+func TestEveryViolationIsFound(t *testing.T) {
+	const ttl = 100 * ms
+	tenures := func(h History) findings { bad, _, _ := checkTenures(h, ttl); return bad }
+	messages := func(h History) findings { _, bad := checkMessages(h, false); return bad }
+	planned := func(h History) findings { _, bad := checkMessages(h, true); return bad }
+	gaps := func(h History) findings { return checkGaps(h, 50*ms) }
+	lock := func(h History) findings { bad, _ := checkLock(h, "x", ttl, false, time.Minute); return bad }
+	paused := func(h History) findings { bad, _ := checkPaused(h); return bad }
+	store := func(h History) findings { return checkStore(h) }
+
+	for _, c := range []struct {
+		name  string
+		check func(History) findings
+		lines string
+		want  string // "" for nothing
+	}{
+		{"a clean hand-over", tenures, good, ""},
+		{"a clean hand-over", planned, good, ""},
+		{"a clean hand-over", gaps, good, ""},
+		{"a clean hand-over", lock, good, ""},
+		{"a clean hand-over", paused, good, ""},
+
+		{"a token that does not increase", tenures, "10 a lock> 0 q 1\n12 a begin 6\n20 a exit 6\n30 b lock> 0 r 1\n31 b begin 5\n", "token 5"},
+		{"a token used twice", tenures, "12 a begin 6\n20 a exit 6\n31 b begin 6\n", "token 6"},
+		{"no token", tenures, "12 a begin 0\n", "without a token"},
+		{"windows that overlap", tenures, "12 a begin 5\n30 b begin 6\n31 a exit 5\n", "was trusted"},
+		{"a window without an end", tenures, "12 a begin 5\n30 b begin 6\n", "was trusted"},
+		{"a window that a kill ended", tenures, "12 a begin 5\n25 a killed 0\n30 b begin 6\n", ""},
+		{"a window that a return ended", tenures, "12 a begin 5\n25 a returned 5\n30 b begin 6\n31 a exit 5\n", ""},
+		{"an overlap that a stopped process can't help", tenures, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a exit 5\n", ""},
+		{"an overlap after the process was resumed", tenures, "12 a begin 5\n20 a stopped 0\n25 a resumed 0\n30 b begin 6\n41 a exit 5\n", "was trusted"},
+		{"an overlap after Redis forgot", tenures, "12 a begin 5\n20 - wiping 0\n21 - wiped 0\n30 b begin 6\n41 a exit 5\n", ""},
+		{"an overlap long after Redis forgot", tenures, "12 a begin 5\n20 - wiping 0\n21 - wiped 0\n30 b begin 6\n141 a exit 5\n", "was trusted"},
+
+		{"a message sent while the process was stopped", paused, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n60 a resumed 0\n61 a received 5 g 1\n62 s sent 0 g 1 nil 25\n", "received g 1"},
+		{"a message after the process was resumed", paused, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n60 a resumed 0\n61 a received 5 g 1\n62 s sent 0 g 1 nil 1\n", "received g 1"},
+		{"a message noted after the process was resumed", paused, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a received 5 g 1\n42 s sent 0 g 1 nil 30\n", ""},
+		{"a send that ended before the stop, noted after it", paused, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a received 5 g 1\n42 a sent 0 g 1 nil 25\n", ""},
+		{"the message on offer when the process was stopped", paused, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a wrote 5 refused\n41 a received 5 g 1\n42 s sent 0 g 1 nil 30\n", ""},
+		{"two messages after the process was resumed", paused, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a wrote 5 refused\n41 a received 5 g 1\n41 a received 5 k 1\n42 s sent 0 g 1 nil 30\n42 s sent 0 k 1 nil 30\n", "received k 1"},
+		{"an Extend after the process was resumed", paused, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a extended 5 ok\n", "Extend of 5"},
+		{"a short stop", paused, "12 a begin 5\n20 a stopped 0\n40 a resumed 0\n41 a extended 5 ok\n42 a received 5 g 1\n", ""},
+
+		{"a write out of token order", store, "12 store wrote 6 ok\n13 store wrote 5 ok\n", "token 5 after 6"},
+		{"writes in token order", store, "12 store wrote 5 ok\n13 store wrote 5 ok\n14 store wrote 6 ok\n", ""},
+
+		{"no holder for too long", gaps, "12 a begin 5\n20 a exit 5\n71 b begin 6\n", "no holder for 51ms"},
+		{"no holder while there could be none", gaps, "12 a begin 5\n20 a exit 5\n19 - blocked 0\n50 - free 0\n99 b begin 6\n", ""},
+		{"no holder for too long after there could be one", gaps, "12 a begin 5\n20 a exit 5\n19 - blocked 0\n50 - free 0\n101 b begin 6\n", "no holder for 51ms"},
+
+		{"nil but lost", messages, "12 a begin 5\n20 s sent 0 g 1 nil 1\n", "lost: g 1"},
+		{"nil, in the hands of a handler that was killed", messages, "12 a begin 5\n20 s sent 0 g 1 nil 1\n21 a killed 0\n", ""},
+		{"nil and lost long before the kill", messages, "12 a begin 5\n20 s sent 0 g 1 nil 1\n200 a killed 0\n", "lost: g 1"},
+		{"two in one pair of hands", messages, "12 a begin 5\n20 s sent 0 g 1 nil 1\n20 s sent 0 k 1 nil 1\n21 a killed 0\n", "lost: k 1"},
+		{"nil after the handler had returned", messages, "12 a begin 5\n13 a returned 5\n20 s sent 0 g 1 nil 1\n21 a killed 0\n", "lost: g 1"},
+		{"not delivered but received", messages, "12 a begin 5\n20 a received 5 g 1\n21 s sent 0 g 1 not 1 busy\n", "though not delivered"},
+		{"withdrawn but received", messages, "12 a begin 5\n20 a received 5 g 1\n21 s sent 0 g 1 not-withdrawn 1 busy\n", "though not delivered"},
+		{"unknown and received", messages, "12 a begin 5\n20 a received 5 g 1\n21 s sent 0 g 1 unknown 1 x\n", ""},
+		{"unknown and lost", messages, "21 s sent 0 g 1 unknown 1 x\n", ""},
+		{"a duplicate", messages, "12 a begin 5\n20 a received 5 g 1\n21 a received 5 g 1\n21 s sent 0 g 1 nil 1\n", "duplicate: g 1"},
+		{"a duplicate in another tenure", messages, "20 a received 5 g 1\n21 b received 6 g 1\n21 s sent 0 g 1 unknown 1\n", "duplicate: g 1"},
+		{"a wrong order", messages, "20 a received 5 g 2\n21 a received 5 g 1\n21 s sent 0 g 1 nil 1\n22 s sent 0 g 2 nil 1\n", "order: g 1"},
+		{"a wrong order across tenures", messages, "20 a received 5 g 2\n21 b received 6 g 1\n", "order: g 1"},
+		{"an order that only looks wrong, as one process was stopped", messages, "21 a received 5 g 1\n20 b received 6 g 2\n", ""},
+		{"a result that is none", messages, "21 s sent 0 g 1 neither 1\n", "none"},
+		{"a try in a planned case", planned, "21 s sent 0 g 1 not-tried 1 busy\n", ""},
+		{"an error in a planned case", planned, "21 s sent 0 g 1 not 1 busy\n", "planned, yet"},
+
+		{"two grants at once", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 b lock> 0 r 1\n21 b lock< 6 r 1 ok\n", "can't be those of one lock"},
+		{"a grant after the TTL", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n120 b lock> 0 r 1\n121 b lock< 6 r 1 ok\n", ""},
+		{"a grant before the TTL of an Extend", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n50 a extend> 5 q 2\n51 a extend< 5 q 2 ok\n120 b lock> 0 r 1\n121 b lock< 6 r 1 ok\n", "can't be those of one lock"},
+		{"a token that went back", lock, "10 a lock> 0 q 1\n11 a lock< 6 q 1 ok\n120 b lock> 0 r 1\n121 b lock< 5 r 1 ok\n", "can't be those of one lock"},
+		{"held by nobody", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 held\n", "can't be those of one lock"},
+		{"its own deadlock", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 unknown timeout\n20 a lock> 0 q 2\n21 a lock< 0 q 2 held\n", "can't be those of one lock"},
+		{"yes, yours", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 unknown timeout\n20 a lock> 0 q 2\n21 a lock< 5 q 2 ok\n", ""},
+		{"held by one with an unknown outcome", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 unknown timeout\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n", ""},
+		{"a false loss", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 a extend> 5 q 2\n21 a extend< 5 q 2 lost x\n", "can't be those of one lock"},
+		{"an Extend of what another holds", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n120 b lock> 0 r 1\n121 b lock< 6 r 1 ok\n130 a extend> 5 q 2\n131 a extend< 5 q 2 ok\n", "can't be those of one lock"},
+		{"two grants, as Redis forgot", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n15 - wiping 0\n16 - wiped 0\n20 b lock> 0 r 1\n21 b lock< 6 r 1 ok\n", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bad := c.check(history(t, c.lines))
+			switch {
+			case c.want == "" && len(bad) > 0:
+				t.Errorf("found %v in a good history", bad)
+			case c.want != "" && len(bad) == 0:
+				t.Error("found nothing")
+			case c.want != "" && !strings.Contains(bad[0].What, c.want):
+				t.Errorf("found %q, want %q", bad[0].What, c.want)
+			}
+		})
+	}
+}
+
+func TestOverlapsOutsideAreMeasured(t *testing.T) {
+	_, outside, _ := checkTenures(history(t, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a exit 5\n"), 100*ms)
+	if len(outside) != 1 || outside[0] != 11*ms {
+		t.Errorf("outside: %v, want 11ms", outside)
+	}
+	_, _, forgotten := checkTenures(history(t, "12 a begin 5\n20 - wiping 0\n21 - wiped 0\n30 b begin 6\n41 a exit 5\n"), 100*ms)
+	if len(forgotten) != 1 || forgotten[0] != 11*ms {
+		t.Errorf("forgotten: %v, want 11ms", forgotten)
+	}
+}
+
+func TestEventsSurviveTheLog(t *testing.T) {
+	want := Event{At: 5, Kind: Sent, ID: "x", Token: 7, From: "1/2", N: 3, Text: "nil 12 a b"}
+	got, ok := parseEvent(strings.TrimSuffix(string(want.append(nil)), "\n"))
+	if !ok || got != want {
+		t.Errorf("%+v became %+v", want, got)
+	}
+	if _, ok := parseEvent("12\tsent\tx"); ok {
+		t.Error("a line that a kill cut short was taken for an event")
+	}
+}
+
+func TestQuantilesAreByTheNearestRank(t *testing.T) {
+	var ds []time.Duration
+	for i := range 100 {
+		ds = append(ds, time.Duration(100-i))
+	}
+	for q, want := range map[float64]time.Duration{0: 1, .5: 50, .99: 99, 1: 100} {
+		if got := quantile(ds, q); got != want {
+			t.Errorf("quantile %g is %d, want %d", q, got, want)
+		}
+	}
+}

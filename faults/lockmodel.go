@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// The lock as a register: free, or held by one acquisition of one node with
+// one token. Outcomes that nobody knows may or may not have had their effect;
+// expiry and the loss of Redis's memory are operations like the others, that
+// nobody calls. An expiry can only take effect a TTL after the last confirmed
+// request was made, so a hold that ends early shows.
+
+type lockInput struct {
+	op    Kind // LockCall, ExtendCall, UnlockCall, Wiping; "" for an expiry
+	owner string
+	token uint64
+}
+
+type lockOutput struct {
+	outcome string // ok, held, lost, unknown
+	token   uint64
+}
+
+type lockState struct {
+	owner string // "" when free
+	token uint64 // 0: of an acquisition whose outcome was unknown
+	last  uint64 // highest token that was seen
+}
+
+// earlier owns a hold that an older copy of Redis's memory still knows. It runs
+// out at a time that the suite does not know.
+const earlier = "earlier"
+
+var lockModel = (&porcupine.NondeterministicModel{
+	Init: func() []any { return []any{lockState{}} },
+	Step: func(state, input, output any) []any {
+		s, in, out := state.(lockState), input.(lockInput), output.(lockOutput)
+		free := lockState{last: s.last}
+		switch in.op {
+		case LockCall:
+			switch {
+			case out.outcome == "ok" && (s.owner == "" || s.owner == earlier) && out.token > s.last,
+				out.outcome == "ok" && s.owner == in.owner && s.token == 0 && out.token > s.last:
+				return []any{lockState{in.owner, out.token, out.token}}
+			case out.outcome == "ok" && s.owner == in.owner && s.token == out.token:
+				return []any{s} // "yes, yours"
+			case out.outcome == "held" && s.owner != "" && s.owner != in.owner:
+				return []any{s}
+			case out.outcome == "unknown" && (s.owner == "" || s.owner == earlier):
+				return []any{s, lockState{in.owner, 0, s.last}}
+			case out.outcome == "unknown":
+				return []any{s}
+			}
+		case ExtendCall:
+			mine := s.owner == in.owner && s.token == in.token
+			if out.outcome == "unknown" || mine == (out.outcome == "ok") {
+				return []any{s}
+			}
+		case UnlockCall, "":
+			if s.owner == in.owner && (s.token == in.token || in.token == 0) {
+				return []any{s, free}
+			}
+			return []any{s}
+		case Wiping:
+			return []any{free, s, lockState{earlier, 0, s.last}}
+		}
+		return nil
+	},
+	DescribeOperation: func(input, output any) string {
+		return fmt.Sprintf("%+v → %+v", input, output)
+	},
+	DescribeState: func(s any) string { return fmt.Sprintf("%+v", s) },
+}).ToModel()
+
+// stale is by how much the clock that Redis reckons with may be behind: it is
+// read once for each turn of its loop.
+const stale = 5 * time.Millisecond
+
+// lockOperations turns the calls of one id into operations of the model.
+func lockOperations(h History, id string, ttl time.Duration, guarded bool) []porcupine.Operation {
+	type call struct {
+		node string
+		n    int
+	}
+	type hold struct {
+		owner string
+		token uint64
+	}
+	var ops []porcupine.Operation
+	open := map[call]Event{}
+	confirmed := map[hold]time.Duration{} // when the last request was made that was granted
+	var grants []porcupine.Operation      // in order of their return
+	client := map[string]int{}
+	add := func(from Event, ret time.Duration, out lockOutput) {
+		owner := from.Node + " " + from.From
+		if _, ok := client[owner]; !ok {
+			client[owner] = len(client)
+		}
+		token := from.Token
+		if from.Kind == LockCall {
+			token = 0
+		}
+		op := porcupine.Operation{
+			ClientId: client[owner], Call: int64(from.At), Return: int64(ret),
+			Input: lockInput{from.Kind, owner, token}, Output: out,
+		}
+		h := hold{owner, token}
+		switch {
+		case from.Kind == LockCall && out.outcome == "ok":
+			h.token = out.token
+			confirmed[h] = max(confirmed[h], from.At)
+			grants = append(grants, op)
+		case from.Kind == LockCall && out.outcome == "unknown":
+			confirmed[h] = max(confirmed[h], from.At)
+		case from.Kind == ExtendCall && out.outcome == "ok":
+			confirmed[h] = max(confirmed[h], from.At)
+		}
+		ops = append(ops, op)
+	}
+	var wiping time.Duration
+	for _, e := range h {
+		switch {
+		case e.Kind == Wiping:
+			wiping = e.At
+		case e.Kind == Wiped:
+			ops = append(ops, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
+		case e.ID != id:
+		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall:
+			open[call{e.Node, e.N}] = e
+		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet:
+			from, ok := open[call{e.Node, e.N}]
+			if !ok {
+				continue
+			}
+			delete(open, call{e.Node, e.N})
+			outcome, _, _ := strings.Cut(e.Text, " ")
+			if outcome == "held" && guarded {
+				continue // by somebody, or by the restart guard
+			}
+			ret := e.At
+			if outcome == "unknown" || e.Kind == UnlockRet {
+				ret = never // it may have its effect later
+			}
+			add(from, ret, lockOutput{outcome, e.Token})
+		}
+	}
+	for _, from := range open { // the process was killed in between
+		add(from, never, lockOutput{outcome: "unknown"})
+	}
+	for h, since := range confirmed {
+		ops = append(ops, porcupine.Operation{
+			Call: int64(since + ttl - stale), Return: int64(never),
+			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
+		})
+	}
+	// What ends a hold has had its effect before the next grant, or never has
+	// one. Without this bound the search would try them everywhere.
+	for i, op := range ops {
+		in := op.Input.(lockInput)
+		if op.Return != int64(never) || in.op == LockCall && in.token == 0 && op.Output.(lockOutput).outcome == "unknown" {
+			continue
+		}
+		for _, g := range grants {
+			if g.Input.(lockInput).owner != in.owner && g.Call > op.Call && g.Return < ops[i].Return {
+				ops[i].Return = g.Return
+			}
+		}
+	}
+	return ops
+}
+
+// checkLock reports whether the lock of an id behaved as one lock.
+func checkLock(h History, id string, ttl time.Duration, guarded bool, patience time.Duration) (bad findings, undecided bool) {
+	ops := lockOperations(h, id, ttl, guarded)
+	switch porcupine.CheckOperationsTimeout(lockModel, ops, patience) {
+	case porcupine.Illegal:
+		bad.add(0, "%s: the calls of the lock (%d) can't be those of one lock", id, len(ops))
+	case porcupine.Unknown:
+		return nil, true
+	}
+	return bad, false
+}

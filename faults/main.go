@@ -1,0 +1,97 @@
+// Faults is gone's fault suite: real node processes, a real redis-server, faults
+// from outside the processes, and a checker of what all of them logged.
+//
+//	go test ./...                                  a few rounds of every fault
+//	go run . -rounds 100 -out ../docs/faults.md    the long version, as make faults does
+//	go run . -run kill -rounds 20 -dump /tmp       some of them; their histories are kept
+//
+// A scenario ([Scenario]; ends.go, outages.go, messages.go) starts a [Cluster]
+// of its own and does something to it, round after round. Its nodes (node.go)
+// are this binary again: a Gone, handlers and senders that obey lines on stdin
+// and append every [Event] to a log. Afterwards all logs make one [History],
+// and the checkers look at nothing else (history.go, lockmodel.go). What holds
+// for every history is in [Row.judge]; a scenario adds what only it can know.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if config := os.Getenv(nodeEnv); config != "" {
+		nodeMain(config)
+	}
+	flags := flag.NewFlagSet("faults", flag.ExitOnError) // glog has put its own into flag's
+	rounds := flags.Int("rounds", 100, "rounds of each fault")
+	out := flags.String("out", "", "write the report there")
+	run := flags.String("run", "", "only scenarios whose name matches")
+	parallel := flags.Int("parallel", max(1, runtime.NumCPU()), "scenarios at a time, of those that do not measure milliseconds")
+	verbose := flags.Bool("all", false, "print every finding")
+	flags.StringVar(&dump, "dump", "", "write the histories into that directory")
+	list := flags.Bool("list", false, "list the scenarios and stop")
+	_ = flags.Parse(os.Args[1:])
+	only, err := regexp.Compile(*run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	var chosen []Scenario
+	for _, s := range scenarios() {
+		if only.MatchString(s.Name) {
+			chosen = append(chosen, s)
+		}
+	}
+	if *list {
+		for _, s := range chosen {
+			fmt.Printf("%-40s %s\n", s.Name, s.Fault)
+		}
+		return
+	}
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-interrupt
+		clusters.Range(func(c, _ any) bool { c.(*Cluster).close(); return true })
+		os.Exit(1)
+	}()
+	began := time.Now()
+	rows := playAll(chosen, *rounds, *parallel, func(r *Row) {
+		fmt.Println(r.summary())
+		for i, f := range r.Findings {
+			if i == 5 && !*verbose {
+				fmt.Printf("    … and %d more\n", len(r.Findings)-i)
+				break
+			}
+			fmt.Println("    " + f.What)
+		}
+		for _, n := range r.Notes {
+			fmt.Println("    note: " + n)
+		}
+	})
+	if *out != "" {
+		_ = os.MkdirAll(filepath.Dir(*out), 0o755)
+		if err := os.WriteFile(*out, []byte(report(rows, *rounds, time.Since(began))), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	var failed []string
+	for _, r := range rows {
+		if len(r.Findings) > 0 {
+			failed = append(failed, r.Name)
+		}
+	}
+	if len(failed) > 0 {
+		fmt.Fprintln(os.Stderr, "did not hold: "+strings.Join(failed, ", "))
+		os.Exit(1)
+	}
+}

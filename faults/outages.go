@@ -1,0 +1,627 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/gomodule/redigo/redis"
+
+	gone "github.com/Diggs/go-one"
+)
+
+// redisScenarios are what happens to Redis and on the way to it.
+func redisScenarios() []Scenario {
+	return []Scenario{
+		{
+			Name: "black-hole", Fault: "Redis black-holed for the holder, or for all: packets dropped, connections open",
+			Holds: "Exit closes by the deadline although an Extend is in flight; zero overlap",
+			TTL:   ttl, Bound: ttl + time.Second,
+			Measure: "deadline to Exit seen", P99: 20 * time.Millisecond,
+			Play: func(c *Cluster, rounds int) {
+				way := map[string]*Proxy{}
+				for _, name := range runners {
+					way[name] = c.proxy(c.redis.addr())
+					cfg := c.config(the)
+					cfg.Redis = way[name].Listen
+					c.start(name, cfg)
+				}
+				for i := range rounds {
+					c.round()
+					t := c.holder(the)
+					c.pause(anytime(c.ttl / 3))
+					cut := []*Proxy{way[nameOf(t.Node)]}
+					if i%2 == 1 {
+						cut = []*Proxy{way["a"], way["b"], way["c"]}
+						c.note(Blocked, "")
+					}
+					for _, p := range cut {
+						p.swallow()
+					}
+					c.wait(5*time.Second, "Exit", func() bool { return t.Exit != never })
+					c.measure(t.Exit - c.deadline(t))
+					if i%2 == 0 {
+						c.successor(t, c.ttl+5*time.Second)
+					} else {
+						c.pause(anytime(c.ttl))
+					}
+					for _, p := range cut {
+						p.spit()
+					}
+					if i%2 == 1 {
+						c.note(Free, "")
+						c.successor(t, c.ttl+5*time.Second)
+					}
+				}
+			},
+		},
+		{
+			Name: "redis-paused", Fault: "Redis stands still for 0.1 to 1.6 TTL (3 to 47 s of 30 s): SIGSTOP, DEBUG SLEEP, CLIENT PAUSE",
+			Holds: "zero overlap; service resumes by itself",
+			TTL:   2 * ttl, Bound: 4 * ttl,
+			Play: func(c *Cluster, rounds int) {
+				c.three()
+				for i := range rounds {
+					c.round()
+					c.holder(the)
+					c.pause(anytime(c.ttl / 3))
+					d := c.ttl/10 + anytime(c.ttl*15/10)
+					c.note(Blocked, "")
+					switch i % 3 {
+					case 0:
+						c.must(c.redis.freeze())
+						c.pause(d)
+						c.must(c.redis.thaw())
+					case 1:
+						go c.redis.try("DEBUG", "SLEEP", d.Seconds())
+						c.pause(d)
+					case 2:
+						c.do("CLIENT", "PAUSE", d.Milliseconds(), "ALL")
+						c.pause(d)
+					}
+					c.note(Free, "")
+				}
+			},
+		},
+		amnesia("redis-empty", "Redis restarted empty", func(c *Cluster) {
+			c.redis.stop()
+			c.must(c.redis.start())
+		}),
+		amnesia("flushall", "FLUSHALL", func(c *Cluster) { c.do("FLUSHALL") }),
+		{
+			Name: "redis-restarted", Fault: "Redis killed and restarted with its data",
+			Holds: "the tenure goes on", TTL: 4 * ttl, Bound: ttl,
+			Redis: []string{"--appendonly", "yes", "--appendfsync", "always"},
+			Play: func(c *Cluster, rounds int) {
+				c.three()
+				t := c.holder(the)
+				for range rounds {
+					c.round()
+					c.pause(anytime(c.ttl / 8))
+					c.redis.stop()
+					c.must(c.redis.start())
+					c.unharmed(t)
+				}
+			},
+		},
+		{
+			Name: "token-lost", Fault: "the token key is deleted, then the handler returns",
+			Holds: "tokens keep increasing", TTL: ttl, Bound: ttl,
+			Play: func(c *Cluster, rounds int) {
+				c.three()
+				for range rounds {
+					c.round()
+					t := c.holder(the)
+					c.settle(t)
+					keys, err := redis.Strings(c.do("KEYS", "*"), nil)
+					c.must(err)
+					for _, k := range keys {
+						if k != the {
+							c.do("DEL", k)
+						}
+					}
+					n := c.on(t)
+					c.tell(n, "behave %s return", the)
+					c.successor(t, 5*time.Second)
+					c.tell(n, "behave %s well", the)
+				}
+			},
+		},
+		{
+			Name: "restart-guard", Fault: "Redis restarted empty, with RestartGuard",
+			Holds: "zero overlap; service resumes a TTL and a second after the start", TTL: ttl, Guarded: true,
+			Bound:   2*ttl + 1500*time.Millisecond,
+			Measure: "restart to first line",
+			Play: func(c *Cluster, rounds int) {
+				cfg := c.config(the)
+				cfg.Guard = true
+				for _, name := range runners {
+					c.start(name, cfg)
+				}
+				for range rounds {
+					c.round()
+					t := c.holder(the)
+					c.pause(anytime(c.ttl / 3))
+					c.forget(func() {
+						c.redis.stop()
+						c.must(c.redis.start())
+					})
+					at := clock()
+					s := c.successor(t, c.ttl+5*time.Second)
+					c.measure(s.Begin - at)
+				}
+			},
+		},
+		failover(),
+		confirmed(),
+		lostReplies(),
+		{
+			Name: "slow-redis", Fault: "200 ms round trip to Redis, 5 % of requests end in a reset connection; the default TTL",
+			Holds: "no needless hand-over; planned ones work", TTL: gone.DefaultExpiry,
+			Measure: "Unlock to first line",
+			Play: func(c *Cluster, rounds int) {
+				for _, name := range runners {
+					slow := c.proxy(c.redis.addr())
+					slow.add("up", "latency", "upstream", 1, `{"latency": 100}`)
+					slow.add("down", "latency", "downstream", 1, `{"latency": 100}`)
+					p := c.redisProxy(slow.Listen)
+					p.set(func(string) fate {
+						if rand.IntN(100) < 5 {
+							return pick([]fate{loseReply, loseBoth})
+						}
+						return pass
+					})
+					cfg := c.config(the)
+					cfg.Redis, cfg.Extend = p.addr(), 300*time.Millisecond
+					c.start(name, cfg)
+				}
+				for i := range rounds {
+					c.round()
+					t := c.holder(the)
+					c.pause(time.Second)
+					c.unharmed(t)
+					if i%5 == 4 {
+						n := c.on(t)
+						c.tell(n, "behave %s return", the)
+						s := c.successor(t, 10*time.Second)
+						c.tell(n, "behave %s well", the)
+						c.wait(5*time.Second, "Unlock", func() bool { return t.Unlock != never })
+						c.measure(s.Begin - t.Unlock)
+					}
+				}
+			},
+		},
+		redisSays(),
+		redisRefuses(),
+		{
+			Name: "wake-ups", Fault: "published messages lost, denied by ACL, their connection dropped",
+			Holds: "the hand-over falls back to the poll or the TTL; nobody waits forever",
+			TTL:   2 * ttl, Bound: 2*ttl + 500*time.Millisecond,
+			Measure: "Unlock to first line",
+			Play: func(c *Cluster, rounds int) {
+				var ps []*RedisProxy
+				for _, name := range runners {
+					p := c.redisProxy(c.redis.addr())
+					ps = append(ps, p)
+					cfg := c.config(the)
+					cfg.Redis = p.addr()
+					c.start(name, cfg)
+				}
+				for i := range rounds {
+					c.round()
+					t := c.holder(the)
+					c.settle(t)
+					heal := func() {}
+					switch i % 3 {
+					case 0:
+						for _, p := range ps {
+							p.setDeaf(true)
+							heal = func() {
+								for _, p := range ps {
+									p.setDeaf(false)
+								}
+							}
+						}
+					case 1:
+						c.do("ACL", "SETUSER", "default", "resetchannels")
+						heal = func() { c.do("ACL", "SETUSER", "default", "allchannels") }
+					case 2:
+						c.do("CLIENT", "KILL", "TYPE", "pubsub")
+					}
+					n := c.on(t)
+					c.tell(n, "behave %s return", the)
+					s := c.successor(t, c.ttl+5*time.Second)
+					heal()
+					c.tell(n, "behave %s well", the)
+					c.wait(5*time.Second, "Unlock", func() bool { return t.Unlock != never })
+					c.measure(s.Begin - t.Unlock)
+				}
+			},
+		},
+	}
+}
+
+// deadline is that of a tenure, by the last request for it that was granted.
+func (c *Cluster) deadline(t *Tenure) time.Duration {
+	var asked, granted time.Duration
+	calls := map[int]time.Duration{}
+	for _, e := range c.history {
+		if e.Node != t.Node || e.ID != t.ID {
+			continue
+		}
+		switch e.Kind {
+		case LockCall, ExtendCall:
+			calls[e.N] = e.At
+		case LockRet, ExtendRet:
+			if asked = calls[e.N]; e.Token == t.Token && e.Text == "ok" {
+				granted = max(granted, asked)
+			}
+		}
+	}
+	return granted + c.ttl - c.ttl/10
+}
+
+// connections checks how many there are to Redis.
+func (c *Cluster) connections(nodes int) {
+	info, err := redis.String(c.do("INFO", "clients"), nil)
+	c.must(err)
+	var n int
+	_, after, _ := strings.Cut(info, "connected_clients:")
+	_, _ = fmt.Sscan(after, &n)
+	if n > nodes*17+1 {
+		c.Findings.add(clock(), "%d connections of %d nodes to Redis", n-1, nodes)
+	}
+}
+
+func (c *Cluster) redisProxy(upstream string) *RedisProxy {
+	p, err := newRedisProxy(upstream)
+	c.must(err)
+	c.onClose(p.close)
+	return p
+}
+
+// amnesia is a Redis that loses its memory. The old holder may go on until its
+// next Extend.
+func amnesia(name, fault string, how func(*Cluster)) Scenario {
+	return Scenario{
+		Name: name, Fault: fault,
+		Holds: "no wrong handler survives its next Extend or deadline; tokens keep increasing; service resumes",
+		TTL:   ttl, Bound: 2 * ttl,
+		Measure: "loss to Exit of the old",
+		Play: func(c *Cluster, rounds int) {
+			c.three()
+			for range rounds {
+				c.round()
+				t := c.holder(the)
+				c.pause(anytime(c.ttl / 3))
+				c.forget(func() { how(c) })
+				at := clock()
+				c.wait(5*time.Second, "Exit of the old holder", func() bool { return t.Exit != never })
+				c.measure(t.Exit - at)
+				c.successor(t, 5*time.Second)
+			}
+		},
+	}
+}
+
+// failover is to a replica that missed the last hand-over.
+func failover() Scenario {
+	return Scenario{
+		Name: "failover", Fault: "failover to a replica that missed the last hand-over",
+		Holds: "no wrong handler survives its next Extend or deadline; tokens keep increasing; service resumes",
+		TTL:   ttl, Bound: 3 * ttl,
+		Redis:   []string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"},
+		Measure: "failover to Exit of the old",
+		Play: func(c *Cluster, rounds int) {
+			replica, err := startRedis(filepath.Join(c.dir, "replica"), c.Scenario.Redis...)
+			c.must(err)
+			c.onClose(func() { replica.stop() })
+			var ways []*Proxy
+			for _, name := range runners {
+				p := c.proxy(c.redis.addr())
+				ways = append(ways, p)
+				cfg := c.config(the)
+				cfg.Redis = p.Listen
+				c.start(name, cfg)
+			}
+			for range rounds {
+				c.round()
+				t := c.holder(the)
+				_, err := replica.try("REPLICAOF", c.redis.host, c.redis.port)
+				c.must(err)
+				c.wait(20*time.Second, "the replica has caught up", func() bool {
+					here, _ := redis.String(c.do("GET", the), nil)
+					there, err := redis.String(replica.try("GET", the))
+					return err == nil && here != "" && here == there
+				})
+				c.settle(t)
+				_, err = replica.try("REPLICAOF", "NO", "ONE")
+				c.must(err)
+				n := c.on(t)
+				c.tell(n, "behave %s return", the)
+				t = c.successor(t, 5*time.Second)
+				c.tell(n, "behave %s well", the)
+				c.forget(func() {
+					for _, p := range ways {
+						c.must(p.Update(&toxiproxy.Proxy{Listen: p.Listen, Upstream: replica.addr(), Enabled: true}))
+					}
+				})
+				at := clock()
+				c.redis, replica = replica, c.redis
+				c.wait(5*time.Second, "Exit of the old holder", func() bool { return t.Exit != never })
+				c.measure(t.Exit - at)
+				c.successor(t, 5*time.Second)
+			}
+		},
+	}
+}
+
+// confirmed is a failover to a replica that has confirmed every Lock and Extend.
+func confirmed() Scenario {
+	return Scenario{
+		Name: "failover-wait", Fault: "the primary is killed, perhaps in a hand-over, and its replica promoted, with Replicas = 1",
+		Holds: "zero overlap; service resumes once there is a replica again", TTL: 4 * ttl, Guarded: true,
+		Redis: []string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"},
+		Play: func(c *Cluster, rounds int) {
+			replica, err := startRedis(filepath.Join(c.dir, "replica"), c.Scenario.Redis...)
+			c.must(err)
+			c.onClose(func() { replica.stop() })
+			follow := func() {
+				_, err := replica.try("REPLICAOF", c.redis.host, c.redis.port)
+				c.must(err)
+				c.wait(20*time.Second, "the replica follows", func() bool {
+					info, err := redis.String(replica.try("INFO", "replication"))
+					return err == nil && strings.Contains(info, "master_link_status:up")
+				})
+			}
+			follow()
+			var ways []*Proxy
+			for _, name := range runners {
+				p := c.proxy(c.redis.addr())
+				ways = append(ways, p)
+				cfg := c.config(the)
+				cfg.Redis, cfg.Replicas = p.Listen, 1
+				c.start(name, cfg)
+			}
+			for range rounds {
+				c.round()
+				t := c.holder(the)
+				c.pause(anytime(c.ttl / 2))
+				n := c.on(t)
+				if rand.IntN(2) == 0 {
+					c.tell(n, "behave %s return", the)
+					c.pause(anytime(20 * time.Millisecond))
+				}
+				c.forget(func() {
+					c.redis.stop()
+					_, err := replica.try("REPLICAOF", "NO", "ONE")
+					c.must(err)
+					for _, p := range ways {
+						c.must(p.Update(&toxiproxy.Proxy{Listen: p.Listen, Upstream: replica.addr(), Enabled: true}))
+					}
+				})
+				c.redis, replica = replica, c.redis
+				c.must(replica.start())
+				follow()
+				c.tell(n, "behave %s well", the)
+			}
+		},
+	}
+}
+
+// losing guards the count of what the proxies of one round lose.
+var losing sync.Mutex
+
+// lostReplies cuts the connection before or after a script has run, once or
+// several times in a row.
+func lostReplies() Scenario {
+	return Scenario{
+		Name: "lost-replies", Fault: "connection cut before or after a script (acquire, extend, release) ran, 1 to 6 times in a row",
+		Holds: "no self-deadlock until the TTL, no false \"lost\"",
+		TTL:   2 * ttl, Bound: 500 * time.Millisecond,
+		Measure: "Unlock to first line",
+		Play: func(c *Cluster, rounds int) {
+			var ps []*RedisProxy
+			for _, name := range runners {
+				p := c.redisProxy(c.redis.addr())
+				ps = append(ps, p)
+				cfg := c.config(the)
+				cfg.Redis, cfg.Extend = p.addr(), 100*time.Millisecond
+				c.start(name, cfg)
+			}
+			for i := range rounds {
+				c.round()
+				t := c.holder(the)
+				c.settle(t)
+				what := []string{"acquire", "extend", "release"}[i%3]
+				times := 1 + rand.IntN(6)
+				if what == "release" {
+					times = 1 + rand.IntN(2) // after three Unlock leaves it to the TTL
+				}
+				how := pick([]fate{loseReply, loseBoth})
+				lost := 0
+				for _, p := range ps { // one rule for all: nobody knows who acquires
+					p.set(func(w string) fate {
+						losing.Lock()
+						defer losing.Unlock()
+						if w != what || lost >= times {
+							return pass
+						}
+						lost++
+						return how
+					})
+				}
+				if what == "extend" {
+					c.pause(200 * time.Millisecond)
+					c.unharmed(t)
+				} else {
+					n := c.on(t)
+					c.tell(n, "behave %s return", the)
+					s := c.successor(t, 700*time.Millisecond)
+					c.tell(n, "behave %s well", the)
+					c.wait(5*time.Second, "Unlock", func() bool { return t.Unlock != never })
+					c.measure(s.Begin - t.Unlock)
+				}
+				losing.Lock()
+				if lost == 0 {
+					c.Findings.add(clock(), "the suite lost no %s", what)
+				}
+				lost = times
+				losing.Unlock()
+			}
+		},
+	}
+}
+
+// An outage is what Redis says instead of what it is asked for.
+type outage struct {
+	name  string
+	begin func(c *Cluster) (end func())
+}
+
+func transient() []outage {
+	acl := func(off, on string) func(*Cluster) func() {
+		return func(c *Cluster) func() {
+			c.do("ACL", "SETUSER", "default", off)
+			return func() { c.do("ACL", "SETUSER", "default", on) }
+		}
+	}
+	return []outage{
+		{"NOSCRIPT", func(c *Cluster) func() {
+			c.do("SCRIPT", "FLUSH")
+			return func() {}
+		}},
+		{"OOM", func(c *Cluster) func() {
+			c.do("CONFIG", "SET", "maxmemory", 1)
+			return func() { c.do("CONFIG", "SET", "maxmemory", 0) }
+		}},
+		{"READONLY", func(c *Cluster) func() {
+			c.do("REPLICAOF", "127.0.0.1", 1)
+			return func() { c.do("REPLICAOF", "NO", "ONE") }
+		}},
+		{"NOPERM", acl("-@scripting", "+@scripting")},
+		{"WRONGPASS", func(c *Cluster) func() {
+			c.do("ACL", "SETUSER", "default", "resetpass", ">changed")
+			c.do("CLIENT", "KILL", "USER", "default")
+			return func() { c.do("ACL", "SETUSER", "default", "resetpass", ">"+password) }
+		}},
+		{"max clients", func(c *Cluster) func() {
+			conn, err := c.redis.dial()
+			c.must(err)
+			_, err = conn.Do("CONFIG", "SET", "maxclients", 1)
+			c.must(err)
+			_, err = conn.Do("CLIENT", "KILL", "USER", "default")
+			c.must(err)
+			return func() {
+				_, err := conn.Do("CONFIG", "SET", "maxclients", 10000)
+				c.must(err)
+				conn.Close()
+			}
+		}},
+		{"LOADING", func(c *Cluster) func() {
+			// The data set is slow to load: 100 keys, 1 ms each.
+			for i := range 100 {
+				c.do("SET", fmt.Sprintf("ballast-%d", i), strings.Repeat("x", 2000), "EX", 100)
+			}
+			c.note(Wiping, "")
+			c.do("SAVE")
+			c.redis.stop()
+			c.redis.args = append(c.redis.args, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+			c.must(c.redis.launch())
+			return func() {
+				c.must(c.redis.await())
+				c.redis.args = c.redis.args[:len(c.redis.args)-4]
+				c.note(Wiped, "")
+			}
+		}},
+	}
+}
+
+const password = "secret"
+
+func (c *Cluster) threeWithPassword() {
+	for _, name := range runners {
+		cfg := c.config(the)
+		cfg.Password = password
+		c.start(name, cfg)
+	}
+}
+
+// redisSays are errors that pass inside the deadline.
+func redisSays() Scenario {
+	return Scenario{
+		Name: "redis-errors", Fault: "Redis says OOM, LOADING, READONLY, NOSCRIPT, NOPERM, WRONGPASS, max clients, for up to 0.4 TTL",
+		Holds: "ridden out: the tenure goes on", TTL: 4 * ttl, Bound: ttl,
+		Redis: []string{"--requirepass", password},
+		Play: func(c *Cluster, rounds int) {
+			c.threeWithPassword()
+			t := c.holder(the)
+			outages := transient()
+			for i := range max(rounds, len(outages)) {
+				c.round()
+				o := outages[i%len(outages)]
+				end := o.begin(c)
+				c.pause(anytime(c.ttl * 4 / 10))
+				end()
+				c.unharmed(t)
+			}
+		},
+	}
+}
+
+// redisRefuses are errors that last.
+func redisRefuses() Scenario {
+	return Scenario{
+		Name: "redis-refuses", Fault: "Redis says NOPERM, WRONGPASS, WRONGTYPE, max clients, READONLY for 2 TTL",
+		Holds: "named once by each node, ≤ 20 calls a second and node; service resumes by itself", TTL: 2 * ttl,
+		Redis:   []string{"--requirepass", password},
+		Measure: "end of the refusal to first line",
+		Play: func(c *Cluster, rounds int) {
+			c.threeWithPassword()
+			outages := slices.DeleteFunc(transient(), func(o outage) bool {
+				return o.name == "NOSCRIPT" || o.name == "OOM" || o.name == "LOADING"
+			})
+			outages = append(outages, outage{"WRONGTYPE", func(c *Cluster) func() {
+				c.note(Wiping, "")
+				c.do("DEL", the)
+				c.do("LPUSH", the, "not a lock")
+				return func() { c.do("DEL", the); c.note(Wiped, "") }
+			}})
+			for i := range max(rounds, len(outages)) {
+				c.round()
+				o := outages[i%len(outages)]
+				t := c.holder(the)
+				logs, calls := len(c.logs), c.counts[LockCall]
+				c.note(Blocked, "")
+				end := o.begin(c)
+				c.pause(2 * c.ttl)
+				end()
+				at := c.note(Free, "")
+				named := map[string]int{} // by node and error
+				for _, e := range c.logs[logs:] {
+					if strings.Contains(e.Text, "can't compete") {
+						named[e.Node]++
+					}
+				}
+				if len(named) == 0 {
+					c.Findings.add(at, "%s: nobody named it", o.name)
+				}
+				for node, n := range named {
+					if n > 3 { // I/O errors of the moment of change are others
+						c.Findings.add(at, "%s: %s logged %d times", o.name, node, n)
+					}
+				}
+				if n := c.counts[LockCall] - calls; n > 3*20*int(2*c.ttl/time.Second) {
+					c.Findings.add(at, "%s: %d calls of Lock in %v", o.name, n, 2*c.ttl)
+				}
+				s := c.successor(t, 10*time.Second)
+				c.measure(s.Begin - at)
+			}
+		},
+	}
+}

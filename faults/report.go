@@ -1,0 +1,189 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+)
+
+func (r *Row) summary() string {
+	s := fmt.Sprintf("%-34s %4d rounds  %3d violations  %5d tenures  %6.1fs", r.Name, r.Played, len(r.Findings), r.Tenures, r.Took.Seconds())
+	if len(r.Times) > 0 {
+		s += fmt.Sprintf("  %s: p50 %s p99 %s max %s", r.Measure, short(quantile(r.Times, .5)), short(quantile(r.Times, .99)), short(quantile(r.Times, 1)))
+	}
+	if len(r.Outside) > 0 {
+		s += fmt.Sprintf("  outside overlap max %s", short(quantile(r.Outside, 1)))
+	}
+	if r.Waking > 0 {
+		s += fmt.Sprintf("  %d messages taken while waking", r.Waking)
+	}
+	if len(r.Forgotten) > 0 {
+		s += fmt.Sprintf("  %d overlaps after Redis forgot, max %s", len(r.Forgotten), short(quantile(r.Forgotten, 1)))
+	}
+	if m := r.Messages; m.Sent > 0 {
+		s += fmt.Sprintf("  sent %d nil %d not %d unknown %d in hand %d longest %s", m.Sent, m.Nil, m.Not, m.Unknown, m.NotNoted, short(m.Longest))
+	}
+	if r.Undecided > 0 {
+		s += fmt.Sprintf("  %d lock histories undecided", r.Undecided)
+	}
+	return s
+}
+
+// short is a duration with three digits.
+func short(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "-" + short(-d)
+	case d >= 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d >= time.Second:
+		return fmt.Sprintf("%.2f s", d.Seconds())
+	case d >= 10*time.Millisecond:
+		return fmt.Sprintf("%.0f ms", d.Seconds()*1e3)
+	default:
+		return fmt.Sprintf("%.2f ms", d.Seconds()*1e3)
+	}
+}
+
+// report is docs/faults.md.
+func report(rows []*Row, rounds int, took time.Duration) string {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	total, tenures, calls, bad, undecided := Messages{}, 0, 0, 0, 0
+	played := 0
+	for _, r := range rows {
+		total.add(r.Messages)
+		tenures += r.Tenures
+		calls += r.Calls
+		bad += len(r.Findings)
+		undecided += r.Undecided
+		played += r.Played
+	}
+	p("# Under faults")
+	p("")
+	p("Written by `make faults`, which plays every fault %d times unless its row says otherwise: real node", rounds)
+	p("processes, a real redis-server for each row, faults from outside the processes. Every process logs what")
+	p("happens to it with one clock; afterwards the checker reads all logs. `faults/` says how.")
+	p("")
+	p("%s. %d rounds, %d tenures, %d calls of locks, %d messages, in %s: **%d violations**.",
+		time.Now().UTC().Format("2006-01-02"), played, tenures, calls, total.Sent, took.Round(time.Second), bad)
+	p("")
+	p("%s", machine())
+	p("")
+	p("## What is checked of every history")
+	p("")
+	p("- Fencing tokens increase strictly. The fenced store accepts writes in token order only.")
+	p("- Trusted windows (first line of the handler to Exit) of one id do not overlap. Where a process was stopped")
+	p("  it can't close its window; that overlap is measured and shown as \"outside\".")
+	p("- A process that is resumed past its deadline receives nothing more in that tenure, but for the one message that")
+	p("  may have been on offer when it was stopped (\"waking\"), and its Extend fails.")
+	p("- No id is without a holder for longer than the row's bound while a healthy node competes.")
+	p("- The calls of each lock, unknown outcomes and expiry included, are linearizable as those of one lock (porcupine).")
+	if undecided > 0 {
+		p("  %d histories were too long to decide.", undecided)
+	}
+	p("- Every result of a send agrees with all handlers' logs: nil was received once; not delivered was never received;")
+	p("  nothing twice; in order for each sending goroutine. In planned rows every send returns nil.")
+	p("")
+	p("## Exactly one")
+	p("")
+	p("| fault | must hold | rounds | violations | tenures | time measured | p50 | p99 | max | outside |")
+	p("|---|---|--:|--:|--:|---|--:|--:|--:|--:|")
+	for _, r := range rows {
+		times := "– | – | –"
+		if len(r.Times) > 0 {
+			times = short(quantile(r.Times, .5)) + " | " + short(quantile(r.Times, .99)) + " | " + short(quantile(r.Times, 1))
+		}
+		outside := "0"
+		if len(r.Outside) > 0 {
+			outside = fmt.Sprintf("%d × ≤ %s", len(r.Outside), short(quantile(r.Outside, 1)))
+		}
+		if r.Waking > 0 {
+			outside += fmt.Sprintf("; waking %d", r.Waking)
+		}
+		if len(r.Forgotten) > 0 {
+			outside += fmt.Sprintf("; forgotten %d × ≤ %s", len(r.Forgotten), short(quantile(r.Forgotten, 1)))
+		}
+		measure := r.Measure
+		if measure == "" {
+			measure = "–"
+		}
+		p("| %s | %s | %d | %d | %d | %s | %s | %s |", r.Fault, r.Holds, r.Played, len(r.Findings), r.Tenures, measure, times, outside)
+	}
+	p("")
+	p("\"Outside\" counts overlaps that a stopped process could not help, and the longest of them; \"forgotten\" those")
+	p("after Redis had lost its memory, which end with the old holder's next Extend; \"waking\" messages that were on")
+	p("offer on r.Data when the process was stopped and were taken in the instant in which it woke, at most one a stop.")
+	p("")
+	p("## Every message accounted for")
+	p("")
+	p("| fault | messages | nil | not delivered | unknown | in hand | longest wait | violations |")
+	p("|---|--:|--:|--:|--:|--:|--:|--:|")
+	for _, r := range rows {
+		m := r.Messages
+		if m.Sent == 0 {
+			continue
+		}
+		p("| %s | %d | %d | %d | %d | %d | %s | %d |", r.Fault, m.Sent, m.Nil, m.Not, m.Unknown, m.NotNoted, short(m.Longest), len(r.Findings))
+	}
+	p("| all | %d | %d | %d | %d | %d | %s | |", total.Sent, total.Nil, total.Not, total.Unknown, total.NotNoted, short(total.Longest))
+	p("")
+	p("\"In hand\": nil, received by a handler that was killed before it could note it; at most one for each kill.")
+	p("A send waits up to 10 s. Of those not delivered or unknown, %d were withdrawn earlier by their callers, and %d were", total.Withdrawn, total.Tried)
+	p("of TrySendData, which does not wait. A tenth of the calls are SendBatch, a tenth TrySendData.")
+	var notes []string
+	for _, r := range rows {
+		for _, n := range r.Notes {
+			notes = append(notes, "- "+r.Name+": "+n)
+		}
+	}
+	if len(notes) > 0 {
+		p("")
+		p("## Notes")
+		p("")
+		p("%s", strings.Join(notes, "\n"))
+	}
+	if bad > 0 {
+		p("")
+		p("## Violations")
+		p("")
+		for _, r := range rows {
+			for i, f := range r.Findings {
+				if i == 10 {
+					p("- %s: … and %d more", r.Name, len(r.Findings)-i)
+					break
+				}
+				p("- %s: %s", r.Name, f.What)
+			}
+		}
+	}
+	return b.String()
+}
+
+// machine says where the figures are from.
+func machine() string {
+	cpu := runtime.GOARCH
+	if s, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(s)) {
+			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+				cpu = strings.TrimSpace(v)
+				break
+			}
+		}
+	}
+	one := func(name string, args ...string) string {
+		out, err := exec.Command(name, args...).Output()
+		if err != nil {
+			return name + " (version unknown)"
+		}
+		return strings.TrimSpace(string(out))
+	}
+	redis := "redis-server (version unknown)"
+	if f := strings.Fields(one("redis-server", "--version")); len(f) > 2 {
+		redis = "Redis " + strings.TrimPrefix(f[2], "v=")
+	}
+	return fmt.Sprintf("Machine: %s, %d CPUs, %s; %s, %s.", cpu, runtime.NumCPU(), one("uname", "-sr"), runtime.Version(), redis)
+}

@@ -1,0 +1,211 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A Scenario is one fault: what is done, what must hold, how it is played.
+type Scenario struct {
+	Name  string
+	Fault string // what is done
+	Holds string // what must hold, besides what is checked of every history
+
+	TTL   time.Duration
+	Redis []string // more arguments of redis-server
+
+	// Measure says what the scenario's times are; P50 and P99 are their limits.
+	// 0 is none.
+	Measure  string
+	P50, P99 time.Duration
+
+	// Bound is how long there may be no holder though a node competes. 0: not
+	// checked.
+	Bound   time.Duration
+	Planned bool // every send must return nil
+	Alone   bool // nothing else runs meanwhile: it measures milliseconds
+	Guarded bool // the restart guard is on: no overlap after Redis has forgotten
+	Rounds  int  // at most so many, where a round is long
+	Long    int  // so many rounds fewer than 3 are in the short version
+
+	Play func(c *Cluster, rounds int)
+}
+
+// A Row is what one scenario found.
+type Row struct {
+	Scenario
+	Played    int
+	Findings  findings
+	Times     []time.Duration
+	Outside   []time.Duration // overlaps outside a stopped process
+	Forgotten []time.Duration // overlaps after Redis had lost its memory
+	Waking    int             // messages taken in the instant of waking
+	Messages  Messages
+	Tenures   int
+	Calls     int // of locks
+	Undecided int // histories of a lock that took too long to check
+	Notes     []string
+	Took      time.Duration
+}
+
+// note adds a remark to the report, once.
+func (r *Row) remark(format string, args ...any) {
+	if s := fmt.Sprintf(format, args...); !slices.Contains(r.Notes, s) {
+		r.Notes = append(r.Notes, s)
+	}
+}
+
+// round counts a round.
+func (r *Row) round() { r.Played++ }
+
+// measure adds a time.
+func (r *Row) measure(d time.Duration) { r.Times = append(r.Times, d) }
+
+// leeway widens all limits on times. The short version sets it, for machines
+// that do other things, too.
+var leeway time.Duration
+
+// clusters are those that run.
+var clusters sync.Map
+
+// dump is a directory for the histories, "" for none.
+var dump string
+
+// play runs a scenario and checks its history.
+func play(s Scenario, rounds int) *Row {
+	began := time.Now()
+	row := &Row{Scenario: s}
+	if s.Rounds > 0 {
+		rounds = min(rounds, s.Rounds)
+	}
+	c, err := newCluster(row, s.TTL, s.Redis...)
+	if err != nil {
+		row.Findings.add(0, "%v", err)
+		return row
+	}
+	defer c.close()
+	clusters.Store(c, nil)
+	defer clusters.Delete(c)
+	func() {
+		defer func() {
+			if p := recover(); p != nil {
+				if _, ok := p.(gaveUp); !ok {
+					panic(p)
+				}
+			}
+		}()
+		s.Play(c, rounds)
+		c.finish()
+	}()
+	c.history.sort()
+	row.judge(c)
+	if dump != "" {
+		var b []byte
+		for _, e := range c.history {
+			b = e.append(append(append(b, e.Node...), '\t'))
+		}
+		_ = os.WriteFile(filepath.Join(dump, s.Name+".log"), b, 0o644)
+	}
+	row.Took = time.Since(began)
+	return row
+}
+
+// judge runs all checkers.
+func (r *Row) judge(c *Cluster) {
+	h := c.history
+	found := func(f findings) { r.Findings = append(r.Findings, f...) }
+	tenures := h.tenures()
+	r.Tenures = len(tenures)
+	bad, outside, forgotten := checkTenures(h, r.TTL)
+	found(bad)
+	r.Outside, r.Forgotten = outside, forgotten
+	if r.Guarded {
+		for _, d := range forgotten {
+			r.Findings.add(0, "an overlap of %v after Redis had forgotten, though the restart guard was on", d)
+		}
+	}
+	bad, r.Waking = checkPaused(h)
+	found(bad)
+	found(checkStore(c.store.accepted()))
+	if r.Bound > 0 {
+		found(checkGaps(h, r.Bound+leeway))
+	}
+	m, bad := checkMessages(h, r.Planned)
+	found(bad)
+	r.Messages.add(m)
+
+	ids := map[string]bool{}
+	for _, t := range tenures {
+		ids[t.ID] = true
+	}
+	for id := range ids {
+		bad, undecided := checkLock(h, id, r.TTL, r.Guarded, 20*time.Second)
+		found(bad)
+		if undecided {
+			r.Undecided++
+		}
+	}
+	r.Calls = c.counts[LockRet] + c.counts[ExtendRet] + c.counts[UnlockRet]
+	if len(r.Times) > 0 {
+		if p := quantile(r.Times, .5); r.P50 > 0 && p > r.P50+leeway {
+			r.Findings.add(0, "%s: p50 %v, wanted at most %v", r.Measure, p, r.P50+leeway)
+		}
+		if p := quantile(r.Times, .99); r.P99 > 0 && p > r.P99+leeway {
+			r.Findings.add(0, "%s: p99 %v, wanted at most %v", r.Measure, p, r.P99+leeway)
+		}
+	}
+}
+
+// quantile is the q-quantile, by the nearest rank.
+func quantile(ds []time.Duration, q float64) time.Duration {
+	if len(ds) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(ds))
+	return s[max(int(math.Ceil(q*float64(len(s))))-1, 0)]
+}
+
+// playAll plays scenarios: first several at a time, then one by one those that
+// measure milliseconds.
+func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
+	rows := make([]*Row, len(all))
+	var mu sync.Mutex
+	one := func(i int) {
+		r := play(all[i], rounds)
+		mu.Lock()
+		defer mu.Unlock()
+		rows[i] = r
+		done(r)
+	}
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, parallel)
+	for i, s := range all {
+		if s.Alone {
+			continue
+		}
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			one(i)
+		})
+	}
+	wg.Wait()
+	for i, s := range all {
+		if s.Alone {
+			one(i)
+		}
+		runtime.GC() // a history can be large
+	}
+	return rows
+}
+
+// scenarios are all of them, in the order of the report.
+func scenarios() []Scenario {
+	return slices.Concat(nodeScenarios(), redisScenarios(), messageScenarios())
+}
