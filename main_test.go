@@ -17,6 +17,9 @@ func newExampleLock(id, value string) (gone.GoneLock, error) {
 }
 
 func TestMain(m *testing.M) {
+	if sock := os.Getenv(crashingSocket); sock != "" {
+		crashing(sock)
+	}
 	flag.Parse()
 	os.Exit(runTests(m))
 }

@@ -133,10 +133,7 @@ func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {
 	}
 	changed := r.changed
 	r.waiting++
-	if !r.looking {
-		r.looking = true
-		go r.look()
-	}
+	r.lookLocked()
 	r.mu.Unlock()
 
 	// A tenure that has begun here since the caller looked told nobody.
@@ -186,6 +183,7 @@ func (r *route) silence(f *flow, silent bool) {
 	switch {
 	case silent && r.flow == f:
 		r.flow, r.last, r.err = nil, f, ErrUnreachable
+		r.lookLocked() // what has not left can go to the next holder
 	case !silent && r.flow == nil && r.last == f:
 		if !r.follow(f) && f.ctx.Err() == nil {
 			r.use(f.addr, f.Token)
@@ -239,9 +237,15 @@ func (r *route) learn(addr string, token uint64, err error) (nobody bool) {
 			// The service can't say. The last holder refuses if it isn't any more.
 			r.use(f.addr, f.Token)
 		}
-	case addr == r.rs.self, token != 0 && token <= r.dead:
-		// About to begin, or over without the service knowing it yet.
-		r.err = ErrNoHolder
+	case token != 0 && token <= r.dead:
+		r.err = ErrNoHolder // over without the service knowing it yet
+		return true
+	case addr == r.rs.self:
+		r.err = ErrNoHolder // about to begin, or about to end
+		if r.last != nil {
+			r.last.retire()
+			r.last = nil
+		}
 		return true
 	default:
 		r.use(addr, token)
@@ -264,15 +268,24 @@ func (r *route) lookOnce() (*flow, error) {
 	return r.flow, r.err
 }
 
+// lookLocked starts look, unless it runs. It is called with mu held.
+func (r *route) lookLocked() {
+	if !r.looking {
+		r.looking = true
+		go r.look()
+	}
+}
+
 // look asks the lock service for the holder until there is a flow, or nobody
-// waits for one.
+// waits for one: no sender, and no message to a silent holder.
 func (r *route) look() {
 	for pause := lookFirst; ; pause = min(2*pause, lookMost) {
 		began := time.Now()
 		addr, token, err := holder(r.lock)
 		r.mu.Lock()
 		nobody := r.learn(addr, token, err)
-		if r.flow != nil || r.waiting == 0 || r.rs.ctx.Err() != nil {
+		idle := r.waiting == 0 && (r.last == nil || r.last.idle())
+		if r.flow != nil || idle || r.rs.ctx.Err() != nil {
 			r.looking = false
 			r.change()
 			r.mu.Unlock()
