@@ -110,7 +110,7 @@ func (c *redisClient) with(ctx context.Context, ask func(redis.Conn) error) erro
 }
 
 func (c *redisClient) once(ctx context.Context, ask func(redis.Conn) error) (again bool, err error) {
-	conn, err := c.pool.GetContext(ctx)
+	conn, err := c.get(ctx)
 	if err != nil {
 		var said redis.Error // such as WRONGPASS
 		return !errors.As(err, &said), err
@@ -124,6 +124,33 @@ func (c *redisClient) once(ctx context.Context, ask func(redis.Conn) error) (aga
 		_, _ = redis.DoWithTimeout(conn, -1, "PING")
 	}
 	return conn.Err() != nil, err
+}
+
+// get borrows a connection. A pool with Dial alone knows no context while it
+// dials, so it is left to itself when that has ended.
+func (c *redisClient) get(ctx context.Context) (redis.Conn, error) {
+	if c.pool.DialContext != nil {
+		return c.pool.GetContext(ctx)
+	}
+	type result struct {
+		conn redis.Conn
+		err  error
+	}
+	got := make(chan result)
+	go func() {
+		conn, err := c.pool.GetContext(ctx)
+		select {
+		case got <- result{conn, err}:
+		case <-ctx.Done():
+			_ = conn.Close()
+		}
+	}()
+	select {
+	case r := <-got:
+		return r.conn, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // do runs one command on a connection, until the context's deadline.

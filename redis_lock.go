@@ -1,6 +1,7 @@
 package gone
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	_ "embed"
@@ -51,18 +52,21 @@ type RedisLock struct {
 	id, value string
 	redis     *redisClient
 
-	// Lock shares it and Unlock has it alone: an Unlock never overtakes a Lock.
-	taking sync.RWMutex
+	taking sync.Mutex // Lock and Unlock: one at a time, as they come
 
-	mu     sync.Mutex
-	secret string        // of the current attempt or hold, "" for none
-	unsure bool          // an attempt with this secret may have succeeded, or may yet
-	token  uint64        // of the last hold
-	other  news          // of the hold that made Lock fail
-	wakeup *subscription // from the first wait to what it waited for
-	waits  int           // under way
-	uses   int           // requests under way
-	closed bool
+	mu      sync.Mutex
+	hold    redisHold     // the last that Lock obtained
+	attempt string        // a secret with which a Lock may have succeeded, or may yet
+	other   news          // of the hold that made Lock fail
+	wakeup  *subscription // from the first wait to what it waited for
+	waits   int           // under way
+	uses    int           // requests under way
+	closed  bool
+}
+
+type redisHold struct {
+	secret string // "" when it is over
+	token  uint64
 }
 
 const maxValue = 512 // bytes; the scripts look at 1024 for value, token and secret
@@ -142,37 +146,34 @@ func (l *RedisLock) Lock() error {
 }
 
 func (l *RedisLock) acquire() error {
-	l.taking.RLock()
-	defer l.taking.RUnlock()
+	l.taking.Lock()
+	defer l.taking.Unlock()
 	l.mu.Lock()
-	if l.secret == "" {
-		l.secret = rand.Text()
-	}
-	secret := l.secret
+	// With the same secret until the outcome is known, so that a hold whose
+	// reply was lost is recognised.
+	secret := cmp.Or(l.hold.secret, l.attempt)
 	l.mu.Unlock()
-
+	if secret == "" {
+		secret = rand.Text()
+	}
 	guard := 0
 	if l.RestartGuard {
 		guard = 1
 	}
-	// The secret stays until Unlock or loss, so an attempt whose reply was lost
-	// is recognised when it is repeated.
 	r, err := l.eval(l.Replicas, acquireScript, l.id, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case err != nil:
-		l.unsure = true
+		l.attempt = secret
 		return l.failed("lock", err)
 	case r[0] > 0:
-		l.token = uint64(r[0])
+		l.hold, l.attempt = redisHold{secret, uint64(r[0])}, ""
 		l.forget()
 		return nil
 	}
-	if !l.unsure {
-		l.secret = ""
-	}
+	l.hold.secret = ""
 	if len(r) < 3 {
 		return l.foreign()
 	}
@@ -191,22 +192,24 @@ func (l *RedisLock) acquire() error {
 // Extend implements [GoneLock].
 func (l *RedisLock) Extend() error {
 	l.mu.Lock()
-	secret, token := l.secret, l.token
+	hold := l.hold
 	l.mu.Unlock()
-	if secret == "" {
+	if hold.secret == "" {
 		return fmt.Errorf("%w: redis lock %q is not held", ErrLockLost, l.id)
 	}
-	r, err := l.eval(l.Replicas, extendScript, l.id, secret, l.ms(), l.channel(), formatNews(token, l.ms()))
-	if err != nil {
+	r, err := l.eval(l.Replicas, extendScript, l.id, hold.secret, l.ms(), l.channel(), formatNews(hold.token, l.ms()))
+	switch {
+	case otherType(err):
+		r = []int64{0}
+	case err != nil:
 		return l.failed("extend", err)
-	}
-	if r[0] > 0 {
+	case r[0] > 0:
 		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.secret == secret {
-		l.secret, l.unsure = "", false
+	if l.hold == hold { // and not one that a Lock has obtained meanwhile
+		l.hold.secret = ""
 	}
 	if r[0] == 0 {
 		return fmt.Errorf("%w: redis lock %q is another's", ErrLockLost, l.id)
@@ -220,8 +223,8 @@ func (l *RedisLock) Unlock() {
 	l.taking.Lock()
 	defer l.taking.Unlock()
 	l.mu.Lock()
-	secret, token := l.secret, l.token
-	l.secret, l.unsure = "", false
+	secret, token := cmp.Or(l.hold.secret, l.attempt), l.hold.token
+	l.hold.secret, l.attempt = "", ""
 	l.mu.Unlock()
 	if secret == "" {
 		return
@@ -229,12 +232,15 @@ func (l *RedisLock) Unlock() {
 	_ = l.request(func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
 			_, err := l.redis.eval(ctx, 0, releaseScript, l.id, secret, l.channel(), formatNews(token, 0))
-			if err == nil || sleepCtx(ctx, jitter(pause)) != nil {
+			if err == nil || otherType(err) || sleepCtx(ctx, jitter(pause)) != nil {
 				return err
 			}
 		}
 	})
 }
+
+// otherType reports whether the key is not even a string, and so no hold.
+func otherType(err error) bool { return err != nil && strings.Contains(err.Error(), "WRONGTYPE") }
 
 // GetValue implements [GoneLock].
 func (l *RedisLock) GetValue() (string, error) {
@@ -246,7 +252,7 @@ func (l *RedisLock) GetValue() (string, error) {
 func (l *RedisLock) FencingToken() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.token
+	return l.hold.token
 }
 
 // Holder implements [Fencer].
@@ -265,10 +271,10 @@ func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	if s == "" {
 		return "", 0, fmt.Errorf("%w: redis lock %q", ErrNoHolder, l.id)
 	}
-	s, _, _ = cutLast(s) // the secret
-	value, digits, _ := cutLast(s)
+	s, secret := cutLast(s)
+	value, digits := cutLast(s)
 	token, err = strconv.ParseUint(digits, 10, 64)
-	if err != nil || token == 0 || value == "" || len(value) > maxValue {
+	if err != nil || token == 0 || secret == "" || value == "" || len(value) > maxValue {
 		return "", 0, l.foreign()
 	}
 	l.mu.Lock()
@@ -277,12 +283,9 @@ func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	return value, token, nil
 }
 
-func cutLast(s string) (before, after string, ok bool) {
+func cutLast(s string) (before, after string) {
 	i := strings.LastIndexByte(s, ' ')
-	if i < 0 {
-		return "", "", false
-	}
-	return s[:i], s[i+1:], true
+	return s[:max(i, 0)], s[i+1:]
 }
 
 // spread is how far the attempts of many waiters for one expired lock lie
@@ -421,7 +424,7 @@ func (l *RedisLock) eval(replicas int, script *luaScript, args ...any) (r []int6
 }
 
 // ms is the TTL for Redis, which must not be shorter than for the lease.
-func (l *RedisLock) ms() int64 { return int64((l.TTL() + time.Millisecond - 1) / time.Millisecond) }
+func (l *RedisLock) ms() int64 { return int64((l.TTL()-1)/time.Millisecond) + 1 }
 
 // counter is the helper key, always in the id's Cluster slot.
 func (l *RedisLock) counter() string {

@@ -1,11 +1,14 @@
 package gone_test
 
 import (
-	"bytes"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,14 +41,18 @@ func startRedis(t testing.TB, args ...string) *redisServer {
 	return s
 }
 
-func (s *redisServer) start() {
+// launch starts it without waiting until it answers.
+func (s *redisServer) launch() {
 	s.t.Helper()
-	var out bytes.Buffer
 	s.cmd = exec.Command("redis-server", s.args...)
-	s.cmd.Stdout, s.cmd.Stderr = &out, &out
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatalf("redis-server is needed (make test installs it): %v", err)
 	}
+}
+
+func (s *redisServer) start() {
+	s.t.Helper()
+	s.launch()
 	eventually(s.t, 10*time.Second, "redis-server answers", func() bool {
 		c, err := redis.Dial("unix", s.addr.Name)
 		if err != nil {
@@ -90,6 +97,240 @@ func (s *redisServer) locks(expiry time.Duration) gone.LockFactory {
 		l.Expiry = expiry
 		return l, nil
 	}
+}
+
+// lock makes a lock that is released and closed with the test.
+func (s *redisServer) lock(id string, expiry time.Duration) *gone.RedisLock {
+	s.t.Helper()
+	return redisLock(s.t, s.locks(expiry), id)
+}
+
+func redisLock(t testing.TB, locks gone.LockFactory, id string) *gone.RedisLock {
+	t.Helper()
+	l, err := locks(id, nodeAddr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		l.(*gone.RedisLock).Unlock()
+		_ = l.(*gone.RedisLock).Close()
+	})
+	return l.(*gone.RedisLock)
+}
+
+func (s *redisServer) pttl(key string) time.Duration {
+	s.t.Helper()
+	return time.Duration(s.do("PTTL", key).(int64)) * time.Millisecond
+}
+
+// info returns the number that INFO shows for a field.
+func (s *redisServer) info(section, field string) int {
+	s.t.Helper()
+	m := regexp.MustCompile(`(?m)^` + field + `[:=](\d+)`).FindSubmatch(s.do("INFO", section).([]byte))
+	if m == nil {
+		return 0
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n
+}
+
+// clients is how many connections there are besides the one that asks.
+func (s *redisServer) clients() int { return s.info("clients", "connected_clients") - 1 }
+
+func (s *redisServer) signal(sig os.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// pool makes connections with a pool of the test's own.
+func (s *redisServer) pool(opts ...redis.DialOption) *redis.Pool {
+	pool := &redis.Pool{
+		Dial:      func() (redis.Conn, error) { return redis.Dial("unix", s.addr.Name, opts...) },
+		MaxActive: 16, MaxIdle: 16, Wait: true,
+	}
+	s.t.Cleanup(func() { _ = pool.Close() })
+	return pool
+}
+
+func poolLocks(pool *redis.Pool) func(time.Duration) gone.LockFactory {
+	return func(expiry time.Duration) gone.LockFactory {
+		return func(id, value string) (gone.GoneLock, error) {
+			l, err := gone.NewRedisLockPool(pool, id, value)
+			if err != nil {
+				return nil, err
+			}
+			l.Expiry = expiry
+			return l, nil
+		}
+	}
+}
+
+// startReplicated starts a Redis with a replica, which follows it when this
+// returns.
+func startReplicated(t testing.TB) (master, replica *redisServer) {
+	t.Helper()
+	port := freePort(t)
+	master = startRedis(t, "--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
+	replica = startRedis(t, "--replicaof", "127.0.0.1 "+port)
+	eventually(t, 30*time.Second, "the replica follows", func() bool {
+		return master.do("WAIT", 1, 100) == int64(1)
+	})
+	return master, replica
+}
+
+// freePort returns a TCP port that nobody listens to on this machine now.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// A redisProxy stands between locks and a Redis, and loses what is asked.
+type redisProxy struct {
+	addr *net.UnixAddr
+	ln   net.Listener
+
+	mu      sync.Mutex
+	target  *net.UnixAddr
+	held    chan struct{} // not nil: nothing passes until it is closed
+	lose    int           // replies to lose, each with its connection
+	dropped int           // so many were lost
+}
+
+func (s *redisServer) proxy() *redisProxy {
+	s.t.Helper()
+	dir, err := os.MkdirTemp("", "gone")
+	must(s.t, err)
+	p := &redisProxy{addr: &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, "proxy.sock")}, target: s.addr}
+	p.ln, err = net.Listen("unix", p.addr.Name)
+	must(s.t, err)
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	s.t.Cleanup(func() {
+		p.heal()
+		close(done)
+		_ = p.ln.Close()
+		wg.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	wg.Go(func() {
+		for {
+			down, err := p.ln.Accept()
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			target := p.target.Name
+			p.mu.Unlock()
+			up, err := net.Dial("unix", target)
+			if err != nil {
+				_ = down.Close()
+				continue
+			}
+			end := sync.OnceFunc(func() {
+				_ = down.Close()
+				_ = up.Close()
+			})
+			wg.Go(func() {
+				defer end()
+				p.copy(up, down, false)
+			})
+			wg.Go(func() {
+				defer end()
+				p.copy(down, up, true)
+			})
+			wg.Go(func() {
+				<-done
+				end()
+			})
+		}
+	})
+	return p
+}
+
+func (p *redisProxy) copy(to io.Writer, from io.Reader, replies bool) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		held := p.held
+		p.mu.Unlock()
+		if held != nil {
+			<-held
+		}
+		p.mu.Lock()
+		lost := replies && p.lose > 0
+		if lost {
+			p.lose--
+			p.dropped++
+		}
+		p.mu.Unlock()
+		if lost {
+			return
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// hole lets connections stand and nothing pass, until heal, which passes on
+// what was sent meanwhile.
+func (p *redisProxy) hole() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = make(chan struct{})
+}
+
+func (p *redisProxy) heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held != nil {
+		close(p.held)
+		p.held = nil
+	}
+}
+
+// loses makes the next n replies get lost after Redis has done what was asked,
+// and returns how many were lost since the last time.
+func (p *redisProxy) loses(n int) (lost int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lost, p.dropped, p.lose = p.dropped, 0, n
+	return lost
+}
+
+func (p *redisProxy) leadsTo(s *redisServer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = s.addr
+}
+
+func (p *redisProxy) lock(t testing.TB, id string, expiry time.Duration) *gone.RedisLock {
+	t.Helper()
+	return redisLock(t, func(id, value string) (gone.GoneLock, error) {
+		l, err := gone.NewRedisLock(p.addr, id, value)
+		if err == nil {
+			l.Expiry = expiry
+		}
+		return l, err
+	}, id)
 }
 
 // eventually polls for a condition.
