@@ -18,13 +18,14 @@ MODULES := $(patsubst ./%,%,$(sort $(patsubst %/go.mod,%,$(shell find . -name go
 GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo test lint faults deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%)
+.PHONY: help demo test lint faults bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%)
 
 help:
 	@echo 'make demo   run the IRC cluster in this terminal; ARGS=-script plays the story by itself'
 	@echo 'make test   test every module with the race detector; make test/examples/irc tests one'
 	@echo 'make lint   format, vet, staticcheck and go.mod of every module'
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
+	@echo 'make bench  gone against others of its kind, with figures in docs/benchmarks.md; two minutes'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build
@@ -40,6 +41,9 @@ $(MODULES:%=test/%): test/%: deps-test
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test
 	cd faults && go run . -rounds 100 -out ../docs/faults.md $(ARGS)
+
+bench: deps-test
+	cd bench && go run . -out ../docs/benchmarks.md $(ARGS)
 
 lint: $(MODULES:%=lint/%)
 	@unformatted=$$($(GOFUMPT) -l .) && test -z "$$unformatted" || \
