@@ -348,6 +348,7 @@ func (c *Cluster) freeze(n *Node) {
 	c.note(Stopped, n.Name)
 	c.must(n.cmd.Process.Signal(syscall.SIGSTOP))
 	c.must(waitState(n.cmd.Process.Pid, 'T'))
+	c.note(Halted, n.Name)
 }
 
 func (c *Cluster) thaw(n *Node) (at time.Duration) {

@@ -54,6 +54,7 @@ const (
 	// The suite's own.
 	Killed  Kind = "killed" // a node; Node says which
 	Stopped Kind = "stopped"
+	Halted  Kind = "halted" // a node that is being stopped does nothing any more
 	Resumed Kind = "resumed"
 	Wiping  Kind = "wiping"  // Redis may forget from here …
 	Wiped   Kind = "wiped"   // … to here

@@ -179,11 +179,13 @@ func checkTenures(h History, ttl time.Duration) (bad findings, outside, forgotte
 // stopped, and be taken in the instant in which it wakes, before anything of
 // gone can run. Those are counted.
 func checkPaused(h History) (bad findings, waking int) {
-	pauses := h.pauses()
+	pauses, halts := h.pauses(), map[string][]time.Duration{}
 	began := map[string]time.Duration{} // when a message was sent
 	did := map[string][]Event{}         // by the handler's goroutine, in each tenure
 	for _, e := range h {
 		switch e.Kind {
+		case Halted:
+			halts[e.Node] = append(halts[e.Node], e.At)
 		case Sent:
 			_, at, _, _ := e.sent()
 			began[fmt.Sprint(e.From, e.ID, e.N)] = at
@@ -193,7 +195,11 @@ func checkPaused(h History) (bad findings, waking int) {
 		}
 	}
 	for _, t := range h.tenures() {
-		for _, p := range pauses[t.Node] {
+		for i, p := range pauses[t.Node] {
+			halted := p[0]
+			if i < len(halts[t.Node]) {
+				halted = halts[t.Node][i]
+			}
 			if p[0] < t.Begin || p[0] > t.End() || !succeeded(h, t, p[1]) {
 				continue
 			}
@@ -205,9 +211,9 @@ func checkPaused(h History) (bad findings, waking int) {
 				switch sent, known := began[fmt.Sprint(e.From, e.ID, e.N)]; {
 				case e.Kind == Extended && e.Text == "ok":
 					bad.add(e.At, "%s: Extend of %d on %s succeeded after its successor had begun", t.ID, t.Token, t.Node)
-				case e.Kind == Received && first && known && sent < p[0]+soon:
+				case e.Kind == Received && first && known && sent < halted:
 					// Received before the stop, and noted after it.
-				case e.Kind == Received && !offered && known && sent < p[0]+soon:
+				case e.Kind == Received && !offered && known && sent < halted:
 					offered = true
 					waking++
 				case e.Kind == Received:
