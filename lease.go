@@ -64,14 +64,18 @@ func (l *lease) expired() bool {
 func (l *lease) fire() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cause == nil {
-		if left := l.left(); left > 0 {
-			l.timer.Reset(left)
-			return false
-		}
+	if l.overLocked() {
+		return true
+	}
+	l.timer.Reset(l.left())
+	return false
+}
+
+func (l *lease) overLocked() bool {
+	if l.cause == nil && l.left() <= 0 {
 		l.endLocked(ErrLeaseExpired)
 	}
-	return true
+	return l.cause != nil
 }
 
 // end ends the lease, unless it is over. It is also how a tenure stops its
@@ -146,14 +150,10 @@ func (l *lease) extend(exit context.Context) error {
 // move sets the deadline that a request sent at sent has earned. Replies of
 // concurrent Extends may come in any order; the latest deadline stays.
 func (l *lease) move(sent time.Duration) error {
-	if l.expired() {
-		return l.err()
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if d := sent + l.ttl - l.margin; l.cause == nil && d > time.Duration(l.deadline.Load()) {
-		l.deadline.Store(int64(d))
-		l.timer.Reset(d - l.now())
+	if d := int64(sent + l.ttl - l.margin); !l.overLocked() && d > l.deadline.Load() {
+		l.deadline.Store(d)
 	}
 	return l.cause
 }

@@ -221,22 +221,41 @@ func TestAReplyAtTheVeryDeadlineIsLate(t *testing.T) {
 }
 
 func TestTransientErrorsAreRetriedInsideExtendUntilTheDeadline(t *testing.T) {
+	for range 50 { // the pauses are random
+		synctest.Test(t, func(t *testing.T) {
+			c := newBubbleClock()
+			tries := 0
+			l, exit := grant(c, onExtend{generousLock{}, func() error { tries++; return errUnknown }})
+			err := l.extend(exit)
+			if now := c.now(); now != leaseDeadline {
+				t.Errorf("Extend gave up at %v, want %v", now, leaseDeadline)
+			}
+			if !errors.Is(err, ErrLeaseExpired) || !errors.Is(err, ErrLockLost) || !errors.Is(err, errUnknown) {
+				t.Errorf("Extend: %v, want that the lease expired and why", err)
+			}
+			// The pauses grow from a twentieth of a second to a second.
+			if tries < 10 || tries > 40 {
+				t.Errorf("%d requests", tries)
+			}
+			closed(t, exit, ErrLeaseExpired)
+		})
+	}
+}
+
+func TestExtendIsNoHotLoopRightBeforeTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		tries := 0
-		l, exit := grant(c, onExtend{generousLock{}, func() error { tries++; return errUnknown }})
-		err := l.extend(exit)
-		if now := c.now(); now != leaseDeadline {
-			t.Errorf("Extend gave up at %v, want %v", now, leaseDeadline)
+		l, exit := grant(c, onExtend{generousLock{}, func() error {
+			if tries++; tries > 100 {
+				return ErrLockLost // an end at last
+			}
+			return errUnknown
+		}})
+		time.Sleep(leaseDeadline - 1)
+		if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) || tries != 1 {
+			t.Errorf("Extend: %v, after %d requests", err, tries)
 		}
-		if !errors.Is(err, ErrLeaseExpired) || !errors.Is(err, ErrLockLost) || !errors.Is(err, errUnknown) {
-			t.Errorf("Extend: %v, want that the lease expired and why", err)
-		}
-		// The pauses grow from a twentieth of a second to a second.
-		if tries < 10 || tries > 40 {
-			t.Errorf("%d requests", tries)
-		}
-		closed(t, exit, ErrLeaseExpired)
 	})
 }
 

@@ -233,6 +233,12 @@ var attrCases = []struct {
 	}},
 }
 
+func TestAGroupWithoutNameIsNone(t *testing.T) {
+	if h := (glogHandler{}).WithGroup(""); h != (glogHandler{}) {
+		t.Errorf("%+v", h)
+	}
+}
+
 func TestGoneLogsToGlogUnlessToldOtherwise(t *testing.T) {
 	o, err := newOptions(nil)
 	if err != nil {

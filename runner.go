@@ -199,8 +199,9 @@ func (c *candidate) wait(pause time.Duration) time.Duration {
 }
 
 // tenure runs the handler once, with a lock that a request sent at sent has
-// acquired, and reports whether the handler failed: it returned or panicked of
-// its own accord, and soon. To lose the lock is not the handler's failure.
+// acquired, and reports whether it failed: the handler returned or panicked of
+// its own accord, and soon, or all was over in no time. To lose the lock later
+// is not the handler's failure.
 func (c *candidate) tenure(sent time.Duration) (failed bool) {
 	ctx, exit := context.WithCancelCause(c.ctx)
 	lease := newLease(c.lock, sent, c.now, exit)
@@ -252,7 +253,8 @@ func (c *candidate) tenure(sent time.Duration) (failed bool) {
 	} else {
 		c.log.Debug("gone: tenure released", "id", c.id, "token", r.token, "cause", context.Cause(ctx))
 	}
-	return errors.Is(context.Cause(ctx), ErrHandlerReturned) && c.now()-began <= lease.ttl
+	ran := c.now() - began
+	return ran < lease.margin || ran <= lease.ttl && errors.Is(context.Cause(ctx), ErrHandlerReturned)
 }
 
 // rescue keeps a panic of the handler from ending the process.

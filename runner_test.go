@@ -130,10 +130,10 @@ func (s deadStage) begin(context.Context, string, uint64, func() time.Duration) 
 }
 
 // compete starts a candidate, which its test has to end.
-func compete(c *bubbleClock, lock GoneLock, handler RunHandler) *candidate {
+func compete(now func() time.Duration, lock GoneLock, handler RunHandler) *candidate {
 	one := &candidate{
 		id: "id", lock: lock, handler: handler, stage: deadStage{func() {}},
-		now: c.now, log: slog.New(&logbook{}), count: &counters{},
+		now: now, log: slog.New(&logbook{}), count: &counters{},
 	}
 	start(one)
 	return one
@@ -308,7 +308,7 @@ func TestTheTenuresLife(t *testing.T) {
 func TestDeadlineOfATenureCountsFromBeforeTheLockRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		one := compete(c, onLock{generousLock{}, func() error { time.Sleep(4 * time.Second); return nil }},
+		one := compete(c.now, onLock{generousLock{}, func() error { time.Sleep(4 * time.Second); return nil }},
 			func(r *GoneRunner) {
 				if now := c.now(); now != 4*time.Second {
 					t.Errorf("began at %v", now)
@@ -325,7 +325,7 @@ func TestDeadlineOfARepeatedLockCountsFromBeforeTheLastRequest(t *testing.T) {
 		c := newBubbleClock()
 		var sent time.Duration
 		attempt := 0
-		one := compete(c, onLock{generousLock{}, func() error {
+		one := compete(c.now, onLock{generousLock{}, func() error {
 			sent = c.now()
 			time.Sleep(4 * time.Second)
 			if attempt++; attempt < 3 {
@@ -345,7 +345,7 @@ func TestNoHandlerBeginsAfterItsDeadline(t *testing.T) {
 		c := newBubbleClock()
 		var j journal
 		took := leaseDeadline
-		one := compete(c, watchedLock{onLock{generousLock{}, func() error {
+		one := compete(c.now, watchedLock{onLock{generousLock{}, func() error {
 			time.Sleep(took)
 			took = 0
 			return nil
@@ -370,7 +370,7 @@ func TestNothingIsUnlockedBeforeTheHandlerHasReturned(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newBubbleClock()
 				running := false
-				one := compete(c, onUnlock{generousLock{}, func() {
+				one := compete(c.now, onUnlock{generousLock{}, func() {
 					if running {
 						t.Errorf("unlocked at %v", c.now())
 					}
@@ -391,7 +391,7 @@ func TestExitOfRunOnesRunnerClosesWhenTheLockIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		var unlocks []time.Duration
-		one := compete(c, onUnlock{generousLock{}, func() {
+		one := compete(c.now, onUnlock{generousLock{}, func() {
 			time.Sleep(time.Second)
 			unlocks = append(unlocks, c.now())
 		}}, func(r *GoneRunner) { <-r.Exit; time.Sleep(5 * time.Second) })
@@ -407,10 +407,34 @@ func TestExitOfRunOnesRunnerClosesWhenTheLockIsReleased(t *testing.T) {
 	})
 }
 
+func TestExtendOfATenureThatIsOverAsksNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var kept *GoneRunner
+		one := compete(newBubbleClock().now, onExtend{generousLock{}, func() error {
+			t.Error("extended for the tenure that followed")
+			return nil
+		}}, func(r *GoneRunner) {
+			if kept != nil {
+				<-r.Exit
+				return
+			}
+			kept = r
+		})
+		time.Sleep(leaseTTL / 2)
+		if one.count.held.Load() != 1 || one.count.tenures.Load() != 2 {
+			t.Error("no second tenure")
+		}
+		if err := kept.Extend(); !errors.Is(err, ErrHandlerReturned) {
+			t.Errorf("Extend: %v", err)
+		}
+		retire(one)
+	})
+}
+
 func TestTheTwoRunners(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		token := uint64(6)
-		one := compete(newBubbleClock(), &onToken{generousLock{}, func() uint64 { return token }}, func(r *GoneRunner) {
+		one := compete(newBubbleClock().now, &onToken{generousLock{}, func() uint64 { return token }}, func(r *GoneRunner) {
 			if r.ID() != "id" || r.FencingToken() != token {
 				t.Errorf("handler's: %q with token %d, want %d", r.ID(), r.FencingToken(), token)
 			}
@@ -453,7 +477,7 @@ func TestARunnersSendGoesToItsID(t *testing.T) {
 
 func TestAPanicIsLoggedWithItsStack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		one := compete(newBubbleClock(), generousLock{}, explode)
+		one := compete(newBubbleClock().now, generousLock{}, explode)
 		time.Sleep(time.Millisecond)
 		retire(one)
 		log := logOf(one)
@@ -477,7 +501,7 @@ func TestAHandlerThatIgnoresExitIsReportedAndKeepsItsNodeOutOfTheRace(t *testing
 				c := newBubbleClock()
 				var j journal
 				wake := make(chan struct{})
-				one := compete(c, watchedLock{generousLock{}, &j}, func(r *GoneRunner) { <-wake })
+				one := compete(c.now, watchedLock{generousLock{}, &j}, func(r *GoneRunner) { <-wake })
 				synctest.Wait()
 				end(one)
 				synctest.Wait()
@@ -509,7 +533,7 @@ func TestAHandlerThatIgnoresExitIsCountedOnceWhateverTheExpiry(t *testing.T) {
 	for _, ttl := range []time.Duration{time.Second, 10 * time.Hour, 100 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
-			one := compete(c, longLock{generousLock{}, ttl}, func(r *GoneRunner) { <-r.Exit; time.Sleep(ttl) })
+			one := compete(c.now, longLock{generousLock{}, ttl}, func(r *GoneRunner) { <-r.Exit; time.Sleep(ttl) })
 			synctest.Wait()
 			retire(one)
 			if n := one.count.overdue.Load(); n != 1 {
@@ -528,7 +552,7 @@ func (l longLock) TTL() time.Duration { return l.ttl }
 
 func TestAHandlerThatReturnsInTimeIsNotReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		one := compete(newBubbleClock(), generousLock{}, func(r *GoneRunner) { <-r.Exit; time.Sleep(leaseMargin - 1) })
+		one := compete(newBubbleClock().now, generousLock{}, func(r *GoneRunner) { <-r.Exit; time.Sleep(leaseMargin - 1) })
 		time.Sleep(10 * leaseTTL)
 		retire(one)
 		if one.count.tenures.Load() < 5 || one.count.overdue.Load() != 0 || len(logOf(one).with("ignores Exit")) != 0 {
@@ -543,7 +567,7 @@ func pauses(t *testing.T, lock timedLock, handler RunHandler) (gaps []time.Durat
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		last := time.Duration(-1)
-		one := compete(c, onLock{lock, func() error {
+		one := compete(c.now, onLock{lock, func() error {
 			if last >= 0 {
 				gaps = append(gaps, c.now()-last)
 			}
@@ -562,12 +586,12 @@ func growing(t *testing.T, gaps []time.Duration) {
 	if len(gaps) < 12 {
 		t.Fatalf("only %v", gaps)
 	}
-	most := pauseFirst
+	most := 10 * time.Millisecond
 	for i, gap := range gaps {
 		if gap < most/2 || gap >= most {
 			t.Errorf("pause %d is %v, want %v to %v", i, gap, most/2, most)
 		}
-		most = min(2*most, pauseMost)
+		most = min(2*most, 10*time.Second)
 	}
 }
 
@@ -599,6 +623,20 @@ func TestTheBackOffStartsAnewAfterAGoodTenure(t *testing.T) {
 	growing(t, gaps[bad:])
 }
 
+func TestALockThatIsLostInNoTimeIsNotTakenInAHotLoop(t *testing.T) {
+	lost := onExtend{generousLock{}, func() error { return ErrLockLost }}
+	growing(t, pauses(t, lost, func(r *GoneRunner) { _ = r.Extend() }))
+}
+
+func TestToLoseALockIsNotTheHandlersFailure(t *testing.T) {
+	lost := onExtend{generousLock{}, func() error { return ErrLockLost }}
+	for _, gap := range pauses(t, lost, func(r *GoneRunner) { time.Sleep(leaseMargin); _ = r.Extend() }) {
+		if pause := gap - leaseMargin; pause < 5*time.Millisecond || pause >= 10*time.Millisecond {
+			t.Errorf("pause of %v", pause)
+		}
+	}
+}
+
 func TestALockThatFailsIsNotAskedInAHotLoop(t *testing.T) {
 	growing(t, pauses(t, onLock{generousLock{}, func() error { return errUnknown }}, hold))
 }
@@ -607,7 +645,7 @@ func TestEachKindOfTroubleIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempt := 0
 		var heal atomic.Bool
-		one := compete(newBubbleClock(), onLock{generousLock{}, func() error {
+		one := compete(newBubbleClock().now, onLock{generousLock{}, func() error {
 			attempt++
 			switch {
 			case heal.CompareAndSwap(true, false):
@@ -641,7 +679,7 @@ func TestEachKindOfTroubleIsLoggedOnce(t *testing.T) {
 func TestTroubleThatIsNeverTheSameDoesNotFloodTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		attempt := 0
-		one := compete(newBubbleClock(), onLock{generousLock{}, func() error {
+		one := compete(newBubbleClock().now, onLock{generousLock{}, func() error {
 			attempt++
 			return fmt.Errorf("trouble number %d", attempt)
 		}}, hold)
@@ -668,7 +706,7 @@ func TestALockWithTheFourMethodsAloneIsPolled(t *testing.T) {
 		c := newBubbleClock()
 		attempts := 0
 		const busy = 10 * time.Minute
-		one := compete(c, struct{ GoneLock }{busyFor(c, busy, &attempts)}, func(r *GoneRunner) {
+		one := compete(c.now, struct{ GoneLock }{busyFor(c, busy, &attempts)}, func(r *GoneRunner) {
 			if late := c.now() - busy; late > 1500*time.Millisecond {
 				t.Errorf("acquired %v late", late)
 			}
@@ -690,7 +728,7 @@ func TestAWaiterIsWoken(t *testing.T) {
 		c := newBubbleClock()
 		attempts := 0
 		const busy = 10 * time.Minute
-		one := compete(c, onWait{busyFor(c, busy, &attempts), func(ctx context.Context) error {
+		one := compete(c.now, onWait{busyFor(c, busy, &attempts), func(ctx context.Context) error {
 			return sleepCtx(ctx, busy)
 		}}, func(r *GoneRunner) {
 			if c.now() != busy || attempts != 2 {
@@ -709,7 +747,7 @@ func TestAWakeUpAtOnceIsWelcome(t *testing.T) {
 		for range 20 { // also when it follows a hold
 			attempts = 0
 			began := c.now()
-			one := compete(c, onWait{busyFor(c, c.now()+1, &attempts), func(context.Context) error { return nil }},
+			one := compete(c.now, onWait{busyFor(c, c.now()+1, &attempts), func(context.Context) error { return nil }},
 				func(r *GoneRunner) { _ = r.Close() })
 			<-one.runner().Exit
 			if took := c.now() - began; took > 2*time.Millisecond || attempts != 2 {
@@ -729,7 +767,7 @@ func TestAWaiterThatDoesNotWaitIsNoHotLoop(t *testing.T) {
 				c := newBubbleClock()
 				attempts := 0
 				const busy = 10 * time.Minute
-				one := compete(c, onWait{busyFor(c, busy, &attempts), wait}, func(r *GoneRunner) {
+				one := compete(c.now, onWait{busyFor(c, busy, &attempts), wait}, func(r *GoneRunner) {
 					if late := c.now() - busy; late > 1500*time.Millisecond {
 						t.Errorf("acquired %v late", late)
 					}
@@ -762,7 +800,7 @@ func TestCloseEndsAnyWaitAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newBubbleClock()
-				one := compete(c, one.lock, one.handler)
+				one := compete(c.now, one.lock, one.handler)
 				time.Sleep(time.Hour)
 				closing := c.now()
 				retire(one)
@@ -777,7 +815,7 @@ func TestCloseEndsAnyWaitAtOnce(t *testing.T) {
 func TestALockAcquiredAfterCloseIsReleasedUnused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
-		one := compete(newBubbleClock(), watchedLock{onLock{generousLock{}, func() error {
+		one := compete(newBubbleClock().now, watchedLock{onLock{generousLock{}, func() error {
 			time.Sleep(time.Second)
 			return nil
 		}}, &j}, func(*GoneRunner) { j.add("begin") })
@@ -792,7 +830,7 @@ func TestALockAcquiredAfterCloseIsReleasedUnused(t *testing.T) {
 func TestAnAttemptWithAnUnknownOutcomeIsReleasedOnClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
-		one := compete(newBubbleClock(), watchedLock{onLock{generousLock{}, func() error { return errUnknown }}, &j}, nil)
+		one := compete(newBubbleClock().now, watchedLock{onLock{generousLock{}, func() error { return errUnknown }}, &j}, nil)
 		synctest.Wait()
 		retire(one)
 		if got := j.String(); got != "failed unlock" {
@@ -915,21 +953,24 @@ func (s *seat) ask(do func()) error {
 		}
 		do()
 	}
+	const timeout = leaseTTL / 4
 	switch rand.N(20) {
 	case 0: // the request is lost
-		time.Sleep(2 * time.Second)
+		time.Sleep(timeout)
 		return errUnknown
 	case 1: // the reply is lost
-		time.Sleep(rand.N(time.Second))
 		safely()
-		time.Sleep(2 * time.Second)
+		time.Sleep(timeout)
 		return errUnknown
-	case 2: // it is stuck somewhere
+	case 2: // the request is stuck somewhere
 		time.AfterFunc(rand.N(2*leaseTTL), safely)
-		time.Sleep(2 * time.Second)
+		time.Sleep(timeout)
 		return errUnknown
-	case 3: // all is slow
+	case 3, 4: // the request is slow
 		time.Sleep(rand.N(leaseTTL))
+		safely()
+		return nil
+	case 5, 6: // the reply is slow
 		safely()
 		time.Sleep(rand.N(leaseTTL))
 		return nil
@@ -1046,28 +1087,34 @@ func TestOneAtATimeOverABadNetwork(t *testing.T) {
 						}
 						return
 					}
-					switch rand.N(50) {
+					switch rand.N(20) {
 					case 0:
 						return
 					case 1:
 						panic("a bad day")
-					case 2:
+					case 2, 3, 4:
 						time.Sleep(2 * leaseTTL) // it hangs
 					}
 				}
 			}
 		}
+		join := func(node int) *candidate {
+			start := time.Now()
+			base := rand.N(time.Hour) // no two clocks agree, nor run alike
+			rate := 0.95 + 0.1*rand.Float64()
+			return compete(func() time.Duration {
+				return base + time.Duration(float64(time.Since(start))*rate)
+			}, &seat{registry: service}, handler(node))
+		}
 		nodes := make([]*candidate, 4)
 		for i := range nodes {
-			c := newBubbleClock()
-			c.sleep(rand.N(time.Hour)) // no two clocks agree
-			nodes[i] = compete(c, &seat{registry: service}, handler(i))
+			nodes[i] = join(i)
 		}
-		for range 100 {
+		for range 200 {
 			time.Sleep(rand.N(time.Minute))
 			i := rand.N(len(nodes)) // a planned hand-over
 			retire(nodes[i])
-			nodes[i] = compete(newBubbleClock(), &seat{registry: service}, handler(i))
+			nodes[i] = join(i)
 		}
 		for _, one := range nodes {
 			retire(one)
