@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -657,8 +658,8 @@ func TestMemoryIsBoundedWhateverTheNumberOfBlockedSenders(t *testing.T) {
 			}
 			started.Wait()
 			var most uint64
-			for range 10 {
-				time.Sleep(20 * time.Millisecond)
+			for range 3 {
+				time.Sleep(50 * time.Millisecond)
 				most = max(most, heap())
 			}
 			if more := int(most - before); more > 48<<20 {
@@ -730,4 +731,161 @@ func TestALockWithTheFourMethodsAloneWorks(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	inOrder(t, l.in.all())
+}
+
+// A proxy carries the connections to a node, until told otherwise.
+type proxy struct {
+	l    net.Listener
+	to   string
+	mu   sync.Mutex
+	gate sync.RWMutex // locked while it stalls
+	open map[net.Conn]bool
+	all  sync.WaitGroup
+}
+
+// behindProxy starts a node that others reach through a proxy.
+func behindProxy(t testing.TB, newLock gone.LockFactory) (*gone.Gone, *proxy) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{l: l, open: map[net.Conn]bool{}}
+	t.Cleanup(p.close)
+	for range 10 {
+		// The port that a Gone binds can't be asked for when it advertises another.
+		free, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.to = free.Addr().String()
+		_ = free.Close()
+		g, err := gone.NewGone("tcp://"+l.Addr().String(), newLock, gone.WithBind("tcp://"+p.to))
+		if err == nil {
+			t.Cleanup(func() { _ = g.Close() })
+			p.all.Go(p.accept)
+			return g, p
+		}
+	}
+	t.Fatal("no free port")
+	return nil, nil
+}
+
+func (p *proxy) accept() {
+	for {
+		from, err := p.l.Accept()
+		if err != nil {
+			return
+		}
+		to, err := net.Dial("tcp", p.to)
+		if err != nil {
+			_ = from.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.open[from], p.open[to] = true, true
+		p.mu.Unlock()
+		p.all.Go(func() { p.copy(from, to) })
+		p.all.Go(func() { p.copy(to, from) })
+	}
+}
+
+func (p *proxy) copy(from, to net.Conn) {
+	defer from.Close()
+	defer to.Close()
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		p.gate.RLock()
+		_, err = to.Write(buf[:n])
+		p.gate.RUnlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// reset breaks all connections, with whatever is on its way.
+func (p *proxy) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.open {
+		_ = c.(*net.TCPConn).SetLinger(0)
+		_ = c.Close()
+	}
+	clear(p.open)
+}
+
+func (p *proxy) close() {
+	_ = p.l.Close()
+	p.reset()
+	p.all.Wait()
+}
+
+func TestAfterConnectionsBreakOrStallNothingIsLostDoubledOrOutOfOrder(t *testing.T) {
+	locks := startRedis(t).locks(0)
+	holder, toHolder := behindProxy(t, locks)
+	sender, toSender := behindProxy(t, locks)
+	var l ledger
+	hold(t, holder, "a", l.in.run)
+	stop := make(chan struct{})
+	wait := hammer(t, &l, "a", stop, sender)
+	received := 0
+	for i := range 10 {
+		// Some hundred messages between one trouble and the next.
+		eventually(t, 10*time.Second, "messages go on", func() bool { return len(l.in.all()) > received+100 })
+		received = len(l.in.all())
+		p := []*proxy{toHolder, toSender}[i%2]
+		if i == 5 { // for long enough that the holder counts as silent
+			p.gate.Lock()
+			time.Sleep(1200 * time.Millisecond)
+			p.gate.Unlock()
+			continue
+		}
+		p.reset()
+	}
+	eventually(t, 10*time.Second, "messages go on", func() bool { return len(l.in.all()) > received })
+	close(stop)
+	wait()
+	if c := l.check(t); c.not+c.unknown > 0 {
+		t.Errorf("%+v", c)
+	}
+	inOrder(t, l.in.all())
+}
+
+// Nobody can tell whether the handler received what its node does not answer.
+func TestTheOutcomeIsUnknownOnlyWhereTheHolderIsSilent(t *testing.T) {
+	locks := startRedis(t).locks(0)
+	holder, toHolder := behindProxy(t, locks)
+	sender := startNode(t, locks)
+	var l ledger
+	open := make(chan struct{})
+	hold(t, holder, "a", func(r *gone.GoneRunner) {
+		select {
+		case <-open:
+			l.in.run(r)
+		case <-r.Exit:
+		}
+	})
+	send := func(data string, within time.Duration) error {
+		ctx, cancel := context.WithTimeout(context.Background(), within)
+		defer cancel()
+		return l.send(ctx, sender, "a", data)
+	}
+	isOnly(t, send("1", 50*time.Millisecond), gone.ErrNotDelivered, gone.ErrBusy)
+	toHolder.gate.Lock()
+	began := time.Now()
+	isOnly(t, send("2", 50*time.Millisecond), gone.ErrOutcomeUnknown, gone.ErrUnreachable, context.DeadlineExceeded)
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("it took %v", d)
+	}
+	toHolder.gate.Unlock()
+	close(open)
+	if err := send("3", 10*time.Second); err != nil {
+		t.Error(err)
+	}
+	l.check(t)
 }

@@ -564,6 +564,35 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 	}
 }
 
+// Each has sent to the others, so they are told what became of it; one that is
+// gone does not confirm.
+func TestNodesThatCloseInTurnDoNotWaitForEachOther(t *testing.T) {
+	locks := startRedis(t).locks(0)
+	var nodes []*gone.Gone
+	var in inbox
+	for i := range 4 {
+		g := startNode(t, locks)
+		nodes = append(nodes, g)
+		hold(t, g, fmt.Sprint(i), in.run)
+	}
+	for _, g := range nodes {
+		for i := range nodes {
+			if err := g.SendData(fmt.Sprint(i), []byte("x")); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, g := range nodes {
+		began := time.Now()
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(began); d > 700*time.Millisecond {
+			t.Errorf("Close took %v", d)
+		}
+	}
+}
+
 func TestCloseTwiceReturnsTheSame(t *testing.T) {
 	locks := startRedis(t).locks(0)
 	t.Run("nil", func(t *testing.T) {

@@ -28,7 +28,6 @@ type mailbox struct {
 	queue   parcels
 	pumping bool
 	offered *parcel       // the pump's, while it waits for the handler
-	sweep   bool          // the queue may have parcels that follow a refused one
 	kick    chan struct{} // makes the pump look again; capacity 1
 	pumps   sync.WaitGroup
 	ended   sync.Once
@@ -75,6 +74,11 @@ type parcel struct {
 	in   *inflow // where it came from; nil for a sender on this node
 	seq  uint64
 	done chan wire.Status // capacity 1; for a sender on this node
+}
+
+// orphan reports whether p must not be received, as the one before was not.
+func (p *parcel) orphan() bool {
+	return p.after != nil && p.after.fate != 0 && p.after.fate != wire.Received
 }
 
 type parcels struct {
@@ -301,6 +305,12 @@ func (m *mailbox) pump() {
 		m.over = m.over || left <= 0
 		m.expire()
 		p := m.queue.head
+		if p != nil && p.orphan() {
+			m.decide(p, wire.Expired)
+			m.mu.Unlock()
+			m.report(p, wire.Expired)
+			continue
+		}
 		if p == nil || m.over {
 			m.pumping = false
 			refused := m.refuse()
@@ -331,7 +341,6 @@ func (m *mailbox) pump() {
 			s = wire.Received
 		}
 		if taken || p.withdrawn {
-			m.queue.remove(p)
 			m.decide(p, s)
 		}
 		m.mu.Unlock()
@@ -341,10 +350,10 @@ func (m *mailbox) pump() {
 	}
 }
 
-// decide notes the fate of a parcel that has left the queue.
+// decide takes a parcel out of the queue and notes its fate.
 func (m *mailbox) decide(p *parcel, s wire.Status) {
+	m.queue.remove(p)
 	p.after, p.fate = nil, s
-	m.sweep = m.sweep || s != wire.Received
 	if p.in != nil {
 		delete(p.in.wait, p.seq)
 		p.in.set(p.seq, s)
@@ -371,7 +380,6 @@ func (m *mailbox) refuse() *parcel {
 	var list *parcel
 	for m.queue.head != nil {
 		p := m.queue.head
-		m.queue.remove(p)
 		m.decide(p, wire.NotHere)
 		p.next = list
 		list = p
@@ -383,24 +391,21 @@ func (m *mailbox) refuse() *parcel {
 // offers nothing meanwhile, with mu held.
 func (m *mailbox) expire() {
 	now := time.Now()
-	if m.queue.head == nil || !m.sweep && now.Before(m.queue.earliest) {
+	if m.queue.head == nil || now.Before(m.queue.earliest) {
 		return
 	}
 	var drop *parcel
 	m.queue.earliest = now.Add(time.Hour)
 	for p, next := m.queue.head, (*parcel)(nil); p != nil; p = next {
 		next = p.next
-		orphan := p.after != nil && p.after.fate != 0 && p.after.fate != wire.Received
-		if !orphan && now.Before(p.expires) {
+		if !p.orphan() && now.Before(p.expires) {
 			m.queue.earliest = earlier(m.queue.earliest, p.expires)
 			continue
 		}
-		m.queue.remove(p)
 		m.decide(p, wire.Expired)
 		p.next = drop
 		drop = p
 	}
-	m.sweep = false
 	if drop != nil {
 		m.mu.Unlock()
 		m.report(drop, wire.Expired)
@@ -417,7 +422,6 @@ func (m *mailbox) withdraw(p *parcel) wire.Status {
 		m.look()
 		return 0
 	}
-	m.queue.remove(p)
 	m.decide(p, wire.Expired)
 	return wire.Expired
 }
