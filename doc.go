@@ -22,8 +22,8 @@
 // # Exactly one
 //
 // The lease's deadline is the moment before the Lock or Extend request was sent,
-// plus nine tenths of the TTL, on a local clock that no one sets and that goes
-// on while the machine sleeps. Exit closes then, whatever the network does, and
+// plus nine tenths of the TTL, on a local clock that no one sets and that, on
+// Linux, goes on while the machine sleeps. Exit closes then, whatever the network does, and
 // so before the lock service can give the lock to another.
 //
 // Nothing extends the lock but [GoneRunner.Extend], by which the handler proves
@@ -82,7 +82,7 @@
 //	                                  start before that, with a higher token
 //	process paused past its deadline  no message reaches it any more; Extend says lost;
 //	                                  the protected resource refuses its token
-//	machine suspended                 the same within a second of waking
+//	machine suspended                 the same within a second of waking (on Linux)
 //	holder unreachable for a sender   the send asks again until its deadline, then
 //	                                  ErrOutcomeUnknown; ErrNotDelivered if nothing
 //	                                  had left
@@ -95,9 +95,13 @@
 // [GoneRunner.FencingToken]. Nor that a lock service which forgets a lock it had
 // granted, as Redis can in a failover, keeps two handlers apart.
 //
-// A paused handler that was not waiting for Data when it was paused may, in the
-// microseconds between waking and the closing of Exit, receive the one message
-// that was being offered to it.
+// A process that was paused past its deadline may, in the microseconds between
+// waking and the closing of Exit, complete one hand-over: of the message that
+// was being offered to the handler when the pause began.
+//
+// That fencing tokens increase when Redis loses the last one and its clock is
+// set back at the same time, as when it fails over to a replica with a slower
+// clock that had not received the token.
 //
 // Durability: gone hands over, it does not store. Put a queue in front where it
 // is needed. Exactly-once processing: a holder that dies after it received a

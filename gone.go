@@ -141,7 +141,6 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 			<-before.ended.Done() // its handler may still run
 		}
 		c.run()
-		closeLock(lock)
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if g.candidates[id] == c {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -111,7 +112,7 @@ func parseEndpoint(addr string) (endpoint, error) {
 	if err != nil {
 		return bad("want tcp://host:port")
 	}
-	if host == "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("/;@[]", r) }) {
+	if _, err := netip.ParseAddr(host); host != "*" && err != nil && !isHostName(host) {
 		return bad("malformed host")
 	}
 	if port == "*" {
@@ -122,6 +123,22 @@ func parseEndpoint(addr string) (endpoint, error) {
 		return bad("port is not in 0 … 65535")
 	}
 	return endpoint{host, uint16(n)}, nil
+}
+
+// isHostName reports whether host can be a name: labels of letters, digits and
+// hyphens (and underscores, which some networks use), the last not a number,
+// which would be a mistyped IPv4 address.
+func isHostName(host string) bool {
+	labels := strings.Split(strings.TrimSuffix(host, "."), ".")
+	for _, l := range labels {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' || strings.ContainsFunc(l, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+		}) {
+			return false
+		}
+	}
+	_, err := strconv.ParseUint(labels[len(labels)-1], 10, 64)
+	return err != nil
 }
 
 // wildcard reports whether the host stands for all interfaces of a machine and

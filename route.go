@@ -9,13 +9,16 @@ import (
 )
 
 // routes know which tenure holds an id: the flow to it is kept until the
-// holder refuses or falls silent, so that a message costs no lock-service call.
+// holder refuses or falls silent, so that a message costs no lock-service call
+// as long as there is one every few seconds.
 type routes struct {
 	self     string
 	here     func(id string) bool // a tenure on this node takes messages
 	newLock  LockFactory
 	delivery *delivery
 	ctx      context.Context // ends with the Gone
+
+	looks sync.WaitGroup // look goroutines, which use the locks
 
 	mu  sync.RWMutex
 	ids map[string]*route
@@ -110,11 +113,13 @@ func (rs *routes) poke(id string) {
 // close frees the locks. Nobody may be sending any more.
 func (rs *routes) close() {
 	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	for _, r := range rs.ids {
+	ids := rs.ids
+	rs.ids = nil
+	rs.mu.Unlock()
+	rs.looks.Wait() // one may be in a request to the lock service
+	for _, r := range ids {
 		closeLock(r.lock)
 	}
-	rs.ids = nil
 }
 
 func closeLock(l GoneLock) {
@@ -272,7 +277,7 @@ func (r *route) lookOnce() (*flow, error) {
 func (r *route) lookLocked() {
 	if !r.looking {
 		r.looking = true
-		go r.look()
+		r.rs.looks.Go(r.look)
 	}
 }
 
@@ -298,7 +303,7 @@ func (r *route) look() {
 			ctx, cancel := context.WithTimeout(r.rs.ctx, jitter(2*lookMost))
 			err = w.WaitHeld(ctx)
 			cancel()
-			if time.Since(began) > pause && (err == nil || errors.Is(err, ctx.Err())) {
+			if r.rs.ctx.Err() == nil && time.Since(began) > pause && (err == nil || errors.Is(err, ctx.Err())) {
 				pause = lookFirst
 				continue
 			}

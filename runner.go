@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -103,6 +104,8 @@ type candidate struct {
 
 	ended  context.Context // ends when the candidate has: the Exit of RunOne's runner
 	finish context.CancelCauseFunc
+	once   sync.Once
+	node   *GoneRunner // what RunOne returns
 }
 
 // stage is where the node learns of a tenure.
@@ -126,14 +129,20 @@ const (
 	troublesMost = 16          // kinds logged, in case that none ever is the same
 )
 
-// runner is what RunOne returns.
+// runner is what RunOne returns, always the same.
 func (c *candidate) runner() *GoneRunner {
-	return &GoneRunner{Lock: c.lock, Exit: c.ended.Done(), c: c, ctx: c.ended}
+	c.once.Do(func() {
+		c.node = &GoneRunner{Lock: c.lock, Exit: c.ended.Done(), c: c, ctx: c.ended}
+	})
+	return c.node
 }
 
 // run competes until the candidate is closed.
 func (c *candidate) run() {
-	defer func() { c.finish(context.Cause(c.ctx)) }()
+	defer func() {
+		closeLock(c.lock)
+		c.finish(context.Cause(c.ctx))
+	}()
 	var fails, faults backoff
 	troubles := map[string]bool{} // since the lock service last answered
 	early := time.Duration(0)

@@ -628,6 +628,14 @@ func TestALockThatIsLostInNoTimeIsNotTakenInAHotLoop(t *testing.T) {
 	growing(t, pauses(t, lost, func(r *GoneRunner) { _ = r.Extend() }))
 }
 
+func TestALockThatAlwaysComesTooLateIsNotTakenInAHotLoop(t *testing.T) {
+	gaps := pauses(t, onLock{generousLock{}, func() error { time.Sleep(leaseDeadline); return nil }}, hold)
+	for i := range gaps {
+		gaps[i] -= leaseDeadline
+	}
+	growing(t, gaps)
+}
+
 func TestToLoseALockIsNotTheHandlersFailure(t *testing.T) {
 	lost := onExtend{generousLock{}, func() error { return ErrLockLost }}
 	for _, gap := range pauses(t, lost, func(r *GoneRunner) { time.Sleep(leaseMargin); _ = r.Extend() }) {

@@ -39,7 +39,7 @@ func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) erro
 // select with a default would; otherwise the error wraps ErrNotDelivered and
 // ErrBusy or ErrNoHolder. A holder on another node has to be asked, which takes
 // a round trip, and a call to the lock service where the holder is not known.
-// What is not answered within a second ends as in SendData.
+// What the holder does not answer within a second ends as in SendData.
 func (g *Gone) TrySendData(id string, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
