@@ -97,12 +97,6 @@ func conforms(t *testing.T, service locksWith) {
 		})
 		return err
 	}
-	must := func(t *testing.T, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	// is fails unless err wraps want and no other state of a lock.
 	is := func(t *testing.T, err, want error) {
 		t.Helper()

@@ -30,23 +30,29 @@ import (
 // connections: a pool of at most 16, and one more for wake-ups while any of
 // them waits.
 //
+// A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
+// has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
+// TIME, PSETEX, PEXPIRE, PTTL, DEL, PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PING.
+// Without the channel waiters poll.
+//
 // The fields must not be changed while the lock is used.
 type RedisLock struct {
 	// Expiry is the TTL of the lock in Redis, at least a millisecond. 0 means
 	// [DefaultExpiry].
 	Expiry time.Duration
 
-	// RestartGuard is for a Redis that may restart without its data: until it
-	// has been up for the TTL and a second, nothing that is free is granted, as
-	// Redis may have forgotten its holder. Lock then wraps ErrLockHeld and says
-	// how long that is. All nodes should have the same Expiry. The Redis user
-	// needs INFO.
+	// RestartGuard is for a Redis that may restart without its data and so
+	// forget who holds a lock. Until it has been up for the TTL and a second,
+	// nothing that is free is granted: Lock wraps ErrLockHeld and says how long
+	// that is. All nodes should have the same Expiry. It does not notice a
+	// FLUSHALL or a failover. The Redis user needs INFO.
 	RestartGuard bool
 
-	// Replicas is how many replicas must have confirmed a Lock or an Extend
-	// before it is one, by WAIT. A failover to one of these forgets nothing.
-	// When too few confirm in time, Lock releases what it got, and the outcome
-	// of Extend is unknown. The Redis user needs WAIT.
+	// Replicas is how many replicas must have confirmed (WAIT) what Lock or
+	// Extend has written before they return nil, so that a failover to one of
+	// them forgets nothing. When too few do in time, Lock releases what it got,
+	// and both return an error that says neither held nor lost. The Redis user
+	// needs WAIT.
 	Replicas int
 
 	id, value string
@@ -59,7 +65,6 @@ type RedisLock struct {
 	attempt string        // a secret with which a Lock may have succeeded, or may yet
 	other   news          // of the hold that made Lock fail
 	wakeup  *subscription // from the first wait to what it waited for
-	waits   int           // under way
 	uses    int           // requests under way
 	closed  bool
 }
@@ -327,13 +332,7 @@ func (l *RedisLock) wait(ctx context.Context, patience time.Duration, on func(ne
 		l.wakeup = l.redis.wakeups.subscribe(l.channel())
 	}
 	wakeup := l.wakeup
-	l.waits++
 	l.mu.Unlock()
-	defer func() {
-		l.mu.Lock()
-		l.waits--
-		l.mu.Unlock()
-	}()
 
 	timer := time.NewTimer(l.patience(patience, wakeup))
 	defer timer.Stop()
@@ -361,10 +360,10 @@ func (l *RedisLock) patience(d time.Duration, s *subscription) time.Duration {
 	return min(d, jitter(min(max(l.TTL()/10, 50*time.Millisecond), 5*time.Second)))
 }
 
-// forget ends the subscription: what it waited for has happened. It is called
-// with mu held.
+// forget ends the subscription: what it waited for has happened, or it is
+// closed. It is called with mu held.
 func (l *RedisLock) forget() {
-	if l.wakeup != nil && l.waits == 0 {
+	if l.wakeup != nil {
 		l.wakeup.cancel()
 		l.wakeup = nil
 	}
@@ -380,10 +379,7 @@ func (l *RedisLock) Close() error {
 		return nil
 	}
 	l.closed = true
-	if l.wakeup != nil {
-		l.wakeup.cancel()
-		l.wakeup = nil
-	}
+	l.forget()
 	if l.uses == 0 {
 		l.redis.release()
 	}

@@ -252,24 +252,41 @@ func TestAnAttemptThatArrivesLateIsRecognised(t *testing.T) {
 	p := s.proxy()
 	l, other := p.lock(t, "a", 400*time.Millisecond), s.lock("a", time.Minute)
 	must(t, other.Lock())
-	must(t, lockOf(p, t).Lock()) // the proxy has a connection that works
 
-	p.hole()
+	deliver := p.hole()
 	isUnknown(t, l.Lock(), "a", "timeout")
-	p.heal() // and now it arrives, and is refused
-	is(t, l.Lock(), gone.ErrLockHeld)
-
-	p.hole()
-	isUnknown(t, l.Lock(), "a", "timeout")
+	p.open()
+	is(t, l.Lock(), gone.ErrLockHeld) // overtakes it
 	other.Unlock()
-	p.heal() // and now it arrives, and is granted
-	eventually(t, 10*time.Second, "it is granted", func() bool { return s.do("EXISTS", "a") == int64(1) })
+	deliver() // and now it is granted, for 400 ms
+	for s.do("EXISTS", "a") != int64(1) {
+	}
+	s.do("PEXPIRE", "a", 60_000)
 	must(t, l.Lock())
 	must(t, l.Extend())
 }
 
-// lockOf makes a lock of another id.
-func lockOf(p *redisProxy, t testing.TB) *gone.RedisLock { return p.lock(t, t.Name(), 0) }
+func TestAnExtendThatIsAnsweredLateHarmsNoNewHold(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	p := s.proxy()
+	l := p.lock(t, "a", time.Minute)
+	must(t, l.Lock())
+	must(t, l.Extend()) // the script is known
+	s.do("DEL", "a")
+	deliver := p.holdReplies()
+	extended := make(chan error, 1)
+	before := s.scripts()
+	go func() { extended <- l.Extend() }()
+	eventually(t, 10*time.Second, "Extend is refused", func() bool { return s.scripts() >= before+1 })
+	p.open()
+	must(t, l.Lock())
+	deliver()
+	is(t, within(t, 10*time.Second, "Extend", extended), gone.ErrLockLost)
+	must(t, l.Extend())
+	l.Unlock()
+	must(t, s.lock("a", 0).Lock())
+}
 
 func TestAnExtendWhoseReplyWasLostIsUnknownAndNotLost(t *testing.T) {
 	t.Parallel()
@@ -289,7 +306,7 @@ func TestAReleaseWhoseReplyWasLostTouchesNoSuccessor(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
 	p := s.proxy()
-	l, other := p.lock(t, "a", 2*time.Second), s.lock("a", time.Minute)
+	l, other := p.lock(t, "a", time.Second), s.lock("a", time.Minute)
 	for range 2 {
 		must(t, l.Lock())
 		p.loses(math.MaxInt)
@@ -341,10 +358,11 @@ func TestLockAndUnlockAtOnceLeaveNothingBehind(t *testing.T) {
 	l, other := s.lock("a", 0), s.lock("a", 0)
 	for range 100 {
 		var wg sync.WaitGroup
-		wg.Go(func() { _ = l.Lock() })
-		wg.Go(func() { _ = l.Extend() })
-		wg.Go(func() { _ = l.Lock() })
-		wg.Go(l.Unlock)
+		for range 4 {
+			wg.Go(func() { _ = l.Lock() })
+			wg.Go(func() { _ = l.Extend() })
+			wg.Go(l.Unlock)
+		}
 		wg.Wait()
 		l.Unlock()
 		must(t, other.Lock())
@@ -605,7 +623,9 @@ func TestTheSmallestRightsSuffice(t *testing.T) {
 		}
 		s.do("SCRIPT", "FLUSH")
 		_, _ = l.GetValue()
-		_ = compete(t.Context(), l)
+		for errors.Is(l.Lock(), gone.ErrLockHeld) { // by the restart guard
+			_ = l.WaitFree(t.Context())
+		}
 		_ = l.Lock()
 		_ = l.Extend()
 		_ = other.Lock()
@@ -745,7 +765,6 @@ func TestAHugeValueIsNotRead(t *testing.T) {
 	isUnknown(t, a.Lock(), "a", "foreign")
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	used := s.info("memory", "used_memory")
 	s.do("CONFIG", "RESETSTAT")
 	for range 10 {
 		_, err := a.GetValue()
@@ -753,12 +772,14 @@ func TestAHugeValueIsNotRead(t *testing.T) {
 		isUnknown(t, a.Lock(), "a", "foreign")
 		isUnknown(t, b.Lock(), "b", "foreign")
 	}
+	// What a script has copied is freed when it has ended; the time it took shows.
+	calls, usec := s.scripts(), s.info("commandstats", `cmdstat_evalsha:calls=\d+,usec`)
+	if usec > calls*10_000 {
+		t.Errorf("%d scripts took %d µs", calls, usec)
+	}
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; n > 10<<20 {
 		t.Errorf("%d MB were allocated here", n>>20)
-	}
-	if n := s.info("memory", "used_memory") - used; n > 10<<20 {
-		t.Errorf("%d MB were allocated in Redis", n>>20)
 	}
 	if n := s.info("stats", "total_net_output_bytes"); n > 1<<20 {
 		t.Errorf("%d bytes were sent", n)

@@ -177,9 +177,17 @@ func startReplicated(t testing.TB) (master, replica *redisServer) {
 	port := freePort(t)
 	master = startRedis(t, "--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
 	replica = startRedis(t, "--replicaof", "127.0.0.1 "+port)
+	c, err := redis.Dial("unix", master.addr.Name)
+	must(t, err)
+	defer c.Close()
+	_, err = c.Do("SET", "followed", 1) // WAIT is for what its connection has written
+	must(t, err)
 	eventually(t, 30*time.Second, "the replica follows", func() bool {
-		return master.do("WAIT", 1, 100) == int64(1)
+		n, err := redis.Int(c.Do("WAIT", 1, 100))
+		must(t, err)
+		return n == 1
 	})
+	master.do("DEL", "followed")
 	return master, replica
 }
 
@@ -205,9 +213,9 @@ type redisProxy struct {
 
 	mu      sync.Mutex
 	target  *net.UnixAddr
-	held    chan struct{} // not nil: nothing passes until it is closed
-	lose    int           // replies to lose, each with its connection
-	dropped int           // so many were lost
+	held    [2]chan struct{} // of requests and replies; not nil: they wait until it is closed
+	lose    int              // replies to lose, each with its connection
+	dropped int              // so many were lost
 }
 
 func (s *redisServer) proxy() *redisProxy {
@@ -220,7 +228,6 @@ func (s *redisServer) proxy() *redisProxy {
 	var wg sync.WaitGroup
 	done := make(chan struct{})
 	s.t.Cleanup(func() {
-		p.heal()
 		close(done)
 		_ = p.ln.Close()
 		wg.Wait()
@@ -246,11 +253,11 @@ func (s *redisServer) proxy() *redisProxy {
 			})
 			wg.Go(func() {
 				defer end()
-				p.copy(up, down, false)
+				p.copy(up, down, 0, done)
 			})
 			wg.Go(func() {
 				defer end()
-				p.copy(down, up, true)
+				p.copy(down, up, 1, done)
 			})
 			wg.Go(func() {
 				<-done
@@ -261,7 +268,7 @@ func (s *redisServer) proxy() *redisProxy {
 	return p
 }
 
-func (p *redisProxy) copy(to io.Writer, from io.Reader, replies bool) {
+func (p *redisProxy) copy(to io.Writer, from io.Reader, direction int, done <-chan struct{}) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
@@ -269,13 +276,16 @@ func (p *redisProxy) copy(to io.Writer, from io.Reader, replies bool) {
 			return
 		}
 		p.mu.Lock()
-		held := p.held
+		held := p.held[direction]
 		p.mu.Unlock()
 		if held != nil {
-			<-held
+			select {
+			case <-held:
+			case <-done:
+			}
 		}
 		p.mu.Lock()
-		lost := replies && p.lose > 0
+		lost := direction == 1 && p.lose > 0
 		if lost {
 			p.lose--
 			p.dropped++
@@ -290,21 +300,27 @@ func (p *redisProxy) copy(to io.Writer, from io.Reader, replies bool) {
 	}
 }
 
-// hole lets connections stand and nothing pass, until heal, which passes on
-// what was sent meanwhile.
-func (p *redisProxy) hole() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.held = make(chan struct{})
+// hole lets connections stand and nothing pass. What is sent meanwhile arrives
+// when deliver is called, what is sent after open passes.
+func (p *redisProxy) hole() (deliver func()) {
+	held := make(chan struct{})
+	p.hold(held, held)
+	return func() { close(held) }
 }
 
-func (p *redisProxy) heal() {
+// holdReplies is hole for replies alone.
+func (p *redisProxy) holdReplies() (deliver func()) {
+	held := make(chan struct{})
+	p.hold(nil, held)
+	return func() { close(held) }
+}
+
+func (p *redisProxy) open() { p.hold(nil, nil) }
+
+func (p *redisProxy) hold(requests, replies chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.held != nil {
-		close(p.held)
-		p.held = nil
-	}
+	p.held = [2]chan struct{}{requests, replies}
 }
 
 // loses makes the next n replies get lost after Redis has done what was asked,
