@@ -216,6 +216,8 @@ func TestNewGoneRefusesBadInputAtOnce(t *testing.T) {
 		"space in the host":         {"tcp://127.0.0.1 :1", unused, nil, "host"},
 		"ZeroMQ's source address":   {"tcp://127.0.0.1;127.0.0.1:1", unused, nil, "host"},
 		"NUL in the host":           {"tcp://a\x00b:1", unused, nil, "host"},
+		"mistyped IPv4, advertised": {"tcp://300.1.2.3:99", unused, []gone.Option{gone.WithBind(ok)}, "host"},
+		"no host name, advertised":  {"tcp://a#b:99", unused, []gone.Option{gone.WithBind(ok)}, "host"},
 		"too long":                  {"tcp://" + strings.Repeat("a", 300) + ":1", unused, nil, "too long"},
 		"wildcard *":                {"tcp://*:0", unused, nil, "wildcard"},
 		"wildcard 0.0.0.0":          {"tcp://0.0.0.0:0", unused, nil, "wildcard"},
@@ -404,7 +406,7 @@ func TestRunOneTwiceReturnsTheRunnerThatIsThere(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			again, err := g.RunOne("a", func(*gone.GoneRunner) { t.Error("a second handler ran") })
-			if err != nil || again.Exit != first.Exit || again.ID() != "a" {
+			if err != nil || again != first || again.ID() != "a" {
 				t.Errorf("got %v, %v; want the first one's runner", again, err)
 			}
 		})
