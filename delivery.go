@@ -73,6 +73,7 @@ type message struct {
 	pos       position
 	unsent    bool // it was withdrawn before it left
 	copies    int
+	waited    bool // the only copy had not left lately
 	asks      int
 	askAt     time.Time
 	withdrawn time.Time        // when a Cancel was sent
@@ -469,7 +470,9 @@ func (f *flow) tick() {
 			wake = earlier(wake, m.deadline)
 		}
 		if !now.Before(m.askAt) {
-			if m.waits() { // there is nothing to ask for
+			if waits := m.waits(); waits || m.waited {
+				// It has not left, or has only just.
+				m.waited = waits
 				m.askAt = now.Add(askFirst)
 			} else {
 				ask = append(ask, m)
