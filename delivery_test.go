@@ -536,11 +536,9 @@ func TestDataBelongsToTheCallerWhenSendDataReturns(t *testing.T) {
 func TestTheHandlerOwnsWhatItReceived(t *testing.T) {
 	locks := startRedis(t).locks(0)
 	holder, other := startNode(t, locks), startNode(t, locks)
-	open := make(chan struct{})
 	var wrong atomic.Int32
 	kept := make(chan [][]byte, 1)
 	hold(t, holder, "a", func(r *gone.GoneRunner) {
-		<-open
 		var all [][]byte
 		defer func() { kept <- all }()
 		for {
@@ -562,15 +560,16 @@ func TestTheHandlerOwnsWhatItReceived(t *testing.T) {
 	})
 	var all sync.WaitGroup
 	for _, g := range []*gone.Gone{holder, other} {
-		for i := range 200 {
+		for i := range 100 {
 			all.Go(func() {
-				if err := g.SendData("a", bytes.Repeat([]byte{byte('a' + i%26)}, 100)); err != nil {
-					t.Error(err)
+				for range 20 {
+					if err := g.SendData("a", bytes.Repeat([]byte{byte('a' + i%26)}, 100)); err != nil {
+						t.Error(err)
+					}
 				}
 			})
 		}
 	}
-	close(open)
 	all.Wait()
 	_ = holder.Close()
 	if n := wrong.Load(); n > 0 {

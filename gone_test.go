@@ -665,12 +665,17 @@ func TestCloseEndsSendsThatAreUnderWay(t *testing.T) {
 		all.Wait()
 		close(results)
 	}()
-	closed := make(chan error)
+	closed := make(chan error, 1)
 	go func() {
 		for sent.Load() < 500 {
 			time.Sleep(time.Millisecond)
 		}
-		closed <- g.Close()
+		began := time.Now()
+		err := g.Close()
+		if d := time.Since(began); d > 5*time.Second {
+			t.Errorf("Close took %v", d)
+		}
+		closed <- err
 	}()
 	acked := map[string]bool{}
 	failed := map[string]bool{}
