@@ -7,5 +7,4 @@ require (
 	github.com/gomodule/redigo v1.9.3
 	github.com/pebbe/zmq4 v1.4.0
 	golang.org/x/sync v0.20.0
-	golang.org/x/sys v0.44.0
 )

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -131,7 +132,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	}
 	c := &candidate{
 		id: id, lock: lock, handler: handler, stage: g,
-		now: boottime, log: g.log, count: &g.count, send: g.SendDataContext,
+		now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext,
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	c.ended, c.finish = context.WithCancelCause(context.Background())
@@ -214,7 +215,13 @@ func (g *Gone) receive(frame []byte) {
 		g.malformed.Add(1)
 		return
 	}
-	var p *peer // where the answers go
+	var (
+		p       *peer    // where the answers go
+		m       *mailbox // of the tenure that was addressed last
+		id      *byte    // of that tenure, in the frame
+		token   uint64
+		current uint64
+	)
 	for {
 		it, err := r.Next()
 		if err != nil {
@@ -235,8 +242,11 @@ func (g *Gone) receive(frame []byte) {
 				continue
 			}
 		}
-		s, current := g.tenures.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload))
-		if s != 0 {
+		if &it.ID[0] != id || it.Token != token {
+			id, token = &it.ID[0], it.Token
+			m, current = g.tenures.find(it.ID, token)
+		}
+		if s := m.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload)); s != 0 {
 			p = g.answer(p, r.From, r.Addr, it, current, s)
 			if p != nil && it.Kind == wire.Ask && s != wire.Pending && s != wire.Missing {
 				p.renew() // the answer was given before and has not arrived
@@ -265,8 +275,12 @@ func (g *Gone) answer(p *peer, from uint64, addr []byte, it *wire.Item, current 
 }
 
 // reply implements replier.
-func (g *Gone) reply(addr string, to wire.Return, current, seq uint64, s wire.Status) {
-	g.tellPeer(addr, func(w *wire.Writer) { w.Reply(to, current, seq, s) })
+func (g *Gone) reply(in *inflow, current uint64, vs []verdict) {
+	g.tellPeer(in.addr, func(w *wire.Writer) {
+		for _, v := range vs {
+			w.Reply(in.from, current, v.seq, v.s)
+		}
+	})
 }
 
 // overTo implements replier.

@@ -44,32 +44,32 @@ func TestAnInflowRemembersEachFateUntilItIsSettled(t *testing.T) {
 			case 1: // or backwards, as a frame that was overtaken does
 				f.settle(low - r.Uint64N(min(low, 5)))
 			case 2: // settled meanwhile
-				f.set(low-1-r.Uint64N(min(low, 5)), wire.Received)
+				f.set(low-1-r.Uint64N(min(low, 5)), fate{s: wire.Received})
 			case 3, 4, 5, 6:
 				seq, s := some(), wire.Received+wire.Status(r.IntN(8))
-				f.set(seq, s)
+				f.set(seq, fate{s: s})
 				model[seq] = s
 			default:
 				for range 20 {
-					if seq := some(); f.get(seq) != model[seq] {
-						t.Fatalf("seed %d: %d is %d, want %d", seed, seq, f.get(seq), model[seq])
+					if seq := some(); f.get(seq).s != model[seq] {
+						t.Fatalf("seed %d: %d is %d, want %d", seed, seq, f.get(seq).s, model[seq])
 					}
 				}
-				if s := f.get(low - 1); s != 0 {
+				if s := f.get(low - 1).s; s != 0 {
 					t.Fatalf("seed %d: %d is settled, and %d", seed, low-1, s)
 				}
 			}
 			if f.low != low {
 				t.Fatalf("seed %d: low is %d, want %d", seed, f.low, low)
 			}
-			if n := uint64(len(f.fate)); n > inflowSpan {
+			if n := uint64(len(f.fates)); n > inflowSpan {
 				t.Fatalf("seed %d: remembers %d", seed, n)
 			}
 		}
 		var received []uint64
 		for seq, s := range model {
-			if f.get(seq) != s {
-				t.Fatalf("seed %d: %d is %d, want %d", seed, seq, f.get(seq), s)
+			if f.get(seq).s != s {
+				t.Fatalf("seed %d: %d is %d, want %d", seed, seq, f.get(seq).s, s)
 			}
 			if s == wire.Received {
 				received = append(received, seq)

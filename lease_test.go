@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/Diggs/go-one/internal/boottime"
 )
 
 // The locks of these tests expire after leaseTTL, so Exit closes after
@@ -624,12 +626,12 @@ func TestSentinels(t *testing.T) {
 
 func TestTheClockGoesForward(t *testing.T) {
 	wall := time.Now() // first, so that more of it passes
-	before := boottime()
+	before := boottime.Now()
 	if before <= 0 {
 		t.Fatalf("boottime is %v", before)
 	}
 	for last := before; last-before < 10*time.Millisecond; {
-		now := boottime()
+		now := boottime.Now()
 		if now < last {
 			t.Fatalf("from %v back to %v", last, now)
 		}

@@ -2,6 +2,8 @@ package gone
 
 import (
 	"context"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,61 +14,83 @@ import (
 // decides the fate of every message that reaches the node for that tenure.
 //
 // Invariants: a message is received only by a hand-over on the unbuffered
-// channel that the handler reads, while the lease is not over. One sequence
-// number of a flow has one fate, however many copies arrive. After shut the
-// fates never change, and they can still be asked for.
+// channel that the handler reads, while the lease is not over. One goroutine at
+// a time offers one message there: the pump, or a sender on this node when
+// nobody else waits. One sequence number of a flow has one fate, however many
+// copies arrive. After shut the fates never change, and they can still be asked
+// for.
 type mailbox struct {
-	id     string
-	token  uint64
-	data   chan []byte
-	left   func() time.Duration // of the lease; asked before each hand-over
-	reply  replier
-	window // of the senders on this node; ends with Exit
+	id    string
+	token uint64
+	exit  context.Context
+	data  chan []byte
+	left  func() time.Duration // of the lease; asked before each hand-over
+	reply replier
 
-	mu      sync.Mutex
-	over    bool
-	queue   parcels
-	pumping bool
-	offered *parcel       // the pump's, while it waits for the handler
-	kick    chan struct{} // makes the pump look again; capacity 1
-	pumps   sync.WaitGroup
-	ended   sync.Once
-	flows   map[wire.Return]*inflow
+	mu       sync.Mutex
+	over     bool
+	queue    parcels
+	pumping  bool // somebody has the pump's role
+	pumps    sync.WaitGroup
+	offered  *parcel       // the pump's, while it waits for the handler
+	kick     chan struct{} // makes the pump look again; capacity 1
+	timer    *time.Timer   // kicks; set whenever the pump waits
+	verdicts []verdict     // not reported yet; the pump's
+	spare    *parcel       // a list of parcels that are not used
+	spares   int           // its length
+	ended    sync.Once
+	flows    map[wire.Return]*inflow
+	latest   *inflow   // the one that was used last
+	span     int       // numbers that all flows remember
+	forgot   time.Time // when idle ones were looked for
 }
 
 // Bounds of what waits in one mailbox. A single message may exceed the bytes.
+// Senders on this node wait with their own data, as goroutines do.
 const (
 	mailboxMessages = 16 << 10
 	mailboxBytes    = 16 << 20
 	mailboxFlows    = 16 << 10
+	mailboxSpan     = 1 << 20          // sequence numbers remembered for all flows
+	mailboxSpare    = 1 << 10          // parcels kept for use
 	inflowSpan      = 64 << 10         // sequence numbers remembered for one flow
 	inflowIdle      = 10 * time.Minute // before a flow may make room for another
 	inflowFresh     = 30 * time.Second // while a sender may still wonder
 	expireEvery     = 2 * time.Millisecond
+	verdictsMost    = 64 // before they are reported although there are more to come
 )
 
 // replier sends fates to where messages came from.
 type replier interface {
-	reply(addr string, to wire.Return, current, seq uint64, s wire.Status)
+	// reply reports verdicts on messages of one inflow.
+	reply(in *inflow, current uint64, vs []verdict)
 	overTo(addr string, to wire.Return, current uint64, received []uint64)
+}
+
+// A verdict is the fate of one message of a remote sender.
+type verdict struct {
+	in  *inflow
+	seq uint64
+	s   wire.Status
 }
 
 func newMailbox(exit context.Context, id string, token uint64, left func() time.Duration, reply replier) *mailbox {
 	return &mailbox{
-		id: id, token: token, left: left, reply: reply,
-		window: newWindow(exit),
-		data:   make(chan []byte),
-		kick:   make(chan struct{}, 1),
-		flows:  map[wire.Return]*inflow{},
+		id: id, token: token, exit: exit, left: left, reply: reply,
+		data:  make(chan []byte),
+		kick:  make(chan struct{}, 1),
+		flows: map[wire.Return]*inflow{},
 	}
 }
 
 // A parcel is a message that waits for the handler.
 type parcel struct {
-	payload   []byte
+	payload   []byte // for a sender on this node, the sender's
 	expires   time.Time
 	withdrawn bool
-	after     *parcel // must be received first; nil once it is, or if any order will do
+	orphan    bool    // must not be received, as the one before was not
+	after     *parcel // has to be received first, and has no fate yet
+	follower  *parcel // the reverse of after
 	fate      wire.Status
 	prev      *parcel
 	next      *parcel
@@ -76,29 +100,26 @@ type parcel struct {
 	done chan wire.Status // capacity 1; for a sender on this node
 }
 
-// orphan reports whether p must not be received, as the one before was not.
-func (p *parcel) orphan() bool {
-	return p.after != nil && p.after.fate != 0 && p.after.fate != wire.Received
-}
-
 type parcels struct {
 	head, tail *parcel
-	n, bytes   int
+	n, bytes   int       // of remote senders
 	earliest   time.Time // no parcel expires before
 }
 
 func (q *parcels) push(p *parcel) {
 	p.prev, p.next = q.tail, nil
+	if q.head == nil || p.expires.Before(q.earliest) {
+		q.earliest = p.expires
+	}
 	if q.head == nil {
 		q.head = p
 	} else {
 		q.tail.next = p
 	}
 	q.tail = p
-	q.n++
-	q.bytes += len(p.payload)
-	if q.n == 1 || p.expires.Before(q.earliest) {
-		q.earliest = p.expires
+	if p.in != nil {
+		q.n++
+		q.bytes += len(p.payload)
 	}
 }
 
@@ -114,55 +135,66 @@ func (q *parcels) remove(p *parcel) {
 		p.next.prev = p.prev
 	}
 	p.prev, p.next = nil, nil
-	q.n--
-	q.bytes -= len(p.payload)
+	if p.in != nil {
+		q.n--
+		q.bytes -= len(p.payload)
+	}
 }
 
 // An inflow is what is known of one remote sender's flow into this tenure.
 type inflow struct {
-	from wire.Return
-	addr string
-	low  uint64
-	last uint64 // highest sequence number seen
-	seen time.Time
-	fate []wire.Status      // of low, low+1, …; 0: not arrived
-	wait map[uint64]*parcel // those that are Pending
+	from  wire.Return
+	addr  string
+	low   uint64
+	last  uint64 // highest sequence number seen
+	seen  time.Time
+	fates []fate // of low, low+1, …
 }
 
-// settle forgets what the sender has settled.
-func (f *inflow) settle(low uint64) {
+// A fate is what has become of one number.
+type fate struct {
+	s wire.Status // 0: not arrived
+	p *parcel     // while it is Pending
+}
+
+// settle forgets what the sender has settled, and returns how many numbers
+// that were.
+func (f *inflow) settle(low uint64) int {
 	if low <= f.low {
-		return
+		return 0
 	}
-	n := low - f.low
+	n := int(min(low-f.low, uint64(len(f.fates))))
 	f.low = low
-	if n >= uint64(len(f.fate)) {
-		f.fate = f.fate[:0]
-		return
+	if rest := f.fates[n:]; len(rest) > 64 {
+		f.fates = rest // append will make room once for many
+	} else {
+		f.fates = f.fates[:copy(f.fates, rest)]
 	}
-	f.fate = f.fate[:copy(f.fate, f.fate[n:])]
+	return n
 }
 
-func (f *inflow) get(seq uint64) wire.Status {
-	if i := seq - f.low; i < uint64(len(f.fate)) {
-		return f.fate[i]
+func (f *inflow) get(seq uint64) fate {
+	if i := seq - f.low; i < uint64(len(f.fates)) {
+		return f.fates[i]
 	}
-	return 0
+	return fate{}
 }
 
-func (f *inflow) set(seq uint64, s wire.Status) {
+// set returns how many numbers more are remembered now.
+func (f *inflow) set(seq uint64, to fate) (more int) {
 	if seq < f.low { // settled meanwhile: nobody will ask
-		return
+		return 0
 	}
-	for uint64(len(f.fate)) <= seq-f.low {
-		f.fate = append(f.fate, 0)
+	for ; uint64(len(f.fates)) <= seq-f.low; more++ {
+		f.fates = append(f.fates, fate{})
 	}
-	f.fate[seq-f.low] = s
+	f.fates[seq-f.low] = to
+	return more
 }
 
 func (f *inflow) received() (seqs []uint64) {
-	for i, s := range f.fate {
-		if s == wire.Received {
+	for i := range f.fates {
+		if f.fates[i].s == wire.Received {
 			seqs = append(seqs, f.low+uint64(i))
 		}
 	}
@@ -170,103 +202,155 @@ func (f *inflow) received() (seqs []uint64) {
 }
 
 // inflow finds or makes the flow of an item. It returns nil when seq is settled
-// or not one of an honest sender's, and when too many senders are remembered.
-// It is called with mu held.
+// or not one of an honest sender's, and when too much is remembered already. It
+// is called with mu held.
 func (m *mailbox) inflow(from uint64, addr []byte, it *wire.Item, now time.Time) *inflow {
 	key := wire.Return{To: from, Flow: it.Flow}
-	f := m.flows[key]
-	if f == nil {
-		if len(m.flows) >= mailboxFlows && !m.forgetIdle(now) {
-			return nil
+	f := m.latest
+	if f == nil || f.from != key {
+		if f = m.flows[key]; f == nil {
+			if len(m.flows) >= mailboxFlows && !m.forgetIdle(now) {
+				return nil
+			}
+			f = &inflow{from: key, addr: string(addr), low: 1}
+			m.flows[key] = f
 		}
-		f = &inflow{from: key, addr: string(addr), low: 1, wait: map[uint64]*parcel{}}
-		m.flows[key] = f
+		m.latest = f
 	}
 	f.seen = now
-	f.settle(it.Low)
+	m.span -= f.settle(it.Low)
 	if it.Seq < f.low || it.Seq-f.low >= inflowSpan {
 		return nil
+	}
+	more := int(it.Seq-f.low) + 1 - len(f.fates)
+	if more > mailboxSpan-m.span {
+		if m.forgetIdle(now); more > mailboxSpan-m.span {
+			return nil
+		}
 	}
 	f.last = max(f.last, it.Seq)
 	return f
 }
 
-// forgetIdle makes room for new flows. A sender that was silent for so long
-// has given up whatever it had sent.
+// forgetIdle makes room, and reports whether there is any for a new flow. A
+// sender that was silent for so long has given up whatever it had sent.
 func (m *mailbox) forgetIdle(now time.Time) bool {
+	if now.Sub(m.forgot) < time.Second {
+		return false
+	}
+	m.forgot = now
 	for key, f := range m.flows {
-		if len(f.wait) == 0 && now.Sub(f.seen) > inflowIdle {
+		if now.Sub(f.seen) > inflowIdle && !slices.ContainsFunc(f.fates, func(f fate) bool { return f.p != nil }) {
+			m.span -= len(f.fates)
 			delete(m.flows, key)
 		}
 	}
+	m.latest = nil
 	return len(m.flows) < mailboxFlows
+}
+
+// asked answers one item of a sender; 0 is no answer. A nil mailbox is that of
+// a tenure that is not known.
+func (m *mailbox) asked(from uint64, addr []byte, it *wire.Item, shared bool) wire.Status {
+	switch {
+	case m == nil && it.Kind != wire.Settled:
+		return wire.Stranger
+	case m == nil:
+		return 0
+	}
+	switch it.Kind {
+	case wire.Data:
+		return m.arrived(from, addr, it, shared)
+	case wire.Ask:
+		return m.ask(from, addr, it)
+	case wire.Cancel:
+		return m.cancel(from, addr, it)
+	case wire.Settled:
+		m.settled(from, it)
+	}
+	return 0
 }
 
 // arrived takes a Data item. It returns the fate to be reported, or 0 when it
 // is open or of no interest.
 func (m *mailbox) arrived(from uint64, addr []byte, it *wire.Item, shared bool) wire.Status {
+	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.inflow(from, addr, it, time.Now())
+	f := m.inflow(from, addr, it, now)
 	if f == nil {
 		return 0
 	}
-	s := f.get(it.Seq)
-	switch {
-	case s == wire.Pending:
-		return 0
-	case s != 0:
-		return s
+	known := f.get(it.Seq)
+	if known.s == 0 {
+		known = m.accept(f, it, shared, now)
+		m.span += f.set(it.Seq, known)
 	}
-	s = m.accept(f, it, shared)
-	f.set(it.Seq, s)
-	if s == wire.Pending {
+	if known.s == wire.Pending {
 		return 0
 	}
-	return s
+	return known.s
 }
 
-func (m *mailbox) accept(f *inflow, it *wire.Item, shared bool) wire.Status {
-	if m.over || m.left() <= 0 {
-		return wire.NotHere
+func (m *mailbox) accept(f *inflow, it *wire.Item, shared bool, now time.Time) fate {
+	if m.over {
+		return fate{s: wire.NotHere}
 	}
 	var after *parcel
 	if it.After != 0 {
-		switch f.get(it.Seq - it.After) {
-		case wire.Received:
-		case wire.Pending:
-			after = f.wait[it.Seq-it.After]
-		default:
-			return wire.Busy
+		before := f.get(it.Seq - it.After)
+		if after = before.p; before.s != wire.Received && (after == nil || after.follower != nil) {
+			return fate{s: wire.Busy}
 		}
 	}
-	if m.direct(it.Payload) {
-		return wire.Received
+	switch m.direct(it.Payload) {
+	case wire.Received:
+		return fate{s: wire.Received}
+	case wire.NotHere:
+		return fate{s: wire.NotHere}
 	}
 	if it.Budget == 0 || m.full(len(it.Payload)) {
-		return wire.Busy
+		return fate{s: wire.Busy}
 	}
-	p := &parcel{payload: it.Payload, after: after, in: f, seq: it.Seq}
+	p := m.parcel()
+	p.in, p.seq, p.payload = f, it.Seq, it.Payload
 	if shared { // a waiting payload must not keep a whole frame alive
 		p.payload = append([]byte(nil), it.Payload...)
 	}
+	if after != nil {
+		p.after, after.follower = after, p
+	}
 	// A budget of more than a day is as good as a day.
-	p.expires = time.Now().Add(time.Duration(min(it.Budget, 24*3600*1000)) * time.Millisecond)
-	f.wait[p.seq] = p
+	p.expires = now.Add(time.Duration(min(it.Budget, 24*3600*1000)) * time.Millisecond)
 	m.enqueue(p)
-	return wire.Pending
+	return fate{wire.Pending, p}
 }
 
-// direct hands over to a handler that is receiving right now.
-func (m *mailbox) direct(payload []byte) bool {
+// parcel returns a blank parcel.
+func (m *mailbox) parcel() *parcel {
+	p := m.spare
+	if p == nil {
+		return &parcel{}
+	}
+	m.spare, p.next = p.next, nil
+	m.spares--
+	return p
+}
+
+// direct hands over to a handler that is receiving right now. NotHere: it must
+// not receive any more; Busy: it is not receiving.
+func (m *mailbox) direct(payload []byte) wire.Status {
 	if m.queue.head != nil || m.pumping {
-		return false
+		return wire.Busy
+	}
+	if m.left() <= 0 {
+		return wire.NotHere
 	}
 	select {
 	case m.data <- payload:
-		return true
+		return wire.Received
 	default:
-		return false
+		return wire.Busy
 	}
 }
 
@@ -275,7 +359,7 @@ func (m *mailbox) full(n int) bool {
 }
 
 func (m *mailbox) enqueue(p *parcel) {
-	earlier := m.queue.n > 0 && p.expires.Before(m.queue.earliest)
+	earlier := m.queue.head != nil && p.expires.Before(m.queue.earliest)
 	m.queue.push(p)
 	switch {
 	case !m.pumping:
@@ -297,119 +381,179 @@ func (m *mailbox) look() {
 // pump hands over what is queued, in order, until nothing is left.
 func (m *mailbox) pump() {
 	defer m.pumps.Done()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	m.mu.Lock()
 	for {
-		m.mu.Lock()
-		left := m.left()
-		m.over = m.over || left <= 0
-		m.expire()
-		p := m.queue.head
-		if p != nil && p.orphan() {
-			m.decide(p, wire.Expired)
+		p := m.next()
+		if p == nil && len(m.verdicts) > 0 {
 			m.mu.Unlock()
-			m.report(p, wire.Expired)
-			continue
+			m.report()
+			m.mu.Lock()
+			continue // there may be more by now
 		}
-		if p == nil || m.over {
-			m.pumping = false
-			refused := m.refuse()
-			m.mu.Unlock()
-			m.report(refused, wire.NotHere)
-			return
+		if p == nil {
+			break
 		}
-		// The timer takes the offer back at the deadline even before anybody
-		// gets to close Exit, as when a paused process goes on.
-		// What has expired is not worth a look at all that waits each time.
-		timer.Reset(min(left, max(time.Until(m.queue.earliest), expireEvery)))
 		m.offered = p
+		expires := m.queue.earliest
 		m.mu.Unlock()
 
-		taken := false
-		select {
-		case m.data <- p.payload:
-			taken = true
-		case <-m.ctx.Done(): // from here on the handler can't take it
-		case <-m.kick:
-		case <-timer.C:
+		payload := p.payload
+		if p.in == nil { // the handler owns what it receives
+			payload = append([]byte(nil), payload...)
 		}
+		taken := m.offer(payload, nil, expires)
 
 		m.mu.Lock()
 		m.offered = nil
-		s := wire.Expired
-		if taken {
-			s = wire.Received
-		}
-		if taken || p.withdrawn {
-			m.decide(p, s)
-		}
-		m.mu.Unlock()
-		if taken || p.withdrawn {
-			m.report(p, s)
+		switch {
+		case taken:
+			m.judge(p, wire.Received)
+		case p.withdrawn:
+			m.judge(p, wire.Expired)
 		}
 	}
+	m.pumping = false
+	m.mu.Unlock()
+}
+
+// next returns the parcel to be offered, nil when none waits. It is called by
+// the pump, which offers nothing meanwhile, with mu held.
+func (m *mailbox) next() *parcel {
+	if m.queue.head == nil {
+		return nil
+	}
+	if m.over = m.over || m.left() <= 0; m.over {
+		m.refuse()
+		return nil
+	}
+	if now := time.Now(); !now.Before(m.queue.earliest) {
+		m.expire(now)
+	}
+	for m.queue.head != nil && m.queue.head.orphan {
+		m.judge(m.queue.head, wire.Expired)
+	}
+	return m.queue.head
+}
+
+// offer hands over a payload when the handler receives. It returns false when
+// there may be something else to do: after a kick, the end of until, or of the
+// caller. It is for whoever has the pump's role.
+func (m *mailbox) offer(payload []byte, caller <-chan struct{}, until time.Time) bool {
+	select {
+	case m.data <- payload:
+		return true
+	default:
+	}
+	if n := len(m.verdicts); n > 0 {
+		// A handler that is quick is back by now, and then one frame can carry
+		// many verdicts. But none waits for a handler that is slow.
+		if n < verdictsMost {
+			runtime.Gosched()
+			if m.exit.Err() == nil && len(m.kick) == 0 {
+				select {
+				case m.data <- payload:
+					return true
+				default:
+				}
+			}
+		}
+		m.report()
+	}
+	// The timer takes the offer back at the deadline even before anybody gets
+	// to close Exit, as when a paused process goes on. What has expired is not
+	// worth a look at all that waits each time.
+	d := min(m.left(), max(time.Until(until), expireEvery))
+	if d <= 0 {
+		return false
+	}
+	if m.timer == nil {
+		m.timer = time.AfterFunc(d, m.look)
+	} else {
+		m.timer.Reset(d)
+	}
+	select {
+	case m.data <- payload:
+		return true
+	case <-m.exit.Done(): // from here on the handler can't take it
+	case <-m.kick:
+	case <-caller:
+	}
+	return false
 }
 
 // decide takes a parcel out of the queue and notes its fate.
 func (m *mailbox) decide(p *parcel, s wire.Status) {
 	m.queue.remove(p)
-	p.after, p.fate = nil, s
+	p.fate = s
+	if p.after != nil {
+		p.after.follower, p.after = nil, nil
+	}
+	if f := p.follower; f != nil {
+		f.after, p.follower = nil, nil
+		f.orphan = s != wire.Received
+	}
 	if p.in != nil {
-		delete(p.in.wait, p.seq)
-		p.in.set(p.seq, s)
+		m.span += p.in.set(p.seq, fate{s: s})
 	}
 }
 
-// report tells the senders of a list of parcels their fate. It is called
-// without mu: it may write to sockets.
-func (m *mailbox) report(list *parcel, s wire.Status) {
-	for p := list; p != nil; p = p.next {
-		if p.in == nil {
-			p.done <- s
-		} else {
-			m.reply.reply(p.in.addr, p.in.from, m.token, p.seq, s)
+// judge decides, and reports to the sender: a remote one's verdict is kept for
+// report. It is called by the pump, with mu held.
+func (m *mailbox) judge(p *parcel, s wire.Status) {
+	m.decide(p, s)
+	if p.in == nil {
+		p.done <- s // now it is the sender's
+		return
+	}
+	m.verdicts = append(m.verdicts, verdict{p.in, p.seq, s})
+	m.free(p)
+}
+
+// free keeps a parcel for use.
+func (m *mailbox) free(p *parcel) {
+	if m.spares < mailboxSpare {
+		*p = parcel{done: p.done, next: m.spare}
+		m.spare = p
+		m.spares++
+	}
+}
+
+// report sends the verdicts, those for one sender together. It is called by the
+// pump without mu: it may write to sockets.
+func (m *mailbox) report() {
+	vs := m.verdicts
+	for len(vs) > 0 {
+		n := 1
+		for n < len(vs) && vs[n].in == vs[0].in {
+			n++
 		}
+		m.reply.reply(vs[0].in, m.token, vs[:n])
+		vs = vs[n:]
+	}
+	clear(m.verdicts)
+	if m.verdicts = m.verdicts[:0]; cap(m.verdicts) > 2*verdictsMost {
+		m.verdicts = nil
 	}
 }
 
-// refuse empties the queue of a mailbox that is over and returns the parcels.
-func (m *mailbox) refuse() *parcel {
-	if !m.over {
-		return nil
-	}
-	var list *parcel
+// refuse empties the queue of a mailbox that is over.
+func (m *mailbox) refuse() {
 	for m.queue.head != nil {
-		p := m.queue.head
-		m.decide(p, wire.NotHere)
-		p.next = list
-		list = p
+		m.judge(m.queue.head, wire.NotHere)
 	}
-	return list
 }
 
 // expire removes what has waited too long. It is called by the pump, which
 // offers nothing meanwhile, with mu held.
-func (m *mailbox) expire() {
-	now := time.Now()
-	if m.queue.head == nil || now.Before(m.queue.earliest) {
-		return
-	}
-	var drop *parcel
+func (m *mailbox) expire(now time.Time) {
 	m.queue.earliest = now.Add(time.Hour)
 	for p, next := m.queue.head, (*parcel)(nil); p != nil; p = next {
 		next = p.next
-		if !p.orphan() && now.Before(p.expires) {
+		if !p.orphan && now.Before(p.expires) {
 			m.queue.earliest = earlier(m.queue.earliest, p.expires)
 			continue
 		}
-		m.decide(p, wire.Expired)
-		p.next = drop
-		drop = p
-	}
-	if drop != nil {
-		m.mu.Unlock()
-		m.report(drop, wire.Expired)
-		m.mu.Lock()
+		m.judge(p, wire.Expired)
 	}
 }
 
@@ -434,11 +578,11 @@ func (m *mailbox) ask(from uint64, addr []byte, it *wire.Item) wire.Status {
 	if f == nil {
 		return 0
 	}
-	if s := f.get(it.Seq); s != 0 {
+	if s := f.get(it.Seq).s; s != 0 {
 		return s
 	}
 	if m.over {
-		f.set(it.Seq, wire.NotHere)
+		m.span += f.set(it.Seq, fate{s: wire.NotHere})
 		return wire.NotHere
 	}
 	return wire.Missing
@@ -452,14 +596,18 @@ func (m *mailbox) cancel(from uint64, addr []byte, it *wire.Item) wire.Status {
 	if f == nil {
 		return 0
 	}
-	switch s := f.get(it.Seq); s {
+	switch known := f.get(it.Seq); known.s {
 	case 0:
-		f.set(it.Seq, wire.Expired)
+		m.span += f.set(it.Seq, fate{s: wire.Expired})
 		return wire.Expired
 	case wire.Pending:
-		return m.withdraw(f.wait[it.Seq])
-	default:
+		s := m.withdraw(known.p)
+		if s != 0 {
+			m.free(known.p)
+		}
 		return s
+	default:
+		return known.s
 	}
 }
 
@@ -468,52 +616,82 @@ func (m *mailbox) settled(from uint64, it *wire.Item) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if f := m.flows[wire.Return{To: from, Flow: it.Flow}]; f != nil {
-		f.settle(it.Low)
+		m.span -= f.settle(it.Low)
 	}
 }
 
-// local offers data of a sender on this node and waits for its fate. The
-// handler gets a copy.
+// local hands over data of a sender on this node and returns its fate. The
+// handler gets a copy. A sender that finds nobody before it offers its data
+// itself; others wait for the pump.
 func (m *mailbox) local(ctx context.Context, data []byte, deadline time.Time, try bool) wire.Status {
-	if !m.try(len(data)) {
-		if try {
-			return wire.Busy
-		}
-		if s := m.enter(ctx, len(data), deadline); s != wire.Received {
-			return s
-		}
-	}
-	defer m.leave(len(data))
-	data = append([]byte(nil), data...)
-
 	m.mu.Lock()
-	if m.over || m.left() <= 0 {
+	if m.over {
 		m.mu.Unlock()
 		return wire.NotHere
 	}
-	if m.direct(data) {
-		m.mu.Unlock()
-		return wire.Received
+	if m.queue.head != nil || m.pumping {
+		if try {
+			m.mu.Unlock()
+			return wire.Busy
+		}
+		return m.queued(ctx, data, deadline)
 	}
-	if try || m.full(len(data)) {
+	data = append([]byte(nil), data...)
+	s := m.direct(data)
+	if s != wire.Busy || try {
 		m.mu.Unlock()
-		return wire.Busy
-	}
-	p := &parcel{payload: data, expires: deadline, done: make(chan wire.Status, 1)}
-	m.enqueue(p)
-	m.mu.Unlock()
-	select {
-	case s := <-p.done:
 		return s
-	case <-ctx.Done():
+	}
+	m.pumping = true
+	m.pumps.Add(1)
+	m.mu.Unlock()
+	defer m.pumps.Done()
+
+	for s == wire.Busy {
+		switch {
+		case m.offer(data, ctx.Done(), deadline):
+			s = wire.Received
+		case ctx.Err() != nil || !time.Now().Before(deadline):
+			s = wire.Expired
+		case !m.open():
+			s = wire.NotHere
+		}
 	}
 	m.mu.Lock()
-	if p.fate == 0 && m.withdraw(p) != 0 {
-		m.mu.Unlock()
-		return wire.Expired
+	defer m.mu.Unlock()
+	if m.pumping = m.queue.head != nil; m.pumping {
+		m.pumps.Add(1)
+		go m.pump()
 	}
+	return s
+}
+
+// queued is local behind others. It is called with mu held, and unlocks it.
+func (m *mailbox) queued(ctx context.Context, data []byte, deadline time.Time) wire.Status {
+	p := m.parcel()
+	if p.done == nil {
+		p.done = make(chan wire.Status, 1)
+	}
+	p.payload, p.expires = data, deadline
+	m.enqueue(p)
 	m.mu.Unlock()
-	return <-p.done // it has been decided, or is about to be
+	var s wire.Status
+	select {
+	case s = <-p.done:
+	case <-ctx.Done():
+		m.mu.Lock()
+		if p.fate == 0 {
+			s = m.withdraw(p)
+		}
+		m.mu.Unlock()
+		if s == 0 {
+			s = <-p.done // it has been decided, or is about to be
+		}
+	}
+	m.mu.Lock()
+	m.free(p)
+	m.mu.Unlock()
+	return s
 }
 
 // open reports whether the handler may still receive something.
@@ -533,9 +711,13 @@ func (m *mailbox) shut() {
 		m.look()
 		m.pumps.Wait()
 		m.mu.Lock()
-		refused := m.refuse()
+		m.refuse()
+		m.spare, m.spares = nil, mailboxSpare // none is kept any more
 		m.mu.Unlock()
-		m.report(refused, wire.NotHere)
+		m.report()
+		if m.timer != nil {
+			m.timer.Stop()
+		}
 		m.tell()
 	})
 }

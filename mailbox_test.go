@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -27,8 +28,10 @@ func newLedgerOfFates(t *testing.T) *ledgerOfFates {
 	return &ledgerOfFates{t: t, fates: map[wire.Return]map[uint64]wire.Status{}, overs: map[wire.Return][]uint64{}}
 }
 
-func (l *ledgerOfFates) reply(_ string, to wire.Return, _, seq uint64, s wire.Status) {
-	l.note(to, seq, s)
+func (l *ledgerOfFates) reply(in *inflow, _ uint64, vs []verdict) {
+	for _, v := range vs {
+		l.note(in.from, v.seq, v.s)
+	}
 }
 
 func (l *ledgerOfFates) overTo(_ string, to wire.Return, _ uint64, received []uint64) {
@@ -390,7 +393,7 @@ func TestWithdrawalsCostTheSameHoweverManyWait(t *testing.T) {
 }
 
 // realtime is not the bubble's.
-func realtime() time.Duration { return boottime() }
+func realtime() time.Duration { return boottime.Now() }
 
 func TestTheEndOfATenureIsToldUntilItIsConfirmed(t *testing.T) {
 	inMailbox(t, func(m *mailbox, l *ledgerOfFates, end func()) {

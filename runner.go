@@ -225,10 +225,14 @@ func (c *candidate) tenure(sent time.Duration) (failed bool) {
 	}
 	began := c.now()
 	left := func() time.Duration {
-		if ctx.Err() != nil || lease.expired() {
+		if ctx.Err() != nil {
 			return 0
 		}
-		return lease.left()
+		if d := lease.left(); d > 0 {
+			return d
+		}
+		lease.expired()
+		return 0
 	}
 	data, end := c.stage.begin(ctx, c.id, r.token, left)
 	r.Data = data

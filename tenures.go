@@ -141,23 +141,7 @@ func (t *tenures) all() (ms []*mailbox) {
 // asked answers one item of a sender; 0 is no answer.
 func (t *tenures) asked(from uint64, addr []byte, it *wire.Item, shared bool) (s wire.Status, current uint64) {
 	m, current := t.find(it.ID, it.Token)
-	if m == nil {
-		if it.Kind == wire.Settled {
-			return 0, current
-		}
-		return wire.Stranger, current
-	}
-	switch it.Kind {
-	case wire.Data:
-		s = m.arrived(from, addr, it, shared)
-	case wire.Ask:
-		s = m.ask(from, addr, it)
-	case wire.Cancel:
-		s = m.cancel(from, addr, it)
-	case wire.Settled:
-		m.settled(from, it)
-	}
-	return s, current
+	return m.asked(from, addr, it, shared), current
 }
 
 // empty reports whether there are none, and were none lately.

@@ -368,8 +368,12 @@ func (p *peer) renew() {
 	}
 }
 
-// redial is the flusher's. It is called with mu held.
+// redial is the flusher's. It is called with mu held. Once the peer is closed
+// the context may be about to end.
 func (p *peer) redial() {
+	if p.closed {
+		return
+	}
 	p.renewal, p.dialled = false, time.Now()
 	if push, err := p.t.ctx.Dial(p.addr); err == nil {
 		_ = p.push.Close()
