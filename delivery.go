@@ -21,6 +21,7 @@ import (
 // gives all of them one fate.
 type delivery struct {
 	transport *transport
+	spare     sync.Pool // of messages
 
 	mu     sync.RWMutex
 	flows  map[uint64]*flow
@@ -60,7 +61,7 @@ const unknown wire.Status = 0xff
 const stale wire.Status = 0xfe
 
 // A message is one attempt: one number in one flow. Its data is the caller's
-// until the fate is known.
+// until the fate is known; then the flow does not touch the message any more.
 type message struct {
 	data     []byte
 	deadline time.Time
@@ -77,7 +78,24 @@ type message struct {
 	asks      int
 	askAt     time.Time
 	withdrawn time.Time        // when a Cancel was sent
-	done      chan wire.Status // capacity 1
+	fate      wire.Status      // 0: not known
+	done      chan wire.Status // capacity 1; nil for one of a batch
+}
+
+// message makes a message, or takes one that was used before.
+func (d *delivery) message(data []byte, deadline time.Time, try bool) *message {
+	m, _ := d.spare.Get().(*message)
+	if m == nil {
+		m = &message{done: make(chan wire.Status, 1)}
+	}
+	m.data, m.deadline, m.try = data, deadline, try
+	return m
+}
+
+// free takes back a message whose fate is known.
+func (d *delivery) free(m *message) {
+	*m = message{done: m.done}
+	d.spare.Put(m)
 }
 
 // A flow is the numbered sequence of messages from this node to one tenure.
@@ -128,18 +146,17 @@ func cost(n int) int64 {
 // try takes room for n bytes, if there is enough.
 func (w window) try(n int) bool { return w.room.TryAcquire(cost(n)) }
 
-// enter waits for room for n bytes. Any fate but Received says why it did not
-// get it.
+// enter waits for room for n bytes. A fate says why it did not get it.
 func (w window) enter(ctx context.Context, n int, deadline time.Time) wire.Status {
 	if w.try(n) {
-		return wire.Received
+		return 0
 	}
 	wait, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	defer context.AfterFunc(w.ctx, cancel)()
 	switch {
 	case w.room.Acquire(wait, cost(n)) == nil:
-		return wire.Received
+		return 0
 	case w.ctx.Err() != nil:
 		return wire.NotHere
 	}
@@ -171,6 +188,7 @@ func (d *delivery) newFlow(id, addr string, token uint64, silence func(*flow, bo
 	return f, nil
 }
 
+// flow returns the flow of a number, nil when it is not known any more.
 func (d *delivery) flow(number uint64) *flow {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -179,21 +197,20 @@ func (d *delivery) flow(number uint64) *flow {
 
 // send makes one attempt through the flow and returns its fate. When ctx ends,
 // or the message's deadline passes, it withdraws the message.
-func (f *flow) send(ctx context.Context, m *message) wire.Status {
-	if s := f.enter(ctx, len(m.data), m.deadline); s != wire.Received {
-		m.unsent = true
-		return s
+func (f *flow) send(ctx context.Context, m *message, now time.Time) wire.Status {
+	if !f.try(len(m.data)) {
+		if s := f.enter(ctx, len(m.data), m.deadline); s != 0 {
+			m.unsent = true
+			return s
+		}
+		now = time.Now()
 	}
 	defer f.leave(len(m.data))
-	if s, ok := f.post(m); !ok {
+	p, s := f.post(m, now)
+	if s != 0 {
 		return s
 	}
-	f.flush()
-	return f.await(ctx, m)
-}
-
-// await waits for the fate of m, and withdraws it when ctx ends.
-func (f *flow) await(ctx context.Context, m *message) wire.Status {
+	p.flush()
 	select {
 	case s := <-m.done:
 		return s
@@ -203,114 +220,43 @@ func (f *flow) await(ctx context.Context, m *message) wire.Status {
 	return <-m.done
 }
 
-// cancel withdraws m, whose fate is then known soon.
-func (f *flow) cancel(m *message) {
+// cancel withdraws messages, whose fates are then known soon.
+func (f *flow) cancel(ms ...*message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.withdraw(m, time.Now())
-	f.arm(m.withdrawn.Add(withdrawGrace))
-}
-
-// A batch is a run of messages of one call: none is received without the one
-// before it.
-type batch struct{ failed uint64 } // the first that has, 0 for none; guarded by the flow's mu
-
-// batchWindow is how many messages of a batch are under way at most.
-const batchWindow = windowMessages
-
-// sendBatch makes one attempt for msgs, in order and pipelined. It returns how
-// many were received, the fate of the first that was not, and whether that one
-// never left.
-func (f *flow) sendBatch(ctx context.Context, msgs [][]byte, deadline time.Time) (n int, fate wire.Status, unsent bool) {
-	b := &batch{}
-	ring := make([]message, min(len(msgs), batchWindow))
-	posted := 0
-	fate = wire.Received
-	for n < posted || n < len(msgs) && fate == wire.Received {
-		// As much as there is room for, and wait for room only if nothing is
-		// under way.
-		for fate == wire.Received && posted < len(msgs) && posted-n < len(ring) {
-			m := &ring[posted%len(ring)]
-			done := m.done
-			if done == nil {
-				done = make(chan wire.Status, 1)
-			}
-			*m = message{data: msgs[posted], deadline: deadline, batch: b, done: done}
-			if posted > n {
-				m.after = ring[(posted-1)%len(ring)].seq
-			}
-			if posted > n {
-				if !f.try(len(m.data)) {
-					break
-				}
-			} else if fate = f.enter(ctx, len(m.data), deadline); fate != wire.Received {
-				return n, fate, true
-			}
-			if s, ok := f.post(m); !ok {
-				f.leave(len(m.data))
-				fate = s
-				break
-			}
-			posted++
-		}
-		if posted == n {
-			break
-		}
-		f.flush()
-		m := &ring[n%len(ring)]
-		s := f.await(ctx, m)
-		f.leave(len(m.data))
-		if s == wire.Received {
-			n++
-			continue
-		}
-		// The rest can't be received any more.
-		fate, unsent = s, m.unsent
-		for i := n + 1; i < posted; i++ {
-			f.cancel(&ring[i%len(ring)])
-		}
-		for i := n + 1; i < posted; i++ {
-			m := &ring[i%len(ring)]
-			<-m.done
-			f.leave(len(m.data))
-		}
-		break
-	}
-	return n, fate, unsent
-}
-
-// post gives m a number and appends it to the peer's frame, for flush to send.
-// False: it did not, and the fate says why.
-func (f *flow) post(m *message) (wire.Status, bool) {
 	now := time.Now()
+	for _, m := range ms {
+		f.withdraw(m, now)
+	}
+	f.arm(now.Add(withdrawGrace))
+}
+
+// pending reports whether the fate of m is not known.
+func (f *flow) pending(m *message) bool {
 	f.mu.Lock()
-	if f.ctx.Err() != nil {
-		f.mu.Unlock()
-		return wire.NotHere, false
-	}
-	if len(f.open) == 0 && now.Sub(f.used) > flowFresh {
-		f.mu.Unlock()
-		return stale, false
-	}
-	if len(f.open) >= flowSpan {
-		f.mu.Unlock()
-		return wire.Busy, false
+	defer f.mu.Unlock()
+	return m.fate == 0
+}
+
+// post gives m a number and appends it to the frame of the peer that it
+// returns, for its flush to send. With a fate, which says why, it did not.
+func (f *flow) post(m *message, now time.Time) (*peer, wire.Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.ctx.Err() != nil:
+		return nil, wire.NotHere
+	case len(f.open) == 0 && now.Sub(f.used) > flowFresh:
+		return nil, stale
+	case len(f.open) >= flowSpan:
+		return nil, wire.Busy
 	}
 	m.seq = f.low + uint64(len(f.open))
 	f.open = append(f.open, m)
 	f.expect(now)
 	f.write(m, now)
 	f.arm(earlier(m.askAt, m.deadline))
-	f.mu.Unlock()
-	return 0, true
-}
-
-// flush sends what has been posted.
-func (f *flow) flush() {
-	f.mu.Lock()
-	p := f.peer
-	f.mu.Unlock()
-	p.flush()
+	return f.peer, 0
 }
 
 // write appends the data of m, and returns the peer to flush. It is called
@@ -367,10 +313,12 @@ func (f *flow) begin() (*peer, *wire.Writer) {
 func (f *flow) settle(m *message, s wire.Status) {
 	f.open[m.seq-f.low] = nil
 	f.trim()
-	if b := m.batch; b != nil && s != wire.Received && (b.failed == 0 || m.seq < b.failed) {
-		b.failed = m.seq
+	m.fate = s
+	if m.batch != nil {
+		m.batch.settled(m)
+	} else {
+		m.done <- s
 	}
-	m.done <- s
 }
 
 // trim raises low above what is settled.
@@ -390,16 +338,16 @@ func (f *flow) get(seq uint64) *message {
 	return nil
 }
 
-// withdraw takes m back when it is still here, else it asks the receiver to.
-// It is called with mu held.
-func (f *flow) withdraw(m *message, now time.Time) {
+// withdraw takes m back when it is still here, which it reports, else it asks
+// the receiver to. It is called with mu held.
+func (f *flow) withdraw(m *message, now time.Time) bool {
 	if f.get(m.seq) != m || !m.withdrawn.IsZero() {
-		return
+		return false
 	}
 	m.withdrawn = now
 	if m.recall() {
 		f.settle(m, wire.Expired)
-		return
+		return true
 	}
 	f.expect(now)
 	if p, w := f.begin(); w != nil {
@@ -407,6 +355,7 @@ func (f *flow) withdraw(m *message, now time.Time) {
 		p.end()
 		p.flush()
 	}
+	return false
 }
 
 // waits reports whether m has not left this node.
@@ -450,7 +399,7 @@ func (f *flow) tick() {
 			continue
 		}
 		if m.withdrawn.IsZero() && !now.Before(m.deadline) {
-			if f.withdraw(m, now); f.get(m.seq) == nil {
+			if f.withdraw(m, now) {
 				continue
 			}
 		}
@@ -520,7 +469,7 @@ func (f *flow) ask(ms []*message, now time.Time) {
 }
 
 // replied takes a Reply item.
-func (f *flow) replied(seq, current uint64, s wire.Status) {
+func (f *flow) replied(seq, current uint64, s wire.Status, now time.Time) {
 	f.mu.Lock()
 	f.current = current
 	m := f.get(seq)
@@ -530,7 +479,7 @@ func (f *flow) replied(seq, current uint64, s wire.Status) {
 	case s == wire.Missing:
 		// A copy that comes late gets the fate of this one.
 		if m.withdrawn.IsZero() {
-			p = f.write(m, time.Now())
+			p = f.write(m, now)
 		}
 	case s == wire.Stranger && (m.copies > 1 || m.copies == 1 && (m.asks > 0 || !m.withdrawn.IsZero())):
 		// A process that was started anew on the address can't tell what became
@@ -542,7 +491,7 @@ func (f *flow) replied(seq, current uint64, s wire.Status) {
 		}
 		f.settle(m, s)
 	}
-	news := f.hear(s == wire.Stranger) || s == wire.Stranger && current != 0
+	news := f.hear(now, s == wire.Stranger) || s == wire.Stranger && current != 0
 	f.mu.Unlock()
 	if p != nil {
 		p.flush()
@@ -562,8 +511,7 @@ func (f *flow) expect(now time.Time) {
 
 // hear notes that the holder answers, and reports whether it was mute and is
 // not any more. It is called with mu held.
-func (f *flow) hear(absent bool) (recovered bool) {
-	now := time.Now()
+func (f *flow) hear(now time.Time, absent bool) (recovered bool) {
 	mute := f.absent || f.silent(now)
 	f.used, f.unheard, f.absent = now, time.Time{}, absent
 	return mute && !absent
@@ -576,7 +524,7 @@ func (f *flow) silent(now time.Time) bool {
 }
 
 // ended takes an Over item: what is not among the received never will be.
-func (f *flow) ended(received wire.Seqs) {
+func (f *flow) ended(received wire.Seqs, now time.Time) {
 	f.mu.Lock()
 	for seq := range received.All {
 		if m := f.get(seq); m != nil {
@@ -589,7 +537,7 @@ func (f *flow) ended(received wire.Seqs) {
 		}
 	}
 	f.end()
-	f.hear(false)
+	f.hear(now, false)
 	p := f.confirm()
 	f.mu.Unlock()
 	if p != nil {
@@ -681,18 +629,6 @@ func (f *flow) forget() {
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	delete(f.d.flows, f.Flow)
-}
-
-// replied takes one item that answers this node.
-func (d *delivery) replied(it *wire.Item) {
-	if f := d.flow(it.Flow); f != nil {
-		switch it.Kind {
-		case wire.Reply:
-			f.replied(it.Seq, it.Current, it.Status)
-		case wire.Over:
-			f.ended(it.Seqs)
-		}
-	}
 }
 
 // close withdraws everything that is under way.

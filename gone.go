@@ -216,6 +216,8 @@ func (g *Gone) receive(frame []byte) {
 		return
 	}
 	var (
+		now     = time.Now()
+		f       *flow    // that was answered last
 		p       *peer    // where the answers go
 		m       *mailbox // of the tenure that was addressed last
 		id      *byte    // of that tenure, in the frame
@@ -232,8 +234,18 @@ func (g *Gone) receive(frame []byte) {
 		}
 		switch it.Kind {
 		case wire.Reply, wire.Over:
-			if it.To == g.transport.incarnation {
-				g.delivery.replied(it)
+			if it.To != g.transport.incarnation {
+				continue
+			}
+			if f == nil || f.Flow != it.Flow {
+				f = g.delivery.flow(it.Flow)
+			}
+			switch {
+			case f == nil:
+			case it.Kind == wire.Reply:
+				f.replied(it.Seq, it.Current, it.Status, now)
+			default:
+				f.ended(it.Seqs, now)
 			}
 			continue
 		case wire.Data:

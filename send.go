@@ -128,6 +128,7 @@ type shipment struct {
 	msgs     [][]byte
 	sent     int // of msgs, received by the handler
 	try      bool
+	now      time.Time // when the attempt began
 	deadline time.Time
 	one      [1][]byte // msgs of a single message
 }
@@ -157,10 +158,11 @@ func (g *Gone) ship(s *shipment) error {
 		return because(ErrNotDelivered, err)
 	}
 	for s.sent < len(s.msgs) {
+		s.now = time.Now()
 		if s.sent > before { // at first, and after progress
 			pause, before = lookFirst, s.sent
 			if s.deadline = until; !fixed {
-				s.deadline = time.Now().Add(g.opts.sendTimeout)
+				s.deadline = s.now.Add(g.opts.sendTimeout)
 			}
 		}
 		switch {
@@ -168,7 +170,7 @@ func (g *Gone) ship(s *shipment) error {
 			return because(ErrNotDelivered, because(reason, s.ctx.Err()))
 		case g.ctx.Err() != nil:
 			return because(ErrNotDelivered, ErrClosed)
-		case !time.Now().Before(s.deadline):
+		case !s.now.Before(s.deadline):
 			if fixed { // the context's timer is about to say so
 				reason = because(reason, context.DeadlineExceeded)
 			}
@@ -267,8 +269,9 @@ func (s *shipment) remote(f *flow) (fate wire.Status, unsent bool) {
 		s.sent += n
 		return fate, unsent
 	}
-	m := &message{data: s.msgs[s.sent], deadline: s.deadline, try: s.try, done: make(chan wire.Status, 1)}
-	if fate = f.send(s.ctx, m); fate == wire.Received {
+	m := f.d.message(s.msgs[s.sent], s.deadline, s.try)
+	defer f.d.free(m)
+	if fate = f.send(s.ctx, m, s.now); fate == wire.Received {
 		s.sent++
 	}
 	return fate, m.unsent

@@ -32,9 +32,10 @@ type transport struct {
 }
 
 const (
-	frameSize   = 64 << 10        // a frame is closed when it has grown over this
-	peerBytes   = 64 << 20        // wait for one peer; what comes then is lost
-	peerIdle    = 2 * time.Minute // without traffic a peer's socket is closed
+	frameSize   = 64 << 10              // a frame is closed when it has grown over this
+	peerBytes   = 64 << 20              // wait for one peer; what comes then is lost
+	peerIdle    = 2 * time.Minute       // without traffic a peer's socket is closed
+	crowded     = 50 * time.Microsecond // frames that follow each other so closely could be one
 	stallFirst  = 200 * time.Microsecond
 	stallMost   = 50 * time.Millisecond
 	renewAfter  = 2 * time.Second  // so often at most a socket is replaced for want of answers
@@ -189,9 +190,8 @@ type peer struct {
 	size     int         // of queue, in bytes
 	number   uint64      // of the open frame; those of queue precede it
 	spare    []byte
-	items    int  // in the open frame, as their writers ended
-	crowd    bool // the last frame had more than one
-	flushing bool // somebody has the role, perhaps a timer
+	sent     time.Time // when the last frame was
+	flushing bool      // somebody has the role, perhaps a timer
 	closed   bool
 	used     time.Time
 
@@ -222,7 +222,6 @@ func (p *peer) begin() *wire.Writer {
 
 // end unlocks the peer.
 func (p *peer) end() {
-	p.items++
 	if p.w.Len() >= frameSize {
 		p.seal()
 	}
@@ -234,7 +233,6 @@ func (p *peer) seal() {
 	p.queue = append(p.queue, p.w.Bytes())
 	p.size += p.w.Len()
 	p.number++
-	p.crowd, p.items = p.items > 1, 0
 	p.w.Reset(p.spare, p.t.incarnation, p.t.addr)
 	p.spare = nil
 }
@@ -287,7 +285,7 @@ func (p *peer) flush() {
 		return
 	}
 	p.flushing = true
-	crowd := p.crowd
+	crowd := time.Since(p.sent) < crowded
 	p.mu.Unlock()
 	if crowd {
 		// Others who are ready to run are about to write, too. This is what
@@ -326,7 +324,7 @@ func (p *peer) drain() {
 		p.mu.Lock()
 		switch {
 		case sent:
-			p.stall = 0
+			p.sent, p.stall = time.Now(), 0
 			if cap(frame) <= 2*frameSize {
 				p.spare = frame
 			}

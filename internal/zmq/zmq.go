@@ -10,6 +10,7 @@ package zmq
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -97,6 +98,7 @@ func (p *Pull) Receive(handle func(frame []byte)) error {
 		switch {
 		case err == nil:
 			handle(frame)
+			runtime.Gosched()
 		case zmq4.AsErrno(err) == zmq4.ETERM:
 			return nil
 		default:
