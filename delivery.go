@@ -211,12 +211,14 @@ func (f *flow) send(ctx context.Context, m *message, now time.Time) wire.Status 
 		return s
 	}
 	p.flush()
-	select {
-	case s := <-m.done:
-		return s
-	case <-ctx.Done():
+	if done := ctx.Done(); done != nil { // a select is dear
+		select {
+		case s := <-m.done:
+			return s
+		case <-done:
+		}
+		f.cancel(m)
 	}
-	f.cancel(m)
 	return <-m.done
 }
 

@@ -258,7 +258,7 @@ func (g *Gone) receive(frame []byte) {
 			id, token = &it.ID[0], it.Token
 			m, current = g.tenures.find(it.ID, token)
 		}
-		if s := m.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload)); s != 0 {
+		if s := m.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload), now); s != 0 {
 			p = g.answer(p, r.From, r.Addr, it, current, s)
 			if p != nil && it.Kind == wire.Ask && s != wire.Pending && s != wire.Missing {
 				p.renew() // the answer was given before and has not arrived

@@ -35,6 +35,7 @@ type mailbox struct {
 	offered  *parcel       // the pump's, while it waits for the handler
 	kick     chan struct{} // makes the pump look again; capacity 1
 	timer    *time.Timer   // kicks; set whenever the pump waits
+	now      time.Time     // as the pump knows it; a few hand-overs old
 	verdicts []verdict     // not reported yet; the pump's
 	spare    *parcel       // a list of parcels that are not used
 	spares   int           // its length
@@ -251,7 +252,7 @@ func (m *mailbox) forgetIdle(now time.Time) bool {
 
 // asked answers one item of a sender; 0 is no answer. A nil mailbox is that of
 // a tenure that is not known.
-func (m *mailbox) asked(from uint64, addr []byte, it *wire.Item, shared bool) wire.Status {
+func (m *mailbox) asked(from uint64, addr []byte, it *wire.Item, shared bool, now time.Time) wire.Status {
 	switch {
 	case m == nil && it.Kind != wire.Settled:
 		return wire.Stranger
@@ -260,11 +261,11 @@ func (m *mailbox) asked(from uint64, addr []byte, it *wire.Item, shared bool) wi
 	}
 	switch it.Kind {
 	case wire.Data:
-		return m.arrived(from, addr, it, shared)
+		return m.arrived(from, addr, it, shared, now)
 	case wire.Ask:
-		return m.ask(from, addr, it)
+		return m.ask(from, addr, it, now)
 	case wire.Cancel:
-		return m.cancel(from, addr, it)
+		return m.cancel(from, addr, it, now)
 	case wire.Settled:
 		m.settled(from, it)
 	}
@@ -273,8 +274,7 @@ func (m *mailbox) asked(from uint64, addr []byte, it *wire.Item, shared bool) wi
 
 // arrived takes a Data item. It returns the fate to be reported, or 0 when it
 // is open or of no interest.
-func (m *mailbox) arrived(from uint64, addr []byte, it *wire.Item, shared bool) wire.Status {
-	now := time.Now()
+func (m *mailbox) arrived(from uint64, addr []byte, it *wire.Item, shared bool, now time.Time) wire.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.inflow(from, addr, it, now)
@@ -426,8 +426,11 @@ func (m *mailbox) next() *parcel {
 		m.refuse()
 		return nil
 	}
-	if now := time.Now(); !now.Before(m.queue.earliest) {
-		m.expire(now)
+	if len(m.verdicts) == 0 { // at first, and whenever it was slow
+		m.now = time.Now()
+	}
+	if !m.now.Before(m.queue.earliest) {
+		m.expire(m.now)
 	}
 	for m.queue.head != nil && m.queue.head.orphan {
 		m.judge(m.queue.head, wire.Expired)
@@ -571,10 +574,10 @@ func (m *mailbox) withdraw(p *parcel) wire.Status {
 }
 
 // ask returns the status of one sequence number.
-func (m *mailbox) ask(from uint64, addr []byte, it *wire.Item) wire.Status {
+func (m *mailbox) ask(from uint64, addr []byte, it *wire.Item, now time.Time) wire.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.inflow(from, addr, it, time.Now())
+	f := m.inflow(from, addr, it, now)
 	if f == nil {
 		return 0
 	}
@@ -589,10 +592,10 @@ func (m *mailbox) ask(from uint64, addr []byte, it *wire.Item) wire.Status {
 }
 
 // cancel withdraws one sequence number, also one that has yet to arrive.
-func (m *mailbox) cancel(from uint64, addr []byte, it *wire.Item) wire.Status {
+func (m *mailbox) cancel(from uint64, addr []byte, it *wire.Item, now time.Time) wire.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f := m.inflow(from, addr, it, time.Now())
+	f := m.inflow(from, addr, it, now)
 	if f == nil {
 		return 0
 	}

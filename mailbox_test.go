@@ -232,29 +232,29 @@ func TestAMailboxIsBoundedByCountAndByBytes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inMailbox(t, func(m *mailbox, l *ledgerOfFates, _ func()) {
 				for seq := range uint64(c.most) {
-					if s := m.arrived(1, nil, data(seq+1, 1000, c.size), false); s != 0 {
+					if s := m.arrived(1, nil, data(seq+1, 1000, c.size), false, time.Now()); s != 0 {
 						t.Fatalf("%d: %d", seq+1, s)
 					}
 				}
 				last := uint64(c.most) + 1
 				from := wire.Return{To: 1, Flow: 1}
-				if s := m.arrived(1, nil, data(last, 1000, c.size), false); s != wire.Busy {
+				if s := m.arrived(1, nil, data(last, 1000, c.size), false, time.Now()); s != wire.Busy {
 					t.Errorf("one more: %d", s)
 				}
 				// Room is made by what is received, …
 				synctest.Wait()
 				<-m.data
 				synctest.Wait()
-				if s := m.arrived(1, nil, data(last+1, 1000, c.size), false); s != 0 {
+				if s := m.arrived(1, nil, data(last+1, 1000, c.size), false, time.Now()); s != 0 {
 					t.Errorf("after one was received: %d", s)
 				}
 				// … withdrawn, …
-				l.note(from, last+1, m.cancel(1, nil, data(last+1, 0, 0)))
+				l.note(from, last+1, m.cancel(1, nil, data(last+1, 0, 0), time.Now()))
 				synctest.Wait()
 				if s := l.fates[from][last+1]; s != wire.Expired {
 					t.Errorf("withdrawn: %d", s)
 				}
-				if s := m.arrived(1, nil, data(last+2, 1000, c.size), false); s != 0 {
+				if s := m.arrived(1, nil, data(last+2, 1000, c.size), false, time.Now()); s != 0 {
 					t.Errorf("after one was withdrawn: %d", s)
 				}
 				// … or has expired.
@@ -274,12 +274,12 @@ func TestAMailboxIsBoundedByCountAndByBytes(t *testing.T) {
 func TestTheNumberOfSendersThatAMailboxRemembersIsBounded(t *testing.T) {
 	inMailbox(t, func(m *mailbox, _ *ledgerOfFates, _ func()) {
 		for i := range uint64(mailboxFlows) {
-			if s := m.arrived(i+1, nil, data(1, 0, 0), false); s != wire.Busy {
+			if s := m.arrived(i+1, nil, data(1, 0, 0), false, time.Now()); s != wire.Busy {
 				t.Fatalf("sender %d: %d", i, s)
 			}
 		}
 		// One more is not answered: what it has sent could not be remembered.
-		if s := m.arrived(mailboxFlows+1, nil, data(1, 1000, 0), false); s != 0 {
+		if s := m.arrived(mailboxFlows+1, nil, data(1, 1000, 0), false, time.Now()); s != 0 {
 			t.Errorf("one too many: %d", s)
 		}
 		synctest.Wait()
@@ -289,7 +289,7 @@ func TestTheNumberOfSendersThatAMailboxRemembersIsBounded(t *testing.T) {
 		default:
 		}
 		time.Sleep(inflowIdle + time.Second)
-		if s := m.arrived(mailboxFlows+1, nil, data(1, 0, 0), false); s != wire.Busy {
+		if s := m.arrived(mailboxFlows+1, nil, data(1, 0, 0), false, time.Now()); s != wire.Busy {
 			t.Errorf("after the others were silent for long: %d", s)
 		}
 	})
@@ -300,7 +300,7 @@ func TestNothingIsReceivedAfterTheLeaseEvenBeforeExit(t *testing.T) {
 		l := newLedgerOfFates(t)
 		until := time.Now().Add(time.Second)
 		m := newMailbox(t.Context(), "a", 7, func() time.Duration { return time.Until(until) }, l)
-		if s := m.arrived(1, nil, data(1, 5000, 0), false); s != 0 {
+		if s := m.arrived(1, nil, data(1, 5000, 0), false, time.Now()); s != 0 {
 			t.Fatal(s)
 		}
 		time.Sleep(2 * time.Second)
@@ -323,7 +323,7 @@ func TestNothingIsReceivedAfterTheLeaseEvenBeforeExit(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		if s := m.arrived(1, nil, data(2, 5000, 0), false); s != wire.NotHere {
+		if s := m.arrived(1, nil, data(2, 5000, 0), false, time.Now()); s != wire.NotHere {
 			t.Errorf("what came later: %d", s)
 		}
 		if s := m.local(context.Background(), nil, time.Now().Add(time.Second), false); s != wire.NotHere {
@@ -332,7 +332,7 @@ func TestNothingIsReceivedAfterTheLeaseEvenBeforeExit(t *testing.T) {
 		// Nor by one that has never had anything to do.
 		idle := newMailbox(t.Context(), "a", 8, func() time.Duration { return time.Until(until) }, l)
 		idle.data = m.data
-		if s := idle.arrived(2, nil, data(1, 5000, 0), false); s != wire.NotHere {
+		if s := idle.arrived(2, nil, data(1, 5000, 0), false, time.Now()); s != wire.NotHere {
 			t.Errorf("the first that came later: %d", s)
 		}
 		if data, ok := <-got; ok {
@@ -345,14 +345,14 @@ func TestNothingIsReceivedAfterTheLeaseEvenBeforeExit(t *testing.T) {
 // A message without a budget is for a handler that is receiving right now.
 func TestAMessageThatMustNotWaitIsReceivedAtOnceOrRefused(t *testing.T) {
 	inMailbox(t, func(m *mailbox, _ *ledgerOfFates, _ func()) {
-		if s := m.arrived(1, nil, data(1, 0, 0), false); s != wire.Busy {
+		if s := m.arrived(1, nil, data(1, 0, 0), false, time.Now()); s != wire.Busy {
 			t.Errorf("nobody receives: %d", s)
 		}
 		if s := m.local(context.Background(), nil, time.Now().Add(time.Hour), true); s != wire.Busy {
 			t.Errorf("nobody receives: %d", s)
 		}
 		for i, send := range []func() wire.Status{
-			func() wire.Status { return m.arrived(1, nil, data(2, 0, 0), false) },
+			func() wire.Status { return m.arrived(1, nil, data(2, 0, 0), false, time.Now()) },
 			func() wire.Status { return m.local(context.Background(), nil, time.Now().Add(time.Hour), true) },
 		} {
 			go func() { <-m.data }()
@@ -369,11 +369,11 @@ func TestWithdrawalsCostTheSameHoweverManyWait(t *testing.T) {
 	inMailbox(t, func(m *mailbox, l *ledgerOfFates, _ func()) {
 		const n = mailboxMessages
 		for seq := range uint64(n) {
-			m.arrived(1, nil, data(seq+1, 1000, 0), false)
+			m.arrived(1, nil, data(seq+1, 1000, 0), false, time.Now())
 		}
 		began := realtime()
 		for seq := range uint64(n) {
-			s := m.cancel(1, nil, data(seq+1, 0, 0))
+			s := m.cancel(1, nil, data(seq+1, 0, 0), time.Now())
 			synctest.Wait()
 			l.note(wire.Return{To: 1, Flow: 1}, seq+1, s)
 		}
@@ -400,8 +400,8 @@ func TestTheEndOfATenureIsToldUntilItIsConfirmed(t *testing.T) {
 		go func() { <-m.data }()
 		synctest.Wait()
 		from := wire.Return{To: 1, Flow: 1}
-		m.arrived(1, nil, data(1, 1000, 0), false)
-		m.arrived(1, nil, data(2, 1000, 0), false)
+		m.arrived(1, nil, data(1, 1000, 0), false, time.Now())
+		m.arrived(1, nil, data(2, 1000, 0), false, time.Now())
 		end()
 		if got := l.overs[from]; !slices.Equal(got, []uint64{1}) {
 			t.Errorf("told %v", got)
@@ -423,7 +423,7 @@ func TestTheEndOfATenureIsToldUntilItIsConfirmed(t *testing.T) {
 // One that has gone for good can't confirm.
 func TestTheEndOfATenureDoesNotWaitForASenderThatWasSilentForLong(t *testing.T) {
 	inMailbox(t, func(m *mailbox, l *ledgerOfFates, end func()) {
-		m.arrived(1, nil, data(1, 0, 0), false)
+		m.arrived(1, nil, data(1, 0, 0), false, time.Now())
 		time.Sleep(inflowFresh)
 		end()
 		clear(l.overs)
@@ -439,7 +439,7 @@ func TestAMessageThatWaitsDoesNotKeepItsFrame(t *testing.T) {
 		frame := []byte("frame with a message in it")
 		it := data(1, 1000, 0)
 		it.Payload = frame[13:20]
-		m.arrived(1, nil, it, true)
+		m.arrived(1, nil, it, true, time.Now())
 		clear(frame)
 		synctest.Wait()
 		if got := string(<-m.data); got != "message" {

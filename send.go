@@ -29,10 +29,7 @@ func (g *Gone) SendData(id string, data []byte) error {
 // call returns at once, or where the holder has to be asked, with its answer,
 // for which it waits 200 ms at most.
 func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) error {
-	s := shipment{ctx: ctx, id: id}
-	s.one[0] = data
-	s.msgs = s.one[:]
-	return g.ship(&s)
+	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1})
 }
 
 // TrySendData hands data over if the handler is receiving right now, as a
@@ -43,7 +40,7 @@ func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) erro
 func (g *Gone) TrySendData(id string, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
-	return g.ship(&shipment{ctx: ctx, id: id, msgs: [][]byte{data}, try: true})
+	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1, try: true})
 }
 
 // SendBatch sends msgs in order and without waiting for each to be received
@@ -53,7 +50,7 @@ func (g *Gone) TrySendData(id string, data []byte) error {
 // not receive, as of [Gone.SendData]. Without a deadline in ctx the time to
 // wait begins anew with each message received.
 func (g *Gone) SendBatch(ctx context.Context, id string, msgs [][]byte) (delivered int, err error) {
-	s := shipment{ctx: ctx, id: id, msgs: msgs}
+	s := shipment{ctx: ctx, id: id, msgs: msgs, n: len(msgs)}
 	err = g.ship(&s)
 	return s.sent, err
 }
@@ -125,12 +122,37 @@ func (g *Gone) leave() {
 type shipment struct {
 	ctx      context.Context
 	id       string
-	msgs     [][]byte
-	sent     int // of msgs, received by the handler
+	data     []byte   // of a single message
+	msgs     [][]byte // of a batch
+	n        int      // how many are to be sent
+	sent     int      // how many of them were received by the handler
 	try      bool
 	now      time.Time // when the attempt began
 	deadline time.Time
-	one      [1][]byte // msgs of a single message
+}
+
+// next is the first message that was not received.
+func (s *shipment) next() []byte {
+	if s.msgs != nil {
+		return s.msgs[s.sent]
+	}
+	return s.data
+}
+
+// tooLarge returns the size of the first message over a limit, and has only
+// those before it sent. 0: there is none.
+func (s *shipment) tooLarge(limit int) int {
+	if s.msgs == nil && len(s.data) > limit {
+		s.n = 0
+		return len(s.data)
+	}
+	for i, data := range s.msgs {
+		if len(data) > limit {
+			s.n = i
+			return len(data)
+		}
+	}
+	return 0
 }
 
 // ship tries until everything is received, an outcome is unknown, or the time
@@ -139,13 +161,7 @@ func (g *Gone) ship(s *shipment) error {
 	if err := checkID(s.id); err != nil {
 		return because(ErrNotDelivered, err)
 	}
-	all := s.msgs
-	for i, data := range all {
-		if len(data) > g.opts.maxMessageSize {
-			s.msgs = all[:i] // those before it can be received
-			break
-		}
-	}
+	tooLarge := s.tooLarge(g.opts.maxMessageSize)
 	if !g.enter() {
 		return because(ErrNotDelivered, ErrClosed)
 	}
@@ -157,7 +173,7 @@ func (g *Gone) ship(s *shipment) error {
 	if err := s.ctx.Err(); err != nil {
 		return because(ErrNotDelivered, err)
 	}
-	for s.sent < len(s.msgs) {
+	for s.sent < s.n {
 		s.now = time.Now()
 		if s.sent > before { // at first, and after progress
 			pause, before = lookFirst, s.sent
@@ -203,8 +219,8 @@ func (g *Gone) ship(s *shipment) error {
 			}
 		}
 	}
-	if n := len(s.msgs); n < len(all) {
-		return because(ErrNotDelivered, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(all[n]), g.opts.maxMessageSize))
+	if tooLarge > 0 {
+		return because(ErrNotDelivered, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, tooLarge, g.opts.maxMessageSize))
 	}
 	return nil
 }
@@ -250,12 +266,12 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 }
 
 func (s *shipment) local(m *mailbox) wire.Status {
-	for s.sent < len(s.msgs) {
-		if fate := m.local(s.ctx, s.msgs[s.sent], s.deadline, s.try); fate != wire.Received {
+	for s.sent < s.n {
+		if fate := m.local(s.ctx, s.next(), s.deadline, s.try); fate != wire.Received {
 			return fate
 		}
 		s.sent++
-		if len(s.msgs) > 1 && s.ctx.Err() != nil {
+		if s.n > 1 && s.ctx.Err() != nil {
 			return wire.Expired
 		}
 	}
@@ -263,13 +279,13 @@ func (s *shipment) local(m *mailbox) wire.Status {
 }
 
 func (s *shipment) remote(f *flow) (fate wire.Status, unsent bool) {
-	if left := s.msgs[s.sent:]; len(left) > 1 {
+	if s.n-s.sent > 1 {
 		var n int
-		n, fate, unsent = f.sendBatch(s.ctx, left, s.deadline)
+		n, fate, unsent = f.sendBatch(s.ctx, s.msgs[s.sent:s.n], s.deadline)
 		s.sent += n
 		return fate, unsent
 	}
-	m := f.d.message(s.msgs[s.sent], s.deadline, s.try)
+	m := f.d.message(s.next(), s.deadline, s.try)
 	defer f.d.free(m)
 	if fate = f.send(s.ctx, m, s.now); fate == wire.Received {
 		s.sent++

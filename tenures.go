@@ -141,7 +141,7 @@ func (t *tenures) all() (ms []*mailbox) {
 // asked answers one item of a sender; 0 is no answer.
 func (t *tenures) asked(from uint64, addr []byte, it *wire.Item, shared bool) (s wire.Status, current uint64) {
 	m, current := t.find(it.ID, it.Token)
-	return m.asked(from, addr, it, shared), current
+	return m.asked(from, addr, it, shared, time.Now()), current
 }
 
 // empty reports whether there are none, and were none lately.
