@@ -112,6 +112,7 @@ type flow struct {
 
 	mu      sync.Mutex
 	peer    *peer
+	trouble error      // why there is none any more
 	low     uint64     // everything below is settled
 	open    []*message // low, low+1, …; nil: settled
 	used    time.Time  // when something was sent or heard
@@ -303,7 +304,7 @@ func (f *flow) begin() (*peer, *wire.Writer) {
 			return f.peer, w
 		}
 		p, err := f.d.transport.peer(f.addr)
-		if err != nil {
+		if f.trouble = err; err != nil {
 			break
 		}
 		f.peer = p
@@ -588,7 +589,7 @@ func (f *flow) mute() error {
 	var why error
 	switch {
 	case f.silent(now):
-		why = ErrUnreachable
+		why = f.because()
 	case f.absent:
 		why = ErrNoHolder
 	default:
@@ -667,6 +668,25 @@ func (d *delivery) shut() []*flow {
 	defer d.mu.Unlock()
 	d.closed = true
 	return slices.Collect(maps.Values(d.flows))
+}
+
+// unreachable says that the holder did not answer, and why as far as is known.
+func (f *flow) unreachable() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.because()
+}
+
+// because is unreachable with mu held.
+func (f *flow) because() error {
+	why := f.trouble
+	if why == nil {
+		why = f.peer.refused()
+	}
+	if why == nil {
+		return ErrUnreachable
+	}
+	return because(ErrUnreachable, why)
 }
 
 // idle reports whether nothing is under way.

@@ -25,6 +25,9 @@ var (
 	ErrBusy = errors.New("gone: handler busy")
 	// ErrUnreachable: the holder did not answer in time.
 	ErrUnreachable = errors.New("gone: holder unreachable")
+	// ErrRefused: by the keys of [WithCurve], this node must not speak to the
+	// holder, or the holder not to this node.
+	ErrRefused = errors.New("gone: refused")
 	// ErrTooLarge: the data is larger than the limit of [WithMaxMessageSize],
 	// here or on the holder's node.
 	ErrTooLarge = errors.New("gone: data too large")

@@ -75,16 +75,17 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	// Frames may arrive before NewGone returns; replies need all of this.
 	ready := make(chan struct{})
-	g.transport, err = newTransport(addr, o.bind, o.maxMessageSize,
-		func(frame []byte) { <-ready; g.receive(frame) },
-		func(err error) { g.log.Error("gone: the receiving socket failed", "err", err) })
+	g.transport, err = newTransport(addr, o, func(frame []byte) { <-ready; g.receive(frame) })
 	if err != nil {
 		g.cancel()
 		return nil, err
 	}
 	g.delivery = &delivery{transport: g.transport, flows: map[uint64]*flow{}}
-	g.routes = &routes{self: g.transport.addr, here: g.tenures.open, newLock: newLock, delivery: g.delivery, ctx: g.ctx, ids: map[string]*route{}}
+	g.routes = &routes{self: g.transport.identity, here: g.tenures.open, newLock: newLock, delivery: g.delivery, ctx: g.ctx, ids: map[string]*route{}}
 	close(ready)
+	if g.transport.keys == nil {
+		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
+	}
 	return g, nil
 }
 
@@ -108,7 +109,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if c, err := g.candidate(id); c != nil || err != nil {
 		return c, err
 	}
-	lock, err := g.newLock(id, g.Addr())
+	lock, err := g.newLock(id, g.transport.identity)
 	if err == nil && lock == nil {
 		err = errors.New("gone: the lock factory returned no lock")
 	}
@@ -241,7 +242,7 @@ func (g *Gone) receive(frame []byte) {
 				f = g.delivery.flow(it.Flow)
 			}
 			switch {
-			case f == nil:
+			case f == nil || f.addr != string(r.Addr): // whom nobody asked
 			case it.Kind == wire.Reply:
 				f.replied(it.Seq, it.Current, it.Status, now)
 			default:
@@ -392,10 +393,15 @@ type Stats struct {
 	Panics    uint64 // handlers that panicked
 	Overdue   uint64 // handlers that did not return in time after Exit had closed
 	Malformed uint64 // frames received that were not well-formed
+	Refused   uint64 // connections and frames refused for their key
 }
 
 // Stats returns the node's counters.
 func (g *Gone) Stats() Stats {
+	var refused uint64
+	if k := g.transport.keys; k != nil {
+		refused = k.refused.Load()
+	}
 	return Stats{
 		Held:      int(g.count.held.Load()),
 		Tenures:   g.count.tenures.Load(),
@@ -403,5 +409,6 @@ func (g *Gone) Stats() Stats {
 		Panics:    g.count.panics.Load(),
 		Overdue:   g.count.overdue.Load(),
 		Malformed: g.malformed.Load(),
+		Refused:   refused,
 	}
 }

@@ -120,7 +120,7 @@ func (c *cluster) start(addr string) *clusterNode {
 		drained: make(chan struct{}, 1),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.transport = &transport{addr: addr, incarnation: rand.Uint64() | 1, peers: map[string]*peer{}}
+	g.transport = &transport{addr: addr, identity: addr, incarnation: rand.Uint64() | 1, peers: map[string]*peer{}}
 	for _, to := range clusterAddrs {
 		p := &peer{t: g.transport, addr: to, flushing: true}
 		p.w.Reset(nil, g.transport.incarnation, addr)

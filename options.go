@@ -32,6 +32,8 @@ type options struct {
 	closeTimeout   time.Duration
 	maxMessageSize int
 	logger         *slog.Logger
+	public, secret string // CURVE keys; empty: none
+	allowed        []string
 }
 
 // An Option changes a default of [NewGone].

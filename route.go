@@ -187,7 +187,7 @@ func (r *route) silence(f *flow, silent bool) {
 	defer r.mu.Unlock()
 	switch {
 	case silent && r.flow == f:
-		r.flow, r.last, r.err = nil, f, ErrUnreachable
+		r.flow, r.last, r.err = nil, f, f.unreachable()
 		r.lookLocked() // what has not left can go to the next holder
 	case !silent && r.flow == nil && r.last == f:
 		if !r.follow(f) && f.ctx.Err() == nil {

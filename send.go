@@ -3,6 +3,7 @@ package gone
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/Diggs/go-one/internal/wire"
@@ -85,7 +86,9 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	go func() { // the lock can't be interrupted
 		defer g.leave()
 		addr, token, err := holder(r.lock)
-		got <- answer{Holder{addr, token, addr == g.Addr()}, err}
+		here := addr == g.transport.identity
+		addr, _, _ = strings.Cut(addr, " ")
+		got <- answer{Holder{addr, token, here}, err}
 	}()
 	select {
 	case a := <-got:
@@ -260,7 +263,7 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 		r.refused(f, fate == wire.NotHere)
 		return fate, ErrNoHolder
 	case unsent || fate == unknown:
-		return fate, ErrUnreachable
+		return fate, f.unreachable()
 	}
 	return fate, ErrBusy
 }

@@ -3,6 +3,7 @@ package gone
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -17,16 +18,17 @@ import (
 // peer. It knows addresses and bytes; what they mean is its receiver's
 // business. It loses what a broken connection loses; delivery asks again.
 type transport struct {
-	addr        string // advertised, with the real port
+	addr        string   // advertised, with the real port
+	keys        *keyring // nil: the wire is plain
+	identity    string   // of this node: what others dial and answer to
 	incarnation uint64
-	receive     func(frame []byte)
+	log         *slog.Logger
 
 	ctx      *zmq.Context
 	received chan struct{} // closed when the receiver has ended
-	failed   func(error)   // told why it ended early
 
 	mu     sync.RWMutex
-	peers  map[string]*peer
+	peers  map[string]*peer // by identity
 	closed bool
 	tidy   *time.Timer // closes idle peers; runs while there are peers
 }
@@ -43,7 +45,11 @@ const (
 )
 
 // newTransport binds and starts to receive.
-func newTransport(advertise, bind string, maxMessage int, receive func([]byte), failed func(error)) (*transport, error) {
+func newTransport(advertise string, o options, receive func(frame []byte)) (*transport, error) {
+	keys, err := newKeyring(o)
+	if err != nil {
+		return nil, err
+	}
 	public, err := parseEndpoint(advertise)
 	if err != nil {
 		return nil, err
@@ -52,8 +58,8 @@ func newTransport(advertise, bind string, maxMessage int, receive func([]byte), 
 		return nil, fmt.Errorf("gone: address %q: other nodes can't connect to a wildcard; advertise one address and listen on others with WithBind", advertise)
 	}
 	local := public
-	if bind != "" {
-		if local, err = parseEndpoint(bind); err != nil {
+	if o.bind != "" {
+		if local, err = parseEndpoint(o.bind); err != nil {
 			return nil, err
 		}
 	}
@@ -61,11 +67,11 @@ func newTransport(advertise, bind string, maxMessage int, receive func([]byte), 
 		return nil, err
 	}
 
-	ctx, err := zmq.NewContext()
+	ctx, err := zmq.NewContext(keys.zmq())
 	if err != nil {
 		return nil, fmt.Errorf("gone: %w", err)
 	}
-	pull, got, err := ctx.Listen(local.String(), int64(max(maxMessage, frameSize)+frameSize+wire.Overhead))
+	pull, got, err := ctx.Listen(local.String(), int64(max(o.maxMessageSize, frameSize)+frameSize+wire.Overhead))
 	if err != nil {
 		_ = ctx.Term()
 		return nil, fmt.Errorf("gone: %w", err)
@@ -77,11 +83,15 @@ func newTransport(advertise, bind string, maxMessage int, receive func([]byte), 
 		}
 		public.port = e.port
 	}
+	if id := keys.identity(public.String()); len(id) > wire.MaxAddr {
+		return nil, errors.Join(fmt.Errorf("gone: address %q: too long", advertise), pull.Close(), ctx.Term())
+	}
 	t := &transport{
 		addr:        public.String(),
+		keys:        keys,
+		identity:    keys.identity(public.String()),
 		incarnation: rand.Uint64() | 1,
-		receive:     receive,
-		failed:      failed,
+		log:         o.logger,
 		ctx:         ctx,
 		received:    make(chan struct{}),
 		peers:       map[string]*peer{},
@@ -90,8 +100,13 @@ func newTransport(advertise, bind string, maxMessage int, receive func([]byte), 
 	t.tidy.Stop()
 	go func() {
 		defer close(t.received)
-		if err := pull.Receive(t.receive); err != nil {
-			t.failed(err)
+		err := pull.Receive(func(frame []byte, key string) {
+			if keys.vouches(wire.From(frame), key) {
+				receive(frame)
+			}
+		})
+		if err != nil {
+			t.log.Error("gone: the receiving socket failed", "err", err)
 		}
 	}()
 	return t, nil
@@ -129,15 +144,16 @@ func (t *transport) close() {
 	<-t.received
 }
 
-// peer returns the peer at an address, which it connects to when it is new.
-func (t *transport) peer(addr string) (*peer, error) {
+// peer returns the peer of an identity, which it connects to when it is new.
+func (t *transport) peer(identity string) (*peer, error) {
 	t.mu.RLock()
-	p := t.peers[addr]
+	p := t.peers[identity]
 	t.mu.RUnlock()
 	if p != nil {
 		return p, nil
 	}
-	if _, err := dialable(addr); err != nil {
+	addr, key, err := t.keys.dialable(identity)
+	if err != nil {
 		return nil, err
 	}
 	t.mu.Lock()
@@ -145,20 +161,32 @@ func (t *transport) peer(addr string) (*peer, error) {
 	if t.closed {
 		return nil, ErrClosed
 	}
-	if p := t.peers[addr]; p != nil {
+	if p := t.peers[identity]; p != nil {
 		return p, nil
 	}
-	push, err := t.ctx.Dial(addr)
+	push, err := t.ctx.Dial(addr, key)
 	if err != nil {
 		return nil, fmt.Errorf("gone: %w", err)
 	}
 	if len(t.peers) == 0 {
 		t.tidy.Reset(peerIdle / 2)
 	}
-	p = &peer{t: t, addr: addr, push: push, used: time.Now(), dialled: time.Now()}
-	p.w.Reset(nil, t.incarnation, t.addr)
-	t.peers[addr] = p
+	p = &peer{t: t, addr: addr, key: key, push: push, used: time.Now(), dialled: time.Now()}
+	p.w.Reset(nil, t.incarnation, t.identity)
+	t.peers[identity] = p
 	return p, nil
+}
+
+// dropRefused closes the peers whose key is not allowed any more.
+func (t *transport) dropRefused() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for identity, p := range t.peers {
+		if !t.keys.allows(p.key) {
+			p.close()
+			delete(t.peers, identity)
+		}
+	}
 }
 
 func (t *transport) closeIdle() {
@@ -181,6 +209,7 @@ func (t *transport) closeIdle() {
 type peer struct {
 	t    *transport
 	addr string
+	key  string // the other node's; empty where there are none
 
 	push *zmq.Push // the flusher's
 
@@ -195,6 +224,7 @@ type peer struct {
 	closed   bool
 	used     time.Time
 
+	refusal error     // why the other node turns this one away
 	dialled time.Time // when push was made
 	renewal bool      // the flusher is to make another
 
@@ -233,7 +263,7 @@ func (p *peer) seal() {
 	p.queue = append(p.queue, p.w.Bytes())
 	p.size += p.w.Len()
 	p.number++
-	p.w.Reset(p.spare, p.t.incarnation, p.t.addr)
+	p.w.Reset(p.spare, p.t.incarnation, p.t.identity)
 	p.spare = nil
 }
 
@@ -324,7 +354,7 @@ func (p *peer) drain() {
 		p.mu.Lock()
 		switch {
 		case sent:
-			p.sent, p.stall = time.Now(), 0
+			p.sent, p.stall, p.refusal = time.Now(), 0, nil
 			if cap(frame) <= 2*frameSize {
 				p.spare = frame
 			}
@@ -349,7 +379,17 @@ func (p *peer) wait(err error) {
 		p.stalled = now
 	}
 	p.stall = min(max(2*p.stall, stallFirst), stallMost)
-	if err != nil || now.Sub(p.stalled) > stallRedial && now.Sub(p.dialled) > stallRedial {
+	if why := p.push.Refusal(); why != nil {
+		if p.refusal == nil {
+			p.t.log.Warn("gone: can't connect, will retry", "address", p.addr, "err", why)
+		}
+		p.refusal = because(ErrRefused, why)
+	}
+	patience := stallRedial
+	if p.refusal != nil {
+		patience = renewAfter // it may be allowed by now
+	}
+	if err != nil || now.Sub(p.stalled) > patience && now.Sub(p.dialled) > patience {
 		p.redial()
 	}
 	time.AfterFunc(p.stall, p.drain)
@@ -373,10 +413,17 @@ func (p *peer) redial() {
 		return
 	}
 	p.renewal, p.dialled = false, time.Now()
-	if push, err := p.t.ctx.Dial(p.addr); err == nil {
+	if push, err := p.t.ctx.Dial(p.addr, p.key); err == nil {
 		_ = p.push.Close()
 		p.push = push
 	}
+}
+
+// refused returns why the other node turns this one away, nil if it does not.
+func (p *peer) refused() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refusal
 }
 
 // closeIdle closes the peer when it has not been used for long, and reports

@@ -18,7 +18,11 @@ import (
 // it receives to got.
 func startTransport(t *testing.T, addr string, got func(payload []byte)) *transport {
 	t.Helper()
-	tr, err := newTransport(addr, "", DefaultMaxMessageSize, func(frame []byte) {
+	o, err := newOptions(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := newTransport(addr, o, func(frame []byte) {
 		r, err := wire.NewReader(frame)
 		for it, e := r.Next(); err == nil && it != nil; it, e = r.Next() {
 			err = e
@@ -27,7 +31,7 @@ func startTransport(t *testing.T, addr string, got func(payload []byte)) *transp
 		if err != nil {
 			t.Error(err)
 		}
-	}, func(err error) { t.Error(err) })
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -156,6 +156,13 @@ func NewReader(frame []byte) (Reader, error) {
 	return r, nil
 }
 
+// From returns the address that a frame claims to come from, nil where it is
+// malformed.
+func From(frame []byte) []byte {
+	r, _ := NewReader(frame)
+	return r.Addr
+}
+
 // Next decodes the next item other than Tenure, Flow and Void, which it
 // consumes. The item is valid until the following call. It returns nil, nil
 // at the end of the frame.

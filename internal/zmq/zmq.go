@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,30 +34,49 @@ const (
 
 // Context owns the I/O thread. It is never libzmq's default one, which
 // belongs to the host program.
-type Context struct{ ctx *zmq4.Context }
+type Context struct {
+	ctx      *zmq4.Context
+	keys     *Keys         // nil: plain
+	zap      chan struct{} // closed when nobody is authenticated any more
+	monitors atomic.Uint64
+}
 
-// NewContext starts a context.
-func NewContext() (*Context, error) {
+// NewContext starts a context, in which with keys everything is encrypted and
+// everybody authenticated.
+func NewContext(keys *Keys) (*Context, error) {
 	ctx, err := zmq4.NewContext()
 	if err != nil {
 		return nil, err
 	}
 	// Both only fail on a context that is not new.
 	err = errors.Join(ctx.SetMaxSockets(sockets), ctx.SetIpv6(true))
+	c := &Context{ctx: ctx, keys: keys}
+	if err == nil && keys != nil {
+		err = c.authenticate()
+	}
 	if err != nil {
 		_ = ctx.Term()
 		return nil, err
 	}
-	return &Context{ctx}, nil
+	return c, nil
 }
 
 // Term makes Receive return and waits until every socket is closed and what
 // they sent has left or lingered long enough. Every Push must have been, or be
 // about to be, closed by its owner.
-func (c *Context) Term() error { return c.ctx.Term() }
+func (c *Context) Term() error {
+	err := c.ctx.Term()
+	if c.zap != nil {
+		<-c.zap
+	}
+	return err
+}
 
 // Pull is a bound PULL socket.
-type Pull struct{ soc *zmq4.Socket }
+type Pull struct {
+	soc     *zmq4.Socket
+	encoded bool // CURVE
+}
 
 // Listen binds addr ("tcp://host:port", port 0 for any) and returns the socket
 // and the port that it got. Frames over maxFrame bytes end their connection.
@@ -78,6 +98,7 @@ func (c *Context) Listen(addr string, maxFrame int64) (pull *Pull, endpoint stri
 		soc.SetHandshakeIvl(handshake),
 		soc.SetZapDomain(domain),
 		keepalive(soc),
+		c.serve(soc),
 	)
 	if err != nil {
 		return nil, "", err
@@ -86,18 +107,22 @@ func (c *Context) Listen(addr string, maxFrame int64) (pull *Pull, endpoint stri
 		return nil, "", fmt.Errorf("bind %s: %w", addr, err)
 	}
 	endpoint, err = soc.GetLastEndpoint()
-	return &Pull{soc}, endpoint, err
+	return &Pull{soc, c.keys != nil}, endpoint, err
 }
 
-// Receive calls handle with each frame, which handle may keep, until the
-// context is terminated. It then closes the socket.
-func (p *Pull) Receive(handle func(frame []byte)) error {
+// Receive calls handle with each frame, which handle may keep, and the public
+// key of its sender, empty where there are no keys, until the context is
+// terminated. It then closes the socket.
+func (p *Pull) Receive(handle func(frame []byte, key string)) error {
 	defer p.soc.Close()
 	for {
-		frame, err := p.soc.RecvBytes(0)
+		frame, key, err := p.receive()
 		switch {
 		case err == nil:
-			handle(frame)
+			handle(frame, key)
+			// Who was woken by the frame goes on here and now. In C this
+			// goroutine would keep its processor, and them, until another
+			// thread notices.
 			runtime.Gosched()
 		case zmq4.AsErrno(err) == zmq4.ETERM:
 			return nil
@@ -107,15 +132,29 @@ func (p *Pull) Receive(handle func(frame []byte)) error {
 	}
 }
 
+func (p *Pull) receive() (frame []byte, key string, err error) {
+	if !p.encoded {
+		frame, err = p.soc.RecvBytes(0)
+		return frame, "", err
+	}
+	const user = "User-Id" // what authenticate has said
+	frame, about, err := p.soc.RecvBytesWithMetadata(0, user)
+	return frame, about[user], err
+}
+
 // Close closes a socket that nobody receives from.
 func (p *Pull) Close() error { return p.soc.Close() }
 
 // Push is a connected PUSH socket.
-type Push struct{ soc *zmq4.Socket }
+type Push struct {
+	soc    *zmq4.Socket
+	events *zmq4.Socket // refusals; nil where there are no keys
+}
 
-// Dial connects to addr. Connecting goes on in the background: an address that
-// nobody serves is not an error here, its Send returns false.
-func (c *Context) Dial(addr string) (*Push, error) {
+// Dial connects to addr, with keys only if who listens there has the key
+// server. Connecting goes on in the background: an address that nobody serves
+// is not an error here, its Send returns false.
+func (c *Context) Dial(addr, server string) (*Push, error) {
 	soc, err := c.ctx.NewSocket(zmq4.PUSH)
 	if err != nil {
 		return nil, err
@@ -131,14 +170,18 @@ func (c *Context) Dial(addr string) (*Push, error) {
 		soc.SetReconnectIvlMax(ceiling),
 		keepalive(soc),
 	)
+	p := &Push{soc: soc}
+	if err == nil {
+		err = c.introduce(p, server)
+	}
 	if err == nil {
 		err = soc.Connect(addr)
 	}
 	if err != nil {
-		_ = soc.Close()
+		_ = p.Close()
 		return nil, fmt.Errorf("connect %s: %w", addr, err)
 	}
-	return &Push{soc}, nil
+	return p, nil
 }
 
 // Send queues a frame, or returns false at once when there is no connection or
@@ -155,7 +198,13 @@ func (p *Push) Send(frame []byte) (bool, error) {
 }
 
 // Close closes the socket; what was sent lingers for a moment.
-func (p *Push) Close() error { return p.soc.Close() }
+func (p *Push) Close() error {
+	err := p.soc.Close()
+	if p.events != nil {
+		err = errors.Join(err, p.events.Close())
+	}
+	return err
+}
 
 // keepalive finds dead connections after about a minute. ZMTP heartbeats would
 // be quicker, but drop healthy connections of a busy reader.

@@ -1,0 +1,123 @@
+package zmq
+
+import (
+	"errors"
+	"fmt"
+
+	zmq4 "github.com/pebbe/zmq4"
+)
+
+// Keys are a node's CURVE key pair, Z85-encoded, and its word on others' keys.
+type Keys struct {
+	Public, Secret string
+	Allows         func(public string) bool
+	// Refused is told of everybody who is turned away: the IP address, and the
+	// public key, which is empty where there is none.
+	Refused func(address, public string)
+}
+
+// NewKeypair makes a key pair.
+func NewKeypair() (public, secret string, err error) { return zmq4.NewCurveKeypair() }
+
+// PublicKey returns the public key that belongs to a secret one.
+func PublicKey(secret string) (string, error) {
+	if !zmq4.HasCurve() {
+		return "", errors.New("libzmq was built without CURVE")
+	}
+	return zmq4.AuthCurvePublic(secret)
+}
+
+// authenticate answers libzmq's questions about who connects (ZAP, RFC 27), on
+// this context alone: pebbe's own handler serves the default context. It ends
+// with the context.
+func (c *Context) authenticate() error {
+	rep, err := c.ctx.NewSocket(zmq4.REP)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(rep.SetLinger(0), rep.Bind("inproc://zeromq.zap.01")); err != nil {
+		_ = rep.Close()
+		return err
+	}
+	c.zap = make(chan struct{})
+	go func() {
+		defer close(c.zap)
+		defer rep.Close()
+		for {
+			// version, request, domain, address, identity, mechanism, credentials
+			ask, err := rep.RecvMessageBytes(0)
+			if err != nil {
+				return
+			}
+			if len(ask) < 6 {
+				_, _ = rep.SendMessage("1.0", "", "500", "malformed", "", "")
+				continue
+			}
+			key := ""
+			if string(ask[5]) == "CURVE" && len(ask) == 7 && len(ask[6]) == 32 {
+				key = zmq4.Z85encode(string(ask[6]))
+			}
+			code, user := "400", ""
+			if string(ask[2]) == domain && key != "" && c.keys.Allows(key) {
+				code, user = "200", key
+			} else {
+				c.keys.Refused(string(ask[3]), key)
+			}
+			_, _ = rep.SendMessage(ask[0], ask[1], code, "", user, "")
+		}
+	}()
+	return nil
+}
+
+// serve makes a socket one that only those who are allowed can connect to.
+func (c *Context) serve(soc *zmq4.Socket) error {
+	if c.keys == nil {
+		return nil
+	}
+	return errors.Join(
+		soc.SetCurveServer(1),
+		soc.SetCurvePublickey(c.keys.Public),
+		soc.SetCurveSecretkey(c.keys.Secret),
+	)
+}
+
+// introduce has a socket connect with this node's key to that of another, and
+// watched for refusals.
+func (c *Context) introduce(p *Push, server string) error {
+	if c.keys == nil {
+		return nil
+	}
+	at := fmt.Sprintf("inproc://gone.events.%d", c.monitors.Add(1))
+	events, err := c.ctx.NewSocket(zmq4.PAIR)
+	if err != nil {
+		return err
+	}
+	p.events = events
+	return errors.Join(
+		p.soc.SetCurvePublickey(c.keys.Public),
+		p.soc.SetCurveSecretkey(c.keys.Secret),
+		p.soc.SetCurveServerkey(server),
+		p.soc.Monitor(at, zmq4.EVENT_HANDSHAKE_FAILED_AUTH|zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL|zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
+		events.SetLinger(0),
+		events.Connect(at),
+	)
+}
+
+// Refusal returns why the other side has turned this one away since the last
+// call, nil if it has not. It does not wait: a goroutine that did would cost a
+// thread for each peer.
+func (p *Push) Refusal() (why error) {
+	for p.events != nil {
+		event, _, _, err := p.events.RecvEvent(zmq4.DONTWAIT)
+		if err != nil {
+			break
+		}
+		switch event {
+		case zmq4.EVENT_HANDSHAKE_FAILED_AUTH:
+			why = errors.New("the other node does not allow this node's key")
+		case zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+			why = errors.New("the handshake failed: the other node has not the key that is expected, or none")
+		}
+	}
+	return why
+}

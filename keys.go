@@ -1,0 +1,190 @@
+package gone
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diggs/go-one/internal/zmq"
+)
+
+// WithCurve encrypts all that goes from node to node, and lets only nodes in
+// that are known by their keys. The keys are Z85 text, as zmq4.NewCurveKeypair
+// returns them.
+//
+// The simple way is one pair for the whole cluster: who has it is a member, and
+// could pose as any other. The strict way is a pair for each node, and
+// [WithAllowedKeys] with the public keys of all; then no node can pose as
+// another. All nodes of a cluster must use CURVE, or none.
+//
+// A pair is changed without downtime: first let every node allow the new public
+// key beside the old, with [Gone.AllowKeys]; then restart the nodes one by one
+// with the new pair, which also allow the old key; then withdraw the old key
+// everywhere.
+func WithCurve(public, secret string) Option {
+	return func(o *options) { o.public, o.secret = public, secret }
+}
+
+// WithAllowedKeys is for [WithCurve]: the public keys of the nodes that this one
+// talks to, besides its own.
+func WithAllowedKeys(public ...string) Option {
+	return func(o *options) { o.allowed = public }
+}
+
+// AllowKeys replaces the keys of [WithAllowedKeys] while the node runs. What is
+// withdrawn is refused from now on, on connections that exist as well.
+func (g *Gone) AllowKeys(public ...string) error {
+	if g.transport.keys == nil {
+		return errors.New("gone: AllowKeys needs WithCurve")
+	}
+	if err := g.transport.keys.allow(public); err != nil {
+		return err
+	}
+	g.transport.dropRefused()
+	return nil
+}
+
+// A keyring is a node's own pair and the keys that it allows. A nil keyring is
+// that of a node without.
+type keyring struct {
+	public, secret string
+	allowed        atomic.Pointer[[]string]
+	log            *slog.Logger
+	refused        atomic.Uint64
+
+	mu     sync.Mutex
+	logged map[string]time.Time // by address and key
+}
+
+const (
+	keyLength   = 40 // Z85 of 32 bytes
+	logRefusals = time.Minute
+	logMost     = 64 // different ones a minute
+)
+
+func newKeyring(o options) (*keyring, error) {
+	if o.public == "" && o.secret == "" {
+		if o.allowed != nil {
+			return nil, errors.New("gone: WithAllowedKeys needs WithCurve")
+		}
+		return nil, nil
+	}
+	if err := checkKey(o.public); err != nil {
+		return nil, err
+	}
+	if checkKey(o.secret) != nil {
+		return nil, errors.New("gone: the secret key is malformed") // and not shown
+	}
+	public, err := zmq.PublicKey(o.secret)
+	if err != nil {
+		return nil, fmt.Errorf("gone: CURVE: %w", err)
+	}
+	if public != o.public {
+		return nil, errors.New("gone: the public key does not belong to the secret one")
+	}
+	k := &keyring{public: o.public, secret: o.secret, log: o.logger, logged: map[string]time.Time{}}
+	return k, k.allow(o.allowed)
+}
+
+// checkKey tells whether a key can be one. It never shows it: it may be the
+// secret one, in the wrong place.
+func checkKey(key string) error {
+	const z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+	if len(key) != keyLength || strings.Trim(key, z85) != "" {
+		return fmt.Errorf("gone: a public key is malformed: want %d characters of Z85", keyLength)
+	}
+	return nil
+}
+
+func (k *keyring) allow(public []string) error {
+	for _, key := range public {
+		if err := checkKey(key); err != nil {
+			return err
+		}
+		if key == k.secret {
+			return errors.New("gone: a secret key is among those to be allowed")
+		}
+	}
+	all := append([]string{k.public}, public...)
+	k.allowed.Store(&all)
+	return nil
+}
+
+func (k *keyring) allows(key string) bool { return slices.Contains(*k.allowed.Load(), key) }
+
+// identity is what others need to reach a node: its address, and its public key
+// behind a space where it has one. It is the value of locks, and goes with each
+// frame.
+func (k *keyring) identity(addr string) string {
+	if k == nil {
+		return addr
+	}
+	return addr + " " + k.public
+}
+
+// vouches reports whether a frame that claims to come from identity does, as
+// far as is known: it came through a connection of that key's owner, who is
+// allowed.
+func (k *keyring) vouches(identity []byte, key string) bool {
+	if k == nil {
+		return true
+	}
+	n := len(identity) - len(key)
+	if n > 0 && key != "" && identity[n-1] == ' ' && string(identity[n:]) == key && k.allows(key) {
+		return true
+	}
+	k.refuse("", key)
+	return false
+}
+
+// dialable splits an identity that this node may connect to.
+func (k *keyring) dialable(identity string) (addr, key string, err error) {
+	addr, key, _ = strings.Cut(identity, " ")
+	if _, err := dialable(addr); err != nil {
+		return "", "", err
+	}
+	switch {
+	case k == nil && key != "":
+		err = fmt.Errorf("%w: %s has a key, this node has none", ErrRefused, addr)
+	case k != nil && key == "":
+		err = fmt.Errorf("%w: %s has no key", ErrRefused, addr)
+	case k != nil && !k.allows(key):
+		err = fmt.Errorf("%w: %s has key %s, which is not allowed here", ErrRefused, addr, short(key))
+	}
+	return addr, key, err
+}
+
+// short is enough of a public key to recognise it.
+func short(key string) string { return fmt.Sprintf("%.8q…", key) }
+
+// refuse counts one who was turned away, and logs each of them once a minute.
+func (k *keyring) refuse(address, key string) {
+	k.refused.Add(1)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	for who, when := range k.logged {
+		if now.Sub(when) > logRefusals {
+			delete(k.logged, who)
+		}
+	}
+	who := address + " " + key
+	if _, known := k.logged[who]; known || len(k.logged) >= logMost {
+		return
+	}
+	k.logged[who] = now
+	k.log.Warn("gone: refused a node", "address", address, "key", short(key))
+}
+
+// zmq is the keyring for ZeroMQ.
+func (k *keyring) zmq() *zmq.Keys {
+	if k == nil {
+		return nil
+	}
+	return &zmq.Keys{Public: k.public, Secret: k.secret, Allows: k.allows, Refused: k.refuse}
+}

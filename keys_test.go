@@ -1,0 +1,421 @@
+package gone_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	zmq4 "github.com/pebbe/zmq4"
+
+	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// A keypair is that of one node, or of a whole cluster.
+type keypair struct{ public, secret string }
+
+func newKeypair(t testing.TB) keypair {
+	t.Helper()
+	public, secret, err := zmq4.NewCurveKeypair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keypair{public, secret}
+}
+
+func (k keypair) option() gone.Option { return gone.WithCurve(k.public, k.secret) }
+
+// A logBuffer keeps what was logged.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logBuffer) option() gone.Option {
+	return gone.WithLogger(slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})))
+}
+
+func TestKeysThatCannotBeAreRefusedAtOnce(t *testing.T) {
+	a, b := newKeypair(t), newKeypair(t)
+	for name, opts := range map[string][]gone.Option{
+		"no key":               {gone.WithCurve("", a.secret)},
+		"no secret":            {gone.WithCurve(a.public, "")},
+		"malformed key":        {gone.WithCurve("x"+a.public[1:]+"y", a.secret)},
+		"characters":           {gone.WithCurve(strings.Repeat(" ", 40), a.secret)},
+		"malformed secret":     {gone.WithCurve(a.public, a.secret[1:])},
+		"another's secret":     {gone.WithCurve(a.public, b.secret)},
+		"reversed":             {gone.WithCurve(a.secret, a.public)},
+		"malformed allowed":    {a.option(), gone.WithAllowedKeys(b.public, "b")},
+		"secret allowed":       {a.option(), gone.WithAllowedKeys(a.secret)},
+		"allowed without pair": {gone.WithAllowedKeys(b.public)},
+	} {
+		g, err := gone.NewGone("tcp://127.0.0.1:*", noLocks, opts...)
+		if err == nil {
+			_ = g.Close()
+			t.Errorf("%s: no error", name)
+			continue
+		}
+		for _, secret := range []string{a.secret, b.secret, a.secret[1:]} {
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("%s: the error shows the secret", name)
+			}
+		}
+	}
+	plain := startNode(t, noLocks)
+	if err := plain.AllowKeys(a.public); err == nil {
+		t.Error("AllowKeys without a pair: no error")
+	}
+	strict := startNode(t, noLocks, a.option())
+	if err := strict.AllowKeys("b"); err == nil {
+		t.Error("AllowKeys of a malformed key: no error")
+	}
+}
+
+func noLocks(string, string) (gone.GoneLock, error) { return nil, errors.New("no lock service") }
+
+// Whatever the cluster's way, its members talk and the rest of the API shows
+// addresses.
+func TestMembersTalkEncrypted(t *testing.T) {
+	one, a, b := newKeypair(t), newKeypair(t), newKeypair(t)
+	for name, opts := range map[string][2][]gone.Option{
+		"one pair for all": {{one.option()}, {one.option()}},
+		"a pair each": {
+			{a.option(), gone.WithAllowedKeys(b.public)},
+			{b.option(), gone.WithAllowedKeys(a.public)},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			redis := startRedis(t)
+			holder, sender := startNode(t, redis.locks(0), opts[0]...), startNode(t, redis.locks(0), opts[1]...)
+			var l ledger
+			hold(t, holder, "a", l.in.run)
+			for i := range 100 {
+				if err := l.send(context.Background(), sender, "a", fmt.Sprint("s ", i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if h, err := sender.Holder(context.Background(), "a"); err != nil || h.Addr != holder.Addr() || h.Here {
+				t.Errorf("Holder: %+v, %v", h, err)
+			}
+			if h, err := holder.Holder(context.Background(), "a"); err != nil || !h.Here {
+				t.Errorf("Holder: %+v, %v", h, err)
+			}
+			l.check(t)
+			if n := holder.Stats().Refused + sender.Stats().Refused; n != 0 {
+				t.Errorf("%d refusals", n)
+			}
+		})
+	}
+}
+
+// Whoever has no key, a wrong one, or one that is not allowed.
+func TestAStrangerGetsNothingIn(t *testing.T) {
+	pair, strange := newKeypair(t), newKeypair(t)
+	redis := startRedis(t)
+	var log logBuffer
+	g := startNode(t, redis.locks(0), pair.option(), log.option())
+	var l ledger
+	hold(t, g, "a", l.in.run)
+	h, err := g.Holder(context.Background(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := zmq4.NewContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ctx.Term() }()
+	for name, keys := range map[string][3]string{ // server, public, secret
+		"plain":             {},
+		"another server":    {strange.public, pair.public, pair.secret},
+		"a key not allowed": {pair.public, strange.public, strange.secret},
+	} {
+		push, err := ctx.NewSocket(zmq4.PUSH)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = errors.Join(push.SetLinger(0), push.SetSndtimeo(time.Second))
+		if keys[0] != "" {
+			err = errors.Join(err, push.SetCurveServerkey(keys[0]), push.SetCurvePublickey(keys[1]), push.SetCurveSecretkey(keys[2]))
+		}
+		if err = errors.Join(err, push.Connect(h.Addr)); err != nil {
+			t.Fatal(err)
+		}
+		// Well-formed, to the tenure that there is, as an insider would send it.
+		for range 50 {
+			_, _ = push.SendBytes(frameTo("a", h.Token, h.Addr+" "+pair.public, "forged "+name), 0)
+		}
+		eventually(t, 10*time.Second, "the connection was tried", func() bool {
+			return keys[1] != strange.public || g.Stats().Refused > 0
+		})
+		_ = push.Close()
+	}
+	if err := l.send(context.Background(), g, "a", "honest"); err != nil {
+		t.Error(err)
+	}
+	l.check(t) // of all that was received, somebody was told
+	if n := strings.Count(log.String(), "refused a node"); n != 1 {
+		t.Errorf("logged %d times:\n%s", n, log.String())
+	}
+}
+
+// A wrong key names itself on the sender, is counted and logged on the
+// receiver, and heals when it is allowed.
+func TestAWrongKeyNamesItselfAndHealsWhenItIsAllowed(t *testing.T) {
+	a, b := newKeypair(t), newKeypair(t)
+	redis := startRedis(t)
+	var logA, logB logBuffer
+	holder := startNode(t, redis.locks(0), a.option(), logA.option())
+	sender := startNode(t, redis.locks(0), b.option(), gone.WithAllowedKeys(a.public), logB.option(), gone.WithSendTimeout(20*time.Second))
+	var l ledger
+	hold(t, holder, "a", l.in.run)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	err := l.send(ctx, sender, "a", "s 1")
+	if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrRefused) {
+		t.Errorf("not allowed by the holder: %v", err)
+	}
+	if n := holder.Stats().Refused; n == 0 {
+		t.Error("the holder has counted nothing")
+	}
+	if n := strings.Count(logA.String(), "refused a node"); n != 1 {
+		t.Errorf("the holder logged %d times:\n%s", n, logA.String())
+	}
+	if n := strings.Count(logB.String(), "can't connect"); n != 1 {
+		t.Errorf("the sender logged %d times:\n%s", n, logB.String())
+	}
+	if err := holder.AllowKeys(b.public); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.send(context.Background(), sender, "a", "s 2"); err != nil {
+		t.Errorf("allowed by now: %v", err)
+	}
+
+	// The other way round: the holder's key is not allowed here.
+	if err := sender.AllowKeys(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err = l.send(ctx, sender, "a", "s 3")
+	if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrRefused) {
+		t.Errorf("not allowed by the sender: %v", err)
+	}
+	plain := startNode(t, redis.locks(0))
+	ctx, cancel = context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := l.send(ctx, plain, "a", "s 4"); !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrRefused) {
+		t.Errorf("a plain sender: %v", err)
+	}
+	l.check(t)
+	for _, log := range []string{logA.String(), logB.String()} {
+		for _, k := range []keypair{a, b} {
+			if strings.Contains(log, k.secret) || strings.Contains(log, k.public) {
+				t.Errorf("a key was logged:\n%s", log)
+			}
+		}
+	}
+}
+
+// In the strict way a member can't send frames in the name of another.
+func TestNoNodePosesAsAnother(t *testing.T) {
+	a, b, c := newKeypair(t), newKeypair(t), newKeypair(t)
+	redis := startRedis(t)
+	g := startNode(t, redis.locks(0), a.option(), gone.WithAllowedKeys(b.public, c.public))
+	var l ledger
+	hold(t, g, "a", l.in.run)
+	h, err := g.Holder(context.Background(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := zmq4.NewContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ctx.Term() }()
+	push, err := ctx.NewSocket(zmq4.PUSH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer push.Close()
+	if err := errors.Join(push.SetLinger(0), push.ClientAuthCurve(a.public, b.public, b.secret), push.Connect(h.Addr)); err != nil {
+		t.Fatal(err)
+	}
+	send := func(identity, data string) {
+		t.Helper()
+		if _, err := push.SendBytes(frameTo("a", h.Token, identity, data), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const addr = "tcp://127.0.0.1:9"
+	send(addr+" "+c.public, "as c")
+	send(addr+" "+a.public, "as the holder")
+	send(addr, "as nobody")
+	send(addr+" "+b.public, "as b") // so that it is known that the others have arrived
+	eventually(t, 10*time.Second, "the honest frame", func() bool { return len(l.in.all()) > 0 })
+	if got := l.in.all(); !slices.Equal(got, []string{"as b"}) {
+		t.Errorf("received %q", got)
+	}
+	if n := g.Stats().Refused; n != 3 {
+		t.Errorf("%d refused, want 3", n)
+	}
+	// What is withdrawn is refused on the connection that there is.
+	if err := g.AllowKeys(c.public); err != nil {
+		t.Fatal(err)
+	}
+	send(addr+" "+b.public, "withdrawn")
+	eventually(t, 10*time.Second, "the frame is refused", func() bool { return g.Stats().Refused >= 4 })
+	if got := l.in.all(); !slices.Equal(got, []string{"as b"}) {
+		t.Errorf("received %q", got)
+	}
+}
+
+// Old and new side by side, node after node, then the old one is withdrawn,
+// while everybody sends.
+func TestAKeyIsRotatedWithoutAnErrorOfAnySend(t *testing.T) {
+	old, young := newKeypair(t), newKeypair(t)
+	locks := startRedis(t).locks(0)
+	var l ledger
+	var nodes [3]atomic.Pointer[gone.Gone]
+	start := func(i int, opts ...gone.Option) {
+		g := startNode(t, locks, opts...)
+		nodes[i].Store(g)
+		runOne(t, g, "a", l.in.run)
+	}
+	for i := range nodes {
+		start(i, old.option())
+	}
+	var senders sync.WaitGroup
+	stop := make(chan struct{})
+	var sent atomic.Int64
+	// Nodes come and go, so these send from one that has its own life.
+	outside := startNode(t, locks, old.option(), gone.WithAllowedKeys(young.public))
+	for i := range 4 {
+		senders.Go(func() {
+			for n := 1; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := l.send(context.Background(), outside, "a", fmt.Sprint("s", i, " ", n)); err != nil {
+					t.Errorf("s%d %d: %v", i, n, err)
+				}
+				sent.Add(1)
+			}
+		})
+	}
+	flows := func() {
+		t.Helper()
+		before := sent.Load()
+		eventually(t, 10*time.Second, "messages flow", func() bool { return sent.Load() > before+100 })
+	}
+	flows()
+	for i := range nodes {
+		if err := nodes[i].Load().AllowKeys(young.public); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flows()
+	for i := range nodes {
+		if err := nodes[i].Load().Close(); err != nil {
+			t.Error(err)
+		}
+		start(i, young.option(), gone.WithAllowedKeys(old.public))
+		flows()
+	}
+	close(stop)
+	senders.Wait()
+	// The last with the old key leaves, and the key is withdrawn.
+	if err := outside.Close(); err != nil {
+		t.Error(err)
+	}
+	for i := range nodes {
+		if err := nodes[i].Load().AllowKeys(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range nodes {
+		if err := l.send(context.Background(), nodes[i].Load(), "a", fmt.Sprint("last", i, " 1")); err != nil {
+			t.Error(err)
+		}
+	}
+	late := startNode(t, locks, old.option(), gone.WithAllowedKeys(young.public))
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := l.send(ctx, late, "a", "late 1"); !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrRefused) {
+		t.Errorf("with the old key: %v", err)
+	}
+	l.check(t)
+	inOrder(t, l.in.all())
+}
+
+func TestCloseLeavesNothingBehindWithKeys(t *testing.T) {
+	redis := startRedis(t)
+	pair, strange := newKeypair(t), newKeypair(t)
+	talk := func() {
+		a, b := startNode(t, redis.locks(0), pair.option()), startNode(t, redis.locks(0), pair.option())
+		refused := startNode(t, redis.locks(0), strange.option(), gone.WithAllowedKeys(pair.public))
+		hold(t, a, "a", new(inbox).run)
+		if err := b.SendData("a", []byte("data")); err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		if err := refused.SendDataContext(ctx, "a", []byte("data")); err == nil {
+			t.Error("no error of one that is refused")
+		}
+		for _, g := range []*gone.Gone{refused, a, b} {
+			if err := g.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	talk() // whatever libzmq sets up once for a process
+	before := quiet(t)
+	talk()
+	nothingLeft(t, before)
+}
+
+func TestPlainIsSaidOnce(t *testing.T) {
+	var log logBuffer
+	startNode(t, noLocks, log.option())
+	if n := strings.Count(log.String(), "the wire is plain"); n != 1 {
+		t.Errorf("said %d times: %s", n, log.String())
+	}
+	log = logBuffer{}
+	startNode(t, noLocks, log.option(), newKeypair(t).option())
+	if strings.Contains(log.String(), "plain") {
+		t.Errorf("said with keys: %s", log.String())
+	}
+}
+
+// frameTo makes a frame with one message, as the node of an identity would.
+func frameTo(id string, token uint64, identity, data string) []byte {
+	var w wire.Writer
+	w.Reset(nil, rand.Uint64()|1, identity)
+	w.Data(&wire.Target{Flow: 1, Token: token, ID: id}, 1, 1, 1000, 0, []byte(data))
+	return w.Bytes()
+}
