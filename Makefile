@@ -17,13 +17,21 @@ MODULES := $(patsubst ./%,%,$(sort $(patsubst %/go.mod,%,$(shell find . -name go
 # Run by version, so that no module here depends on a linter.
 GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: help demo test lint faults bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%)
+# Of each fuzz target.
+FUZZTIME := 1m
+FUZZ     := .@FuzzHold .@FuzzNews .@FuzzEndpoint ./internal/wire@FuzzReader
+
+.PHONY: help demo test lint fuzz vuln faults bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
 	@echo 'make demo   run the IRC cluster in this terminal; ARGS=-script plays the story by itself'
 	@echo 'make test   test every module with the race detector; make test/examples/irc tests one'
 	@echo 'make lint   format, vet, staticcheck and go.mod of every module'
+	@echo 'make fuzz   a minute of every fuzz target; FUZZTIME=10s for less'
+	@echo 'make vuln   known vulnerabilities of every module; asks a database on the network'
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
 	@echo 'make bench  gone against others of its kind, with figures in docs/benchmarks.md; two minutes'
 	@echo 'Each first installs what it needs and does not find.'
@@ -50,6 +58,14 @@ lint: $(MODULES:%=lint/%)
 		{ echo "gofumpt would change: $$unformatted"; exit 1; }
 $(MODULES:%=lint/%): lint/%: deps-build
 	cd $* && go vet ./... && $(STATICCHECK) ./... && go mod tidy -diff && go mod verify
+
+fuzz: $(FUZZ:%=fuzz/%)
+$(FUZZ:%=fuzz/%): fuzz/%: deps-test
+	go test -run '^$$' -fuzz '^$(lastword $(subst @, ,$*))$$' -fuzztime $(FUZZTIME) $(firstword $(subst @, ,$*))
+
+vuln: $(MODULES:%=vuln/%)
+$(MODULES:%=vuln/%): vuln/%: deps-build
+	cd $* && $(GOVULNCHECK) ./...
 
 deps-build:
 	@sh scripts/deps.sh $(BUILD)

@@ -20,6 +20,9 @@ func TestMain(m *testing.M) {
 	if sock := os.Getenv(crashingSocket); sock != "" {
 		crashing(sock)
 	}
+	if sock := os.Getenv(fewFiles); sock != "" {
+		runOutOfFiles(sock)
+	}
 	flag.Parse()
 	os.Exit(runTests(m))
 }

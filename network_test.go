@@ -1032,16 +1032,21 @@ func TestForgedAnswersAreIgnored(t *testing.T) {
 		time.Sleep(time.Second)
 		me := n.transport.incarnation
 		for _, s := range []wire.Status{wire.Received, wire.NotHere, wire.Stranger, wire.Missing, wire.Busy} {
-			for _, to := range []wire.Return{{To: me + 2, Flow: 1}, {To: me, Flow: 2}, {To: me, Flow: 1}} {
+			for _, forged := range []struct {
+				from string
+				to   wire.Return
+				seq  uint64
+			}{
+				{clusterAddrs[0], wire.Return{To: me + 2, Flow: 1}, 1},
+				{clusterAddrs[0], wire.Return{To: me, Flow: 2}, 1},
+				{clusterAddrs[0], wire.Return{To: me, Flow: 1}, 2}, // it has not been sent
+				{"tcp://10.0.0.9:1", wire.Return{To: me, Flow: 1}, 1},
+			} {
 				var w wire.Writer
-				w.Reset(nil, 4711, "tcp://10.0.0.9:1")
-				seq := uint64(1)
-				if to == (wire.Return{To: me, Flow: 1}) {
-					seq = 2 // it has not been sent
-				}
-				w.Reply(to, 0, seq, s)
-				if seq == 1 {
-					w.Over(to, 0, []uint64{1})
+				w.Reset(nil, 4711, forged.from)
+				w.Reply(forged.to, 0, forged.seq, s)
+				if forged.seq == 1 {
+					w.Over(forged.to, 0, []uint64{1})
 				}
 				n.in <- slices.Clone(w.Bytes())
 			}

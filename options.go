@@ -101,7 +101,7 @@ type endpoint struct {
 
 func parseEndpoint(addr string) (endpoint, error) {
 	bad := func(why string) (endpoint, error) {
-		return endpoint{}, fmt.Errorf("gone: address %q: %s", addr, why)
+		return endpoint{}, fmt.Errorf("gone: address %.*q: %s", wire.MaxAddr, addr, why)
 	}
 	hostport, ok := strings.CutPrefix(addr, "tcp://")
 	switch {
@@ -114,7 +114,8 @@ func parseEndpoint(addr string) (endpoint, error) {
 	if err != nil {
 		return bad("want tcp://host:port")
 	}
-	if _, err := netip.ParseAddr(host); host != "*" && err != nil && !isHostName(host) {
+	ip, err := netip.ParseAddr(host)
+	if host != "*" && (err != nil && !isHostName(host) || strings.ContainsFunc(ip.Zone(), notInName)) {
 		return bad("malformed host")
 	}
 	if port == "*" {
@@ -133,9 +134,7 @@ func parseEndpoint(addr string) (endpoint, error) {
 func isHostName(host string) bool {
 	labels := strings.Split(strings.TrimSuffix(host, "."), ".")
 	for _, l := range labels {
-		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' || strings.ContainsFunc(l, func(r rune) bool {
-			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
-		}) {
+		if l == "" || len(l) > 63 || l[0] == '-' || l[len(l)-1] == '-' || strings.ContainsFunc(l, notInName) {
 			return false
 		}
 	}
@@ -143,11 +142,15 @@ func isHostName(host string) bool {
 	return err != nil
 }
 
+func notInName(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+}
+
 // wildcard reports whether the host stands for all interfaces of a machine and
 // so for none that another could connect to.
 func (e endpoint) wildcard() bool {
-	ip := net.ParseIP(e.host)
-	return e.host == "*" || ip != nil && ip.IsUnspecified()
+	ip, err := netip.ParseAddr(e.host)
+	return e.host == "*" || err == nil && ip.WithZone("").Unmap().IsUnspecified()
 }
 
 // dialable parses the address of a holder.

@@ -276,16 +276,22 @@ func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	if s == "" {
 		return "", 0, fmt.Errorf("%w: redis lock %q", ErrNoHolder, l.id)
 	}
-	s, secret := cutLast(s)
-	value, digits := cutLast(s)
-	token, err = strconv.ParseUint(digits, 10, 64)
-	if err != nil || token == 0 || secret == "" || value == "" || len(value) > maxValue {
+	value, token, ok := parseHold(s)
+	if !ok {
 		return "", 0, l.foreign()
 	}
 	l.mu.Lock()
 	l.forget()
 	l.mu.Unlock()
 	return value, token, nil
+}
+
+// parseHold splits what the key of a lock that is held has.
+func parseHold(s string) (value string, token uint64, ok bool) {
+	s, secret := cutLast(s)
+	value, digits := cutLast(s)
+	token, err := strconv.ParseUint(digits, 10, 64)
+	return value, token, err == nil && token != 0 && secret != "" && value != "" && len(value) <= maxValue
 }
 
 func cutLast(s string) (before, after string) {

@@ -28,6 +28,7 @@ type transport struct {
 	received chan struct{} // closed when the receiver has ended
 
 	mu     sync.RWMutex
+	most   int              // of peers
 	peers  map[string]*peer // by identity
 	closed bool
 	tidy   *time.Timer // closes idle peers; runs while there are peers
@@ -36,6 +37,8 @@ type transport struct {
 const (
 	frameSize   = 64 << 10              // a frame is closed when it has grown over this
 	peerBytes   = 64 << 20              // wait for one peer; what comes then is lost
+	peersMost   = 4096                  // beyond, one that is not in use makes room
+	peerSpared  = time.Second           // for so long after its last use
 	peerIdle    = 2 * time.Minute       // without traffic a peer's socket is closed
 	crowded     = 50 * time.Microsecond // frames that follow each other so closely could be one
 	stallFirst  = 200 * time.Microsecond
@@ -84,7 +87,7 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 		public.port = e.port
 	}
 	if id := keys.identity(public.String()); len(id) > wire.MaxAddr {
-		return nil, errors.Join(fmt.Errorf("gone: address %q: too long", advertise), pull.Close(), ctx.Term())
+		return nil, errors.Join(fmt.Errorf("gone: address %.*q: too long", wire.MaxAddr, advertise), pull.Close(), ctx.Term())
 	}
 	t := &transport{
 		addr:        public.String(),
@@ -94,6 +97,7 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 		log:         o.logger,
 		ctx:         ctx,
 		received:    make(chan struct{}),
+		most:        peersMost,
 		peers:       map[string]*peer{},
 	}
 	t.tidy = time.AfterFunc(time.Hour, t.closeIdle)
@@ -164,6 +168,9 @@ func (t *transport) peer(identity string) (*peer, error) {
 	if p := t.peers[identity]; p != nil {
 		return p, nil
 	}
+	if len(t.peers) >= t.most && !t.makeRoom() {
+		return nil, fmt.Errorf("%w: %d other nodes are in use", ErrUnreachable, len(t.peers))
+	}
 	push, err := t.ctx.Dial(addr, key)
 	if err != nil {
 		return nil, fmt.Errorf("gone: %w", err)
@@ -175,6 +182,23 @@ func (t *transport) peer(identity string) (*peer, error) {
 	p.w.Reset(nil, t.incarnation, t.identity)
 	t.peers[identity] = p
 	return p, nil
+}
+
+// makeRoom closes a peer that can be spared. A frame can name any address for
+// its answer, so those that were never connected go, too. It is called with mu
+// held.
+func (t *transport) makeRoom() bool {
+	looked := 0
+	for identity, p := range t.peers { // in no order
+		if p.yield() {
+			delete(t.peers, identity)
+			return true
+		}
+		if looked++; looked == 64 {
+			break
+		}
+	}
+	return false
 }
 
 // dropRefused closes the peers whose key is not allowed any more.
@@ -424,6 +448,23 @@ func (p *peer) refused() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.refusal
+}
+
+// yield closes the peer when it is not in use or was never connected, and
+// reports whether it is closed.
+func (p *peer) yield() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	never := p.sent.IsZero() && time.Since(p.dialled) > peerSpared
+	unused := !p.flushing && p.w.Empty() && time.Since(p.used) > peerSpared
+	if !never && !unused {
+		return false
+	}
+	p.closed = true
+	if !p.flushing {
+		_ = p.push.Close()
+	}
+	return true
 }
 
 // closeIdle closes the peer when it has not been used for long, and reports

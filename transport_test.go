@@ -372,3 +372,53 @@ func TestADeadPeerCostsNoGoroutineAndNoBusyLoop(t *testing.T) {
 		})
 	}
 }
+
+// Answers go to whatever address a frame names.
+func TestJunkAddressesAreBoundedAndKeepNoHonestPeerOut(t *testing.T) {
+	from := startTransport(t, "tcp://127.0.0.1:0", func([]byte) {})
+	from.most = 8
+	var got sink
+	honest := startTransport(t, "tcp://127.0.0.1:0", got.take)
+	sent := 0
+	send := func(to *transport) {
+		t.Helper()
+		p, _, ok := put(t, from, to.addr, number(sent))
+		if !ok {
+			t.Fatal("no room for an honest peer's message")
+		}
+		p.flush()
+		sent++
+		until(t, "an honest peer's message", func() bool { return got.len() == sent })
+	}
+	send(honest)
+	before, err := from.peer(honest.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for range 100 {
+		p, err := from.peer(unusedAddr(t))
+		if err != nil {
+			refused++
+			continue
+		}
+		if w := p.begin(); w != nil {
+			w.Data(&someTenure, 1, 1, 0, 0, []byte("junk"))
+			p.end()
+			p.flush()
+		}
+		send(honest)
+	}
+	if n := len(from.peers); n > from.most || refused == 0 {
+		t.Errorf("%d peers, %d refused", n, refused)
+	}
+	if p, _ := from.peer(honest.addr); p != before {
+		t.Error("the honest peer had to make room")
+	}
+	late := startTransport(t, "tcp://127.0.0.1:0", got.take)
+	until(t, "room for another honest peer", func() bool {
+		_, err := from.peer(late.addr)
+		return err == nil
+	})
+	send(late)
+}

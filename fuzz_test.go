@@ -1,0 +1,73 @@
+package gone
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// What is read from Redis may be anybody's.
+
+func FuzzHold(f *testing.F) {
+	for _, s := range []string{
+		"", " ", "  ", "tcp://127.0.0.1:1 1 s", "tcp://127.0.0.1:1 key 1790000000000000 secret", "a 18446744073709551616 s", "a -1 s", "a 0 s",
+		"a 1 ", " 1 s", "\x00 1 \xff", strings.Repeat("a", maxValue+1) + " 1 s",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		value, token, ok := parseHold(s)
+		if ok && (value == "" || len(value) > maxValue || token == 0 || !strings.HasPrefix(s, value+" ")) {
+			t.Errorf("%q has value %q, token %d", s, value, token)
+		}
+	})
+}
+
+func FuzzNews(f *testing.F) {
+	for _, s := range []string{"", "1 0", "1790000000000000 30000", "1", " 1", "1 -1", "1 99999999999999999999", "x 1", "1 1 1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		// 40 bits of milliseconds are 35 years: no sum of times overflows.
+		if n := parseNews(s); n != (news{}) && (time.Until(n.until) > 36*365*24*time.Hour || time.Since(n.until) > time.Minute) {
+			t.Errorf("%q is %+v", s, n)
+		}
+	})
+}
+
+func FuzzEndpoint(f *testing.F) {
+	for _, s := range []string{
+		"", "tcp://", "tcp://127.0.0.1:1", "tcp://[::1]:65535", "tcp://*:*", "tcp://a.b-c_d.:0", "tcp://[fe80::1%eth0]:1", "tcp://[fe80::1%a;b]:1", "tcp://[::%1]:1", "tcp://1.2.3:4", "ipc://x",
+		"tcp://127.0.0.1:1 rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7",
+	} {
+		f.Add(s)
+	}
+	keys := &keyring{}
+	all := []string{"rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"}
+	keys.allowed.Store(&all)
+	f.Fuzz(func(t *testing.T, s string) {
+		if e, err := parseEndpoint(s); err == nil {
+			// What ZeroMQ is given says the same.
+			again, err := parseEndpoint(e.String())
+			if err != nil || again != e {
+				t.Errorf("%q is %+v, and that is %+v (%v)", s, e, again, err)
+			}
+			// And nothing that means more to it than an address does.
+			if strings.ContainsAny(e.String()[len("tcp://"):], ";,/ \"\x00\n") {
+				t.Errorf("%q is %q", s, e)
+			}
+		}
+		for _, k := range []*keyring{nil, keys} {
+			addr, key, err := k.dialable(s)
+			if err != nil {
+				if len(err.Error()) > 2000 {
+					t.Errorf("an error of %d bytes", len(err.Error()))
+				}
+				continue
+			}
+			if _, err := dialable(addr); err != nil || (key != "") != (k != nil) || k != nil && key != all[0] {
+				t.Errorf("%q: dials %q with key %q", s, addr, key)
+			}
+		}
+	})
+}

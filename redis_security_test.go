@@ -1,0 +1,153 @@
+package gone_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+
+	gone "github.com/Diggs/go-one"
+)
+
+// certify makes a certificate for 127.0.0.1 that signs itself, as files for
+// redis-server and as a pool for its clients.
+func certify(t *testing.T) (cert, key string, trust *x509.CertPool) {
+	t.Helper()
+	pair, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "redis"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:        true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &pair.PublicKey, pair)
+	must(t, err)
+	secret, err := x509.MarshalECPrivateKey(pair)
+	must(t, err)
+	dir := t.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	must(t, os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	must(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}), 0o600))
+	trust = x509.NewCertPool()
+	parsed, err := x509.ParseCertificate(der)
+	must(t, err)
+	trust.AddCert(parsed)
+	return cert, key, trust
+}
+
+// sharedPool is a pool of whatever dials, for all the locks of some nodes.
+func sharedPool(t *testing.T, dial func() (redis.Conn, error)) *redis.Pool {
+	pool := &redis.Pool{Dial: dial, MaxActive: 8, MaxIdle: 8, Wait: true}
+	t.Cleanup(func() { _ = pool.Close() })
+	return pool
+}
+
+func TestRedisOverTLS(t *testing.T) {
+	cert, key, trust := certify(t)
+	port := freePort(t)
+	startRedis(t, "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
+	over := func(c *tls.Config) *redis.Pool {
+		return sharedPool(t, func() (redis.Conn, error) {
+			return redis.Dial("tcp", "127.0.0.1:"+port, redis.DialUseTLS(true), redis.DialTLSConfig(c), redis.DialConnectTimeout(5*time.Second))
+		})
+	}
+	locks := poolLocks(over(&tls.Config{RootCAs: trust, MinVersion: tls.VersionTLS12}))(0)
+	a, b := startNode(t, locks), startNode(t, locks)
+	var l ledger
+	hold(t, a, "id", l.in.run)
+	must(t, l.send(context.Background(), b, "id", "data 1"))
+	// By a wake-up, which comes over TLS as well.
+	began := time.Now()
+	r := runOne(t, b, "id", l.in.run)
+	must(t, a.Close())
+	eventually(t, 10*time.Second, "hand-over", func() bool { return b.Stats().Held == 1 })
+	if d := time.Since(began); d > 5*time.Second {
+		t.Errorf("the hand-over took %v: by poll or expiry", d)
+	}
+	must(t, l.send(context.Background(), b, "id", "data 2"))
+	must(t, r.Close())
+	l.check(t)
+
+	// A certificate that is not trusted is an error at once.
+	strange := startNode(t, poolLocks(over(&tls.Config{MinVersion: tls.VersionTLS12}))(0))
+	var unknown x509.UnknownAuthorityError
+	if _, err := strange.RunOne("id", l.in.run); !errors.As(err, &unknown) {
+		t.Errorf("a certificate that nobody has signed: %v", err)
+	}
+}
+
+// The pool dials with whatever password there is now; connections that exist
+// stay. So a tenure outlives the change, and the old password.
+func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
+	s := startRedis(t)
+	rights := []any{"~id*", "~{id*}:token", "&gone:id*", "+evalsha", "+eval", "+getrange", "+time", "+psetex", "+pexpire", "+pttl", "+exists",
+		"+del", "+publish", "+subscribe", "+unsubscribe", "+ping"}
+	s.do("ACL", append([]any{"SETUSER", "node", "on", ">old"}, rights...)...)
+	var password atomic.Value
+	password.Store("old")
+	pool := sharedPool(t, func() (redis.Conn, error) {
+		return redis.Dial("unix", s.addr.Name, redis.DialUsername("node"), redis.DialPassword(password.Load().(string)))
+	})
+	const expiry = 500 * time.Millisecond
+	locks := poolLocks(pool)(expiry)
+	g, other := startNode(t, locks), startNode(t, locks)
+	var in inbox
+	hold(t, g, "id", func(r *gone.GoneRunner) {
+		for {
+			select {
+			case <-r.Exit:
+				return
+			case data := <-r.Data:
+				in.add(data)
+			case <-time.After(expiry / 10):
+			}
+			if r.Extend() != nil {
+				return
+			}
+		}
+	})
+	runOne(t, other, "id", in.run)
+	extended := func() {
+		t.Helper()
+		n := s.info("commandstats", `cmdstat_evalsha:calls`)
+		eventually(t, 10*time.Second, "the lock is extended", func() bool { return s.info("commandstats", `cmdstat_evalsha:calls`) > n+20 })
+	}
+	extended()
+	s.do("ACL", "SETUSER", "node", ">new") // side by side
+	password.Store("new")
+	extended()
+	s.do("ACL", "SETUSER", "node", "<old") // and then the old one goes
+	s.do("CLIENT", "KILL", "USER", "node") // with the connections that it opened
+	extended()
+	must(t, other.SendData("id", []byte("data")))
+	if s := g.Stats(); s.Tenures != 1 || s.Held != 1 {
+		t.Errorf("%+v: the tenure has ended", s)
+	}
+	if s := other.Stats(); s.Tenures != 0 {
+		t.Errorf("%+v: there was another tenure", s)
+	}
+
+	// A wrong one names itself.
+	password.Store("wrong")
+	s.do("CLIENT", "KILL", "USER", "node")
+	err := other.SendDataContext(deadline(t, time.Second), "id2", []byte("data"))
+	if err == nil || !strings.Contains(err.Error(), "WRONGPASS") {
+		t.Errorf("a wrong password: %v", err)
+	}
+}
