@@ -119,7 +119,7 @@ func freePort() int {
 func (c *Cluster) config(ids ...string) NodeConfig {
 	return NodeConfig{
 		Addr: "tcp://127.0.0.1:0", Redis: c.redis.addr(), IDs: ids, TTL: c.ttl,
-		SendTimeout: 10 * time.Second, Store: c.store.ln.Addr().String(),
+		SendTimeout: 10 * time.Second, Store: c.store.ln.Addr().String(), Curve: curve,
 	}
 }
 

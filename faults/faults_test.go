@@ -2,8 +2,11 @@ package main
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
+
+	zmq4 "github.com/pebbe/zmq4"
 )
 
 func TestMain(m *testing.M) {
@@ -33,4 +36,26 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFaultsWithKeys is a part of it between nodes with keys.
+func TestFaultsWithKeys(t *testing.T) {
+	var err error
+	if curve.Public, curve.Secret, err = zmq4.NewCurveKeypair(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { curve = Pair{} }()
+	t.Run("", func(t *testing.T) { // ends with its parallel parts
+		for _, s := range scenarios() {
+			if !strings.HasPrefix(s.Name, "messages-") {
+				continue
+			}
+			t.Run(s.Name, func(t *testing.T) {
+				t.Parallel()
+				for _, f := range play(s, 1).Findings {
+					t.Error(f.What)
+				}
+			})
+		}
+	})
 }

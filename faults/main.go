@@ -3,6 +3,7 @@
 //
 //	go test ./...                                  a few rounds of every fault
 //	go run . -rounds 100 -out ../docs/faults.md    the long version, as make faults does
+//	go run . -curve -rounds 10                     the same between nodes with keys
 //	go run . -run kill -rounds 20 -dump /tmp       some of them; their histories are kept
 //
 // A scenario ([Scenario]; ends.go, outages.go, messages.go) starts a [Cluster]
@@ -24,6 +25,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	zmq4 "github.com/pebbe/zmq4"
 )
 
 func main() {
@@ -37,6 +40,7 @@ func main() {
 	parallel := flags.Int("parallel", max(1, runtime.NumCPU()), "scenarios at a time, of those that do not measure milliseconds")
 	verbose := flags.Bool("all", false, "print every finding")
 	flags.StringVar(&dump, "dump", "", "write the histories into that directory")
+	encrypt := flags.Bool("curve", false, "encrypt what goes from node to node")
 	list := flags.Bool("list", false, "list the scenarios and stop")
 	_ = flags.Parse(os.Args[1:])
 	only, err := regexp.Compile(*run)
@@ -55,6 +59,12 @@ func main() {
 			fmt.Printf("%-40s %s\n", s.Name, s.Fault)
 		}
 		return
+	}
+	if *encrypt {
+		if curve.Public, curve.Secret, err = zmq4.NewCurveKeypair(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	interrupt := make(chan os.Signal, 1)
 	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)

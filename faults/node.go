@@ -38,7 +38,11 @@ type NodeConfig struct {
 	Store       string // Unix socket of the fenced store
 	Guard       bool   // the restart guard of RedisLock
 	Replicas    int    // to wait for
+	Curve       Pair   // of the cluster's; zero: the wire is plain
 }
+
+// A Pair is a CURVE key pair.
+type Pair struct{ Public, Secret string }
 
 // A node is the process under test: a Gone, handlers that log what happens to
 // them, and senders. It obeys lines on stdin and logs to stdout.
@@ -79,6 +83,9 @@ func nodeMain(config string) {
 	opts := []gone.Option{gone.WithLogger(slog.New(&logHandler{log: n.log}))}
 	if n.cfg.Bind != "" {
 		opts = append(opts, gone.WithBind(n.cfg.Bind))
+	}
+	if k := n.cfg.Curve; k != (Pair{}) {
+		opts = append(opts, gone.WithCurve(k.Public, k.Secret))
 	}
 	if n.cfg.SendTimeout > 0 {
 		opts = append(opts, gone.WithSendTimeout(n.cfg.SendTimeout))

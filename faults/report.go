@@ -72,6 +72,10 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 		time.Now().UTC().Format("2006-01-02"), played, tenures, calls, total.Sent, took.Round(time.Second), bad)
 	p("")
 	p("%s", machine())
+	if curve != (Pair{}) {
+		p("")
+		p("What went from node to node was encrypted (CURVE, one key pair for all).")
+	}
 	p("")
 	p("## What is checked of every history")
 	p("")
