@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	zmq4 "github.com/pebbe/zmq4"
 )
 
 // A table has the figure of each round by work and contender.
@@ -136,6 +138,11 @@ func quantile(took []time.Duration, q float64) float64 {
 	return took[min(int(q*float64(len(took))), len(took)-1)].Seconds() * 1e3
 }
 
+// otherModules are those that no contender names but that matter.
+var otherModules = []string{
+	clientModule, "github.com/pebbe/zmq4", "github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "google.golang.org/grpc",
+}
+
 // thisMachine is what the figures depend on, as a list.
 func thisMachine(s *server) (string, error) {
 	redis, err := s.version()
@@ -149,12 +156,13 @@ func thisMachine(s *server) (string, error) {
 	var peers []string
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
-			if slices.ContainsFunc(contenders, func(c contender) bool { return c.module == m.Path }) || m.Path == clientModule {
+			if slices.ContainsFunc(contenders, func(c contender) bool { return c.module == m.Path }) || slices.Contains(otherModules, m.Path) {
 				peers = append(peers, strings.TrimPrefix(m.Path, "github.com/")+" "+m.Version)
 			}
 		}
 	}
-	lines = append(lines, "- "+strings.Join(peers, ", "))
+	major, minor, patch := zmq4.Version()
+	lines = append(lines, "- "+strings.Join(peers, ", "), fmt.Sprintf("- libzmq %d.%d.%d", major, minor, patch))
 	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
 		lines = append(lines, "- load average at the start: "+strings.Fields(string(load))[0])
 	}
