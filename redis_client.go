@@ -234,6 +234,10 @@ type subscription struct {
 	*channel
 	hub  *wakeups
 	news chan news // capacity 1: the latest. Sent to under hub.mu
+
+	// Guarded by hub.mu.
+	token uint64 // of a hold that is known; 0: none
+	until news   // how long it has been extended since; none if it has not
 }
 
 // news is what a message says of a hold: its token, and its end, which has
@@ -249,6 +253,23 @@ func (s *subscription) tell(n news) {
 	default:
 	}
 	s.news <- n
+}
+
+// watch names the hold of which the subscriber wants to know only when it is
+// over.
+func (s *subscription) watch(token uint64) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.token, s.until = token, news{}
+}
+
+// extended returns the last extension of the hold that is watched, if there
+// was one since the last call.
+func (s *subscription) extended() (n news, ok bool) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	n, s.until = s.until, news{}
+	return n, n != news{}
 }
 
 func newWakeups(dial func(context.Context) (redis.Conn, error)) *wakeups {
@@ -401,8 +422,13 @@ func (w *wakeups) deliver(m redis.Message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if ch := w.channels[m.Channel]; ch != nil {
+		now := time.Now()
 		for s := range ch.subs {
-			s.tell(n)
+			if n.token != 0 && n.token == s.token && n.until.After(now) {
+				s.until = n // its timer will look
+			} else {
+				s.tell(n)
+			}
 		}
 	}
 }

@@ -311,7 +311,7 @@ func (l *RedisLock) WaitFree(ctx context.Context) error {
 	l.mu.Lock()
 	other := l.other
 	l.mu.Unlock()
-	return l.wait(ctx, time.Until(other.until)+mathrand.N(spread), func(n news) (time.Duration, bool) {
+	return l.wait(ctx, other.token, time.Until(other.until)+mathrand.N(spread), func(n news) (time.Duration, bool) {
 		// News of another hold: either this one is over, or there is a lock
 		// with the same id in another database, whose channel is the same.
 		left := min(time.Until(n.until), l.TTL())
@@ -321,14 +321,15 @@ func (l *RedisLock) WaitFree(ctx context.Context) error {
 
 // WaitHeld implements [Waiter].
 func (l *RedisLock) WaitHeld(ctx context.Context) error {
-	return l.wait(ctx, l.TTL(), func(n news) (time.Duration, bool) {
+	return l.wait(ctx, 0, l.TTL(), func(n news) (time.Duration, bool) {
 		return l.TTL(), n.token != 0 && !n.until.After(time.Now())
 	})
 }
 
 // wait returns when as long as patience has gone by, or as long as on said for
-// the latest news if it said to stay.
-func (l *RedisLock) wait(ctx context.Context, patience time.Duration, on func(news) (patience time.Duration, stay bool)) error {
+// the latest news if it said to stay. That a hold with the given token goes on
+// is no reason to wake up.
+func (l *RedisLock) wait(ctx context.Context, token uint64, patience time.Duration, on func(news) (patience time.Duration, stay bool)) error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -339,6 +340,7 @@ func (l *RedisLock) wait(ctx context.Context, patience time.Duration, on func(ne
 	}
 	wakeup := l.wakeup
 	l.mu.Unlock()
+	wakeup.watch(token)
 
 	timer := time.NewTimer(l.patience(patience, wakeup))
 	defer timer.Stop()
@@ -347,7 +349,15 @@ func (l *RedisLock) wait(ctx context.Context, patience time.Duration, on func(ne
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			return nil
+			n, ok := wakeup.extended()
+			if !ok {
+				return nil
+			}
+			patience, stay := on(n)
+			if !stay {
+				return nil
+			}
+			timer.Reset(l.patience(patience, wakeup))
 		case n := <-wakeup.news:
 			patience, stay := on(n)
 			if !stay {

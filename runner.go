@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,6 +107,11 @@ type candidate struct {
 	finish context.CancelCauseFunc
 	once   sync.Once
 	node   *GoneRunner // what RunOne returns
+
+	// Of run.
+	fails, faults backoff
+	troubles      []string      // kinds, since the lock service last answered
+	early         time.Duration // what a wake-up at once had to wait for
 }
 
 // stage is where the node learns of a tenure.
@@ -137,46 +143,55 @@ func (c *candidate) runner() *GoneRunner {
 	return c.node
 }
 
-// run competes until the candidate is closed.
+// run competes until the candidate is closed. Thousands may wait in here: what
+// needs much stack is in functions that have returned by then, so that the
+// stack can shrink.
 func (c *candidate) run() {
-	defer func() {
-		closeLock(c.lock)
-		c.finish(context.Cause(c.ctx))
-	}()
-	var fails, faults backoff
-	troubles := map[string]bool{} // since the lock service last answered
-	early := time.Duration(0)
+	defer c.leave()
 	for c.ctx.Err() == nil {
 		sent := c.now()
-		err := c.lock.Lock()
-		if err == nil || errors.Is(err, ErrLockHeld) {
-			faults = backoff{}
-			clear(troubles)
-		}
+		err := c.attempt()
 		switch {
+		case c.ctx.Err() != nil:
 		case err == nil:
-			early = 0
-			if c.ctx.Err() != nil {
-				c.lock.Unlock()
-				return
-			}
 			if !c.tenure(sent) {
-				fails = backoff{}
+				c.fails = backoff{}
 			}
-			_ = sleepCtx(c.ctx, fails.next())
+			c.rest(&c.fails)
 		case errors.Is(err, ErrLockHeld):
-			early = c.wait(early)
+			c.wait()
 		default:
-			// Once for each kind of trouble, however long it lasts.
-			if k := kindOf(err); !troubles[k] && len(troubles) < troublesMost {
-				troubles[k] = true
-				c.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
-			}
-			_ = sleepCtx(c.ctx, faults.next())
+			c.rest(&c.faults)
 		}
 	}
+}
+
+// attempt tries to get the lock.
+func (c *candidate) attempt() error {
+	err := c.lock.Lock()
+	if err == nil || errors.Is(err, ErrLockHeld) {
+		c.faults, c.troubles = backoff{}, nil
+		if err == nil {
+			c.early = 0
+		}
+		return err
+	}
+	// Once for each kind of trouble, however long it lasts.
+	if k := kindOf(err); !slices.Contains(c.troubles, k) && len(c.troubles) < troublesMost {
+		c.troubles = append(c.troubles, k)
+		c.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
+	}
+	return err
+}
+
+func (c *candidate) rest(b *backoff) { _ = sleepCtx(c.ctx, b.next()) }
+
+// leave ends the candidate.
+func (c *candidate) leave() {
 	// An attempt with an unknown outcome may have left the lock taken.
 	c.lock.Unlock()
+	closeLock(c.lock)
+	c.finish(context.Cause(c.ctx))
 }
 
 // kindOf is the text of the innermost cause. That of the others may never be
@@ -189,22 +204,22 @@ func kindOf(err error) string {
 }
 
 // wait returns when the lock may be free. A wake-up at once is welcome, but
-// must not become a hot loop: pause is what the last one had to wait for, and
-// the result what this one had, 0 when it came later. A lock without wake-ups
-// is polled.
-func (c *candidate) wait(pause time.Duration) time.Duration {
+// must not become a hot loop: early is what the last one had to wait for, 0
+// when it came later. A lock without wake-ups is polled.
+func (c *candidate) wait() {
 	poll := min(ttlOf(c.lock)/10, time.Second)
 	if w, ok := c.lock.(Waiter); ok {
 		began := c.now()
 		if err := w.WaitFree(c.ctx); err == nil {
 			if c.now()-began > time.Millisecond {
-				return 0
+				c.early = 0
+				return
 			}
-			poll = min(max(2*pause, time.Millisecond), poll)
+			poll = min(max(2*c.early, time.Millisecond), poll)
 		}
 	}
+	c.early = poll
 	_ = sleepCtx(c.ctx, jitter(poll))
-	return poll
 }
 
 // tenure runs the handler once, with a lock that a request sent at sent has
@@ -212,18 +227,38 @@ func (c *candidate) wait(pause time.Duration) time.Duration {
 // its own accord, and soon, or all was over in no time. To lose the lock later
 // is not the handler's failure.
 func (c *candidate) tenure(sent time.Duration) (failed bool) {
+	t := c.begin(sent)
+	if t == nil {
+		return true // so as not to take it again and again
+	}
+	<-t.returned
+	return c.end(t)
+}
+
+// A tenure is what its end needs to know.
+type tenure struct {
+	*GoneRunner
+	began    time.Duration
+	returned chan struct{} // closed when the handler has
+	exit     context.CancelCauseFunc
+	overdue  func() // ends the watch
+	close    func() // ends the stage's part
+}
+
+// begin starts the handler, unless the lease is over already.
+func (c *candidate) begin(sent time.Duration) *tenure {
 	ctx, exit := context.WithCancelCause(c.ctx)
 	lease := newLease(c.lock, sent, c.now, exit)
 	if lease.expired() {
 		c.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.now()-sent)
 		c.lock.Unlock()
-		return true // so as not to take it again and again
+		return nil
 	}
 	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: lease, ctx: ctx}
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
 	}
-	began := c.now()
+	t := &tenure{GoneRunner: r, began: c.now(), returned: make(chan struct{}), exit: exit}
 	left := func() time.Duration {
 		if ctx.Err() != nil {
 			return 0
@@ -234,40 +269,42 @@ func (c *candidate) tenure(sent time.Duration) (failed bool) {
 		lease.expired()
 		return 0
 	}
-	data, end := c.stage.begin(ctx, c.id, r.token, left)
-	r.Data = data
+	r.Data, t.close = c.stage.begin(ctx, c.id, r.token, left)
 	c.count.tenures.Add(1)
 	c.count.held.Add(1)
 	c.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
-
-	overdue := c.watch(ctx, min(lease.margin, graceMost))
-	returned := make(chan struct{})
+	t.overdue = c.watch(ctx, min(lease.margin, graceMost))
 	go func() {
-		defer close(returned) // also when the handler calls runtime.Goexit
+		defer close(t.returned) // also when the handler calls runtime.Goexit
 		defer c.rescue()
 		c.handler(r)
 	}()
-	<-returned
-	overdue()
-	exit(ErrHandlerReturned)
-	end()
+	return t
+}
+
+// end ends a tenure whose handler has returned, and reports whether it failed.
+func (c *candidate) end(t *tenure) (failed bool) {
+	t.overdue()
+	t.exit(ErrHandlerReturned)
+	t.close()
 
 	// Stop, then release: nothing of this tenure runs any more.
-	lease.end(ErrHandlerReturned)
-	over := lease.err() // another cause when it was over before
+	t.lease.end(ErrHandlerReturned)
+	over := t.lease.err() // another cause when it was over before
 	lost := errors.Is(over, ErrLockLost)
 	if !lost || errors.Is(over, ErrLeaseExpired) { // a lapsed lock may still be this tenure's
 		c.lock.Unlock()
 	}
 	c.count.held.Add(-1)
+	cause := context.Cause(t.ctx)
 	if lost {
 		c.count.lost.Add(1)
-		c.log.Warn("gone: tenure lost", "id", c.id, "token", r.token, "cause", over)
+		c.log.Warn("gone: tenure lost", "id", c.id, "token", t.token, "cause", over)
 	} else {
-		c.log.Debug("gone: tenure released", "id", c.id, "token", r.token, "cause", context.Cause(ctx))
+		c.log.Debug("gone: tenure released", "id", c.id, "token", t.token, "cause", cause)
 	}
-	ran := c.now() - began
-	return ran < lease.margin || ran <= lease.ttl && errors.Is(context.Cause(ctx), ErrHandlerReturned)
+	ran := c.now() - t.began
+	return ran < t.lease.margin || ran <= t.lease.ttl && errors.Is(cause, ErrHandlerReturned)
 }
 
 // rescue keeps a panic of the handler from ending the process.
