@@ -34,7 +34,7 @@ help:
 	@echo 'make fuzz   a minute of every fuzz target; FUZZTIME=50000x for less'
 	@echo 'make vuln   known vulnerabilities of every module; asks a database on the network'
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
-	@echo 'make bench  gone against others of its kind, with figures in docs/benchmarks.md; two minutes'
+	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build

@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -98,5 +102,46 @@ func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 	// Ten rows; one library extends by itself, and two rows are of a Gone.
 	if want := 10*len(contenders) - 1 - 2*(len(contenders)-1); figures != want {
 		t.Errorf("%d figures, want %d, in\n%s", figures, want, report)
+	}
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(roleEnv) != "" {
+		childMain()
+	}
+	os.Exit(m.Run())
+}
+
+// The other chapters, likewise.
+func TestEveryClaimIsMeasuredAndEveryPictureDrawn(t *testing.T) {
+	s := serverFor(t)
+	r := &report{rounds: 1, dir: filepath.Join(t.TempDir(), "pictures")}
+	little := size{
+		speed: pace{each: 50 * time.Millisecond, sizes: []int{16, 128}, callers: []int{1, 4}, crowd: 8},
+		many: crowd{
+			ids: 50, idle: 200 * time.Millisecond, ttl: 2 * time.Second, each: 50 * time.Millisecond,
+			grow: []int{1, 20}, peers: []int{1, 3},
+		},
+	}
+	if err := little.write(r, s, regexp.MustCompile("messages|rivals|ids|takeover|growth")); err != nil {
+		t.Fatal(err)
+	}
+	const claims = 8 + 2*4 + 7 + 1 + 4
+	if len(r.claims) != claims {
+		t.Errorf("%d claims, want %d", len(r.claims), claims)
+	}
+	for _, c := range r.claims {
+		if len(c.got) != 1 || math.IsNaN(c.got[0]) || math.IsInf(c.got[0], 0) {
+			t.Errorf("%s: %v", c.work, c.got)
+		}
+	}
+	pictures := regexp.MustCompile(`\]\(pictures/(\w+)\.svg\)`).FindAllStringSubmatch(r.body.String(), -1)
+	if len(pictures) != 5 {
+		t.Errorf("%d pictures in\n%s", len(pictures), r.body.String())
+	}
+	for _, p := range pictures {
+		if svg, err := os.ReadFile(filepath.Join(r.dir, p[1]+".svg")); err != nil || !strings.Contains(string(svg), "</svg>") {
+			t.Errorf("%s: %v", p[1], err)
+		}
 	}
 }

@@ -20,8 +20,8 @@ import (
 )
 
 func main() {
-	if config := os.Getenv(roleEnv); config != "" {
-		childMain(config)
+	if os.Getenv(roleEnv) != "" {
+		childMain()
 	}
 	flags := flag.NewFlagSet("bench", flag.ExitOnError) // glog has put its own into flag's
 	rounds := flags.Int("rounds", 5, "rounds, in each of which all contenders do all the work")

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// roleEnv makes a process a child: the other side of what is measured. Its
-// value is a role.
+// roleEnv makes a process a child: the other side of what is measured. The
+// first line of its input is a role.
 const roleEnv = "GONE_BENCH_ROLE"
 
 // A role is what a child does, and with what.
@@ -32,6 +32,7 @@ type role struct {
 // others need, when others may begin, and serves until its input ends.
 var roles = map[string]func(role, func(addrs ...string)) error{
 	"gone":           serveGone,
+	"nothing":        func(_ role, ready func(...string)) error { ready(); return nil },
 	"plain":          servePlain,
 	"echo":           serveEcho,
 	"nats":           serveNATS,
@@ -42,9 +43,13 @@ var roles = map[string]func(role, func(addrs ...string)) error{
 }
 
 // childMain never returns.
-func childMain(config string) {
+func childMain() {
 	var r role
-	err := json.Unmarshal([]byte(config), &r)
+	in := bufio.NewReader(os.Stdin)
+	config, err := in.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(config, &r)
+	}
 	if err == nil {
 		err = roles[r.Name](r, func(addrs ...string) { fmt.Println("ready " + strings.Join(addrs, " ")) })
 	}
@@ -53,17 +58,20 @@ func childMain(config string) {
 		os.Exit(1)
 	}
 	// Each line asks for the process's use of things, until there are no more.
-	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
-		_ = json.NewEncoder(os.Stdout).Encode(usage(in.Text() == "collect"))
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			os.Exit(0)
+		}
+		_ = json.NewEncoder(os.Stdout).Encode(usage(line == "collect\n"))
 	}
-	os.Exit(0)
 }
 
 // A use is what a process has used, or uses.
 type use struct {
 	Mallocs    uint64
 	Goroutines int
-	Bytes      uint64 // of heap and stacks, in use
+	Bytes      uint64 // of live objects and of stacks
 	CPU        time.Duration
 	Received   int64   // messages by handlers
 	Begun      []begun // tenures that have begun
@@ -86,7 +94,7 @@ func usage(collect bool) use {
 	var r syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return use{
-		Mallocs: m.Mallocs, Goroutines: runtime.NumGoroutine(), Bytes: m.HeapInuse + m.StackInuse,
+		Mallocs: m.Mallocs, Goroutines: runtime.NumGoroutine(), Bytes: m.HeapAlloc + m.StackInuse,
 		CPU:      time.Duration(r.Utime.Nano() + r.Stime.Nano()),
 		Received: received.Load(), Begun: begunSoFar(),
 	}
@@ -110,7 +118,7 @@ func startChild(r role) (*child, error) {
 		return nil, err
 	}
 	c := &child{cmd: exec.Command(self)}
-	c.cmd.Env = append(os.Environ(), roleEnv+"="+string(config))
+	c.cmd.Env = append(os.Environ(), roleEnv+"=1")
 	c.cmd.Stderr = os.Stderr
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -123,6 +131,7 @@ func startChild(r role) (*child, error) {
 		return nil, err
 	}
 	c.out = bufio.NewReader(out)
+	_, _ = c.in.Write(append(config, '\n'))
 	line, err := c.out.ReadString('\n')
 	if err != nil {
 		c.stop()
