@@ -52,7 +52,8 @@ const (
 	mailboxMessages = 16 << 10
 	mailboxBytes    = 16 << 20
 	mailboxFlows    = 16 << 10
-	mailboxSpan     = 1 << 20          // sequence numbers remembered for all flows
+	mailboxSpan     = 1 << 20          // sequence numbers remembered for all flows, …
+	inflowShare     = 64               // … but so many for each in any case
 	mailboxSpare    = 1 << 10          // parcels kept for use
 	inflowSpan      = 64 << 10         // sequence numbers remembered for one flow
 	inflowIdle      = 10 * time.Minute // before a flow may make room for another
@@ -223,9 +224,10 @@ func (m *mailbox) inflow(from uint64, addr []byte, it *wire.Item, now time.Time)
 	if it.Seq < f.low || it.Seq-f.low >= inflowSpan {
 		return nil
 	}
-	more := int(it.Seq-f.low) + 1 - len(f.fates)
-	if more > mailboxSpan-m.span {
-		if m.forgetIdle(now); more > mailboxSpan-m.span {
+	span := int(it.Seq-f.low) + 1
+	more := func() bool { return span-len(f.fates) > max(mailboxSpan-m.span, 0) }
+	if span > inflowShare && more() {
+		if m.forgetIdle(now); more() {
 			return nil
 		}
 	}

@@ -295,6 +295,49 @@ func TestTheNumberOfSendersThatAMailboxRemembersIsBounded(t *testing.T) {
 	})
 }
 
+// A number that is far ahead makes all before it be remembered.
+func TestTheNumbersThatAMailboxRemembersAreBoundedAndAnHonestSenderGoesOn(t *testing.T) {
+	inMailbox(t, func(m *mailbox, _ *ledgerOfFates, _ func()) {
+		far := func(from uint64) wire.Status {
+			return m.cancel(from, nil, &wire.Item{Flow: 1, Low: 1, Seq: inflowSpan}, time.Now())
+		}
+		n := uint64(0)
+		for ; far(n+10) == wire.Expired; n++ {
+			if n > mailboxFlows {
+				t.Fatal("no bound")
+			}
+		}
+		if want := uint64(mailboxSpan / inflowSpan); n != want {
+			t.Errorf("%d senders, want %d", n, want)
+		}
+		// An honest one that is new, as far as its share goes, and with numbers
+		// that are as high as they come after a long time.
+		for seq := uint64(1); seq < 3*inflowSpan; seq++ {
+			it := data(seq, 0, 0)
+			if seq > inflowShare {
+				it.Low = seq - inflowShare + 1
+			}
+			if s := m.arrived(1, nil, it, false, time.Now()); s != wire.Busy {
+				t.Fatalf("number %d: %d", seq, s)
+			}
+			if s := m.ask(1, nil, it, time.Now()); s != wire.Busy {
+				t.Fatalf("number %d, asked for again: %d", seq, s)
+			}
+		}
+		total := 0
+		for _, f := range m.flows {
+			total += len(f.fates)
+		}
+		if total != m.span || total > mailboxSpan+mailboxFlows*inflowShare {
+			t.Errorf("%d numbers are remembered, %d counted", total, m.span)
+		}
+		time.Sleep(inflowIdle + time.Second)
+		if s := far(2); s != wire.Expired {
+			t.Errorf("after the others were silent for long: %d", s)
+		}
+	})
+}
+
 func TestNothingIsReceivedAfterTheLeaseEvenBeforeExit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLedgerOfFates(t)

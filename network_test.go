@@ -120,7 +120,7 @@ func (c *cluster) start(addr string) *clusterNode {
 		drained: make(chan struct{}, 1),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.transport = &transport{addr: addr, identity: addr, incarnation: rand.Uint64() | 1, peers: map[string]*peer{}}
+	g.transport = &transport{addr: addr, identity: addr, incarnation: rand.Uint64() | 1, waitAtMost: peersBytes, peers: map[string]*peer{}}
 	for _, to := range clusterAddrs {
 		p := &peer{t: g.transport, addr: to, flushing: true}
 		p.w.Reset(nil, g.transport.incarnation, addr)
@@ -177,7 +177,7 @@ func (c *cluster) carry() bool {
 				}
 				frame := p.queue[0]
 				p.queue = p.queue[1:]
-				p.size -= len(frame)
+				p.grow(-len(frame))
 				if to := c.node(addr); !how.lost {
 					time.AfterFunc(how.delay, func() {
 						if c.node(from.Addr()) == from && c.node(addr) == to {

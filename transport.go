@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Diggs/go-one/internal/wire"
@@ -27,6 +28,9 @@ type transport struct {
 	ctx      *zmq.Context
 	received chan struct{} // closed when the receiver has ended
 
+	waiting    atomic.Int64 // bytes in the queues of all peers
+	waitAtMost int64
+
 	mu     sync.RWMutex
 	most   int              // of peers
 	peers  map[string]*peer // by identity
@@ -37,8 +41,10 @@ type transport struct {
 const (
 	frameSize   = 64 << 10              // a frame is closed when it has grown over this
 	peerBytes   = 64 << 20              // wait for one peer; what comes then is lost
+	peersBytes  = 256 << 20             // wait for all; beyond, a peer for which a frame waits gets no more
 	peersMost   = 4096                  // beyond, one that is not in use makes room
 	peerSpared  = time.Second           // for so long after its last use
+	peerTried   = time.Second / 10      // for so long it may take to connect
 	peerIdle    = 2 * time.Minute       // without traffic a peer's socket is closed
 	crowded     = 50 * time.Microsecond // frames that follow each other so closely could be one
 	stallFirst  = 200 * time.Microsecond
@@ -97,6 +103,7 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 		log:         o.logger,
 		ctx:         ctx,
 		received:    make(chan struct{}),
+		waitAtMost:  peersBytes,
 		most:        peersMost,
 		peers:       map[string]*peer{},
 	}
@@ -178,27 +185,39 @@ func (t *transport) peer(identity string) (*peer, error) {
 	if len(t.peers) == 0 {
 		t.tidy.Reset(peerIdle / 2)
 	}
-	p = &peer{t: t, addr: addr, key: key, push: push, used: time.Now(), dialled: time.Now()}
+	now := time.Now()
+	p = &peer{t: t, addr: addr, key: key, push: push, used: now, made: now, dialled: now}
 	p.w.Reset(nil, t.incarnation, t.identity)
 	t.peers[identity] = p
 	return p, nil
 }
 
 // makeRoom closes a peer that can be spared. A frame can name any address for
-// its answer, so those that were never connected go, too. It is called with mu
-// held.
+// its answer, so those that were never connected go first: junk pushes out
+// junk. It is called with mu held.
 func (t *transport) makeRoom() bool {
+	var unused string
 	looked := 0
 	for identity, p := range t.peers { // in no order
-		if p.yield() {
+		switch never, idle := p.spared(); {
+		case never:
+			p.close()
 			delete(t.peers, identity)
 			return true
+		case idle:
+			unused = identity
 		}
 		if looked++; looked == 64 {
 			break
 		}
 	}
-	return false
+	p := t.peers[unused]
+	if p == nil {
+		return false
+	}
+	p.close()
+	delete(t.peers, unused)
+	return true
 }
 
 // dropRefused closes the peers whose key is not allowed any more.
@@ -249,6 +268,7 @@ type peer struct {
 	used     time.Time
 
 	refusal error     // why the other node turns this one away
+	made    time.Time // when the peer was
 	dialled time.Time // when push was made
 	renewal bool      // the flusher is to make another
 
@@ -267,11 +287,17 @@ type position struct {
 // without the lock, when the peer has been closed or too much waits.
 func (p *peer) begin() *wire.Writer {
 	p.mu.Lock()
-	if p.closed || p.size >= peerBytes {
+	if p.closed || p.size >= peerBytes || p.size >= frameSize && p.t.waiting.Load() >= p.t.waitAtMost {
 		p.mu.Unlock()
 		return nil
 	}
 	return &p.w
+}
+
+// grow counts what waits. It is called with mu held.
+func (p *peer) grow(bytes int) {
+	p.size += bytes
+	p.t.waiting.Add(int64(bytes))
 }
 
 // end unlocks the peer.
@@ -285,7 +311,7 @@ func (p *peer) end() {
 // seal closes the open frame.
 func (p *peer) seal() {
 	p.queue = append(p.queue, p.w.Bytes())
-	p.size += p.w.Len()
+	p.grow(p.w.Len())
 	p.number++
 	p.w.Reset(p.spare, p.t.incarnation, p.t.identity)
 	p.spare = nil
@@ -294,7 +320,8 @@ func (p *peer) seal() {
 // drop loses what waits, as a broken connection does.
 func (p *peer) drop() {
 	p.seal()
-	p.queue, p.size, p.stall = nil, 0, 0
+	p.grow(-p.size)
+	p.queue, p.stall = nil, 0
 }
 
 // position is that of an item at an offset in the open frame.
@@ -370,7 +397,7 @@ func (p *peer) drain() {
 		}
 		frame := p.queue[0]
 		p.queue = p.queue[1:]
-		p.size -= len(frame)
+		p.grow(-len(frame))
 		p.mu.Unlock()
 
 		sent, err := p.push.Send(frame)
@@ -386,7 +413,7 @@ func (p *peer) drain() {
 			p.drop()
 		default:
 			p.queue = append([][]byte{frame}, p.queue...)
-			p.size += len(frame)
+			p.grow(len(frame))
 			p.wait(err)
 			p.mu.Unlock()
 			return
@@ -450,21 +477,14 @@ func (p *peer) refused() error {
 	return p.refusal
 }
 
-// yield closes the peer when it is not in use or was never connected, and
-// reports whether it is closed.
-func (p *peer) yield() bool {
+// spared reports whether the peer can be: it was never connected though it was
+// tried, or is not in use.
+func (p *peer) spared() (never, idle bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	never := p.sent.IsZero() && time.Since(p.dialled) > peerSpared
-	unused := !p.flushing && p.w.Empty() && time.Since(p.used) > peerSpared
-	if !never && !unused {
-		return false
-	}
-	p.closed = true
-	if !p.flushing {
-		_ = p.push.Close()
-	}
-	return true
+	now := time.Now()
+	never = p.sent.IsZero() && now.Sub(p.made) > peerTried
+	return never, !p.flushing && p.w.Empty() && now.Sub(p.used) > peerSpared
 }
 
 // closeIdle closes the peer when it has not been used for long, and reports

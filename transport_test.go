@@ -208,6 +208,45 @@ func TestWhatWaitsForADeadPeerIsBoundedAndThenGivenUp(t *testing.T) {
 	}
 }
 
+func TestWhatWaitsForAllPeersIsBoundedAndAnHonestOneGetsItsShare(t *testing.T) {
+	tr := startTransport(t, "tcp://127.0.0.1:0", func([]byte) {})
+	tr.waitAtMost = 4 << 20
+	payload := make([]byte, frameSize/4)
+	total := 0
+	const dead = 20
+	for range dead {
+		addr := unusedAddr(t)
+		for {
+			p, _, ok := put(t, tr, addr, payload)
+			if !ok {
+				break
+			}
+			p.flush()
+			if total += len(payload); total > peerBytes {
+				t.Fatal("more and more waits")
+			}
+		}
+	}
+	// A frame is closed when it has grown over its size, and one is open.
+	if most := int(tr.waitAtMost) + dead*2*(frameSize+len(payload)); total > most {
+		t.Errorf("%d bytes wait, more than %d", total, most)
+	}
+	var got sink
+	honest := startTransport(t, "tcp://127.0.0.1:0", got.take)
+	for n := 1; n <= 100; n++ {
+		p, _, ok := put(t, tr, honest.addr, payload)
+		if !ok {
+			t.Fatal("no room for an honest peer's message")
+		}
+		p.flush()
+		until(t, "an honest peer's message", func() bool { return got.len() == n })
+	}
+	for _, p := range tr.peers {
+		age(p, peerIdle)
+	}
+	until(t, "what is given up does not count", func() bool { return tr.waiting.Load() == 0 })
+}
+
 // age makes a peer look as if nothing had happened for d.
 func age(p *peer, d time.Duration) {
 	p.mu.Lock()
