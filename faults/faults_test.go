@@ -13,6 +13,9 @@ func TestMain(m *testing.M) {
 	if config := os.Getenv(nodeEnv); config != "" {
 		nodeMain(config)
 	}
+	if config := os.Getenv(partEnv); config != "" {
+		partMain(config)
+	}
 	// Limits in milliseconds are for the long version, on a machine that does
 	// nothing else.
 	leeway = 500 * time.Millisecond
@@ -58,4 +61,20 @@ func TestFaultsWithKeys(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestAttacks is the short version: a part of every attack.
+func TestAttacks(t *testing.T) {
+	for _, a := range attacks() {
+		for _, curve := range []bool{false, true} {
+			r, err := besieged(a, curve, hasty)
+			if err != nil {
+				t.Fatalf("%s: %v", a.Name, err)
+			}
+			t.Log(r.summary())
+			if len(r.Findings) > 0 {
+				t.Errorf("%s", r.summary())
+			}
+		}
+	}
 }

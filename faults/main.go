@@ -4,6 +4,7 @@
 //	go test ./...                                  a few rounds of every fault
 //	go run . -rounds 100 -out ../docs/faults.md    the long version, as make faults does
 //	go run . -curve -rounds 10                     the same between nodes with keys
+//	go run . -attacks -out ../docs/security.md     attacks from outside, as make attacks does
 //	go run . -run kill -rounds 20 -dump /tmp       some of them; their histories are kept
 //
 // A scenario ([Scenario]; ends.go, outages.go, messages.go) starts a [Cluster]
@@ -12,6 +13,9 @@
 // and append every [Event] to a log. Afterwards all logs make one [History],
 // and the checkers look at nothing else (history.go, lockmodel.go). What holds
 // for every history is in [Row.judge]; a scenario adds what only it can know.
+//
+// An [Attack] (attacks.go) comes from a stranger: this process plays one, against
+// parts (part.go) that count; security.go starts them, judges and reports.
 package main
 
 import (
@@ -33,6 +37,9 @@ func main() {
 	if config := os.Getenv(nodeEnv); config != "" {
 		nodeMain(config)
 	}
+	if config := os.Getenv(partEnv); config != "" {
+		partMain(config)
+	}
 	flags := flag.NewFlagSet("faults", flag.ExitOnError) // glog has put its own into flag's
 	rounds := flags.Int("rounds", 100, "rounds of each fault")
 	out := flags.String("out", "", "write the report there")
@@ -41,12 +48,23 @@ func main() {
 	verbose := flags.Bool("all", false, "print every finding")
 	flags.StringVar(&dump, "dump", "", "write the histories into that directory")
 	encrypt := flags.Bool("curve", false, "encrypt what goes from node to node")
+	attack := flags.Bool("attacks", false, "play attacks instead of faults")
 	list := flags.Bool("list", false, "list the scenarios and stop")
 	_ = flags.Parse(os.Args[1:])
 	only, err := regexp.Compile(*run)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
+	}
+	if *attack {
+		bad, err := attackMain(only, *out)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		if err != nil || bad > 0 {
+			os.Exit(1)
+		}
+		return
 	}
 	var chosen []Scenario
 	for _, s := range scenarios() {
