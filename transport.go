@@ -33,6 +33,7 @@ type transport struct {
 
 	mu     sync.RWMutex
 	most   int              // of peers
+	newest time.Time        // when the last one was made
 	peers  map[string]*peer // by identity
 	closed bool
 	tidy   *time.Timer // closes idle peers; runs while there are peers
@@ -44,6 +45,7 @@ const (
 	peersBytes  = 256 << 20             // wait for all; beyond, a peer for which a frame waits gets no more
 	peersMost   = 4096                  // beyond, one that is not in use makes room
 	peerSpared  = time.Second           // for so long after its last use
+	peerPace    = time.Second / 4000    // where there are many, so often at most there is a new one
 	peerTried   = time.Second / 10      // for so long it may take to connect
 	peerIdle    = 2 * time.Minute       // without traffic a peer's socket is closed
 	crowded     = 50 * time.Microsecond // frames that follow each other so closely could be one
@@ -175,6 +177,10 @@ func (t *transport) peer(identity string) (*peer, error) {
 	if p := t.peers[identity]; p != nil {
 		return p, nil
 	}
+	now := time.Now()
+	if len(t.peers) > t.most/4 && now.Sub(t.newest) < peerPace {
+		return nil, fmt.Errorf("%w: too many new nodes at once", ErrUnreachable)
+	}
 	if len(t.peers) >= t.most && !t.makeRoom() {
 		return nil, fmt.Errorf("%w: %d other nodes are in use", ErrUnreachable, len(t.peers))
 	}
@@ -185,7 +191,7 @@ func (t *transport) peer(identity string) (*peer, error) {
 	if len(t.peers) == 0 {
 		t.tidy.Reset(peerIdle / 2)
 	}
-	now := time.Now()
+	t.newest = now
 	p = &peer{t: t, addr: addr, key: key, push: push, used: now, made: now, dialled: now}
 	p.w.Reset(nil, t.incarnation, t.identity)
 	t.peers[identity] = p

@@ -3,6 +3,7 @@ package gone
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -409,6 +410,23 @@ func TestADeadPeerCostsNoGoroutineAndNoBusyLoop(t *testing.T) {
 			defer p.mu.Unlock()
 			return p.stall == stallMost
 		})
+	}
+}
+
+func TestAFloodOfNewAddressesDoesNotTakeAllTheTimeThereIs(t *testing.T) {
+	tr := startTransport(t, "tcp://127.0.0.1:0", func([]byte) {})
+	tr.most = 1024
+	made, began := 0, time.Now()
+	for n := 1; n < 60_000 && time.Since(began) < time.Second/10; n++ {
+		if _, err := tr.peer(fmt.Sprintf("tcp://127.0.0.1:%d", n)); err == nil {
+			made++
+		} else if !errors.Is(err, ErrUnreachable) {
+			t.Fatal(err)
+		}
+	}
+	free := tr.most/4 + 1 // of those there may be any number at once
+	if most := free + int(time.Since(began)/peerPace) + 1; made < free || made > most {
+		t.Errorf("%d peers were made, want %d to %d", made, free, most)
 	}
 }
 
