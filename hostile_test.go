@@ -306,7 +306,7 @@ func TestAHostileAddressOfTheHolderIsAnErrorThatNamesIt(t *testing.T) {
 	for _, addr := range []string{
 		"", "garbage", "tcp://*:1", "tcp://0.0.0.0:1", "tcp://127.0.0.1:0", "tcp://127.0.0.1:99999", "ipc:///tmp/x", "inproc://a",
 		"tcp://127.0.0.1:1;2", "tcp://a\nb:1", "tcp://\x00:1", "tcp://[::1:1", "tcp://" + strings.Repeat("a", 10_000) + ":1",
-		"tcp://127.0.0.1:1 " + strings.Repeat("k", 40), "pgm://a;b:1", "tcp://127.0.0.1:1/../../x",
+		"tcp://127.0.0.1 :1", "pgm://a;b:1", "tcp://127.0.0.1:1/../../x",
 	} {
 		g := startNode(t, func(string, string) (gone.GoneLock, error) { return heldBy(addr), nil })
 		err := g.SendDataContext(deadline(t, 50*time.Millisecond), "a", []byte("data"))
@@ -314,8 +314,11 @@ func TestAHostileAddressOfTheHolderIsAnErrorThatNamesIt(t *testing.T) {
 			t.Errorf("%.40q: %v", addr, err)
 			continue
 		}
-		if len(err.Error()) > 1000 || strings.ContainsAny(err.Error(), "\x00\n") {
-			t.Errorf("%.40q: the error is not fit to be logged: %.200q", addr, err)
+		_, ofHolder := g.Holder(context.Background(), "a")
+		for _, err := range []error{err, ofHolder} {
+			if err == nil || len(err.Error()) > 1000 || strings.ContainsAny(err.Error(), "\x00\n") || !strings.Contains(err.Error(), `holder of "a"`) {
+				t.Errorf("%.40q: the error is not fit to be logged: %.200q", addr, err)
+			}
 		}
 		if err := g.Close(); err != nil {
 			t.Error(err)

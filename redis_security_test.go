@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -149,5 +150,60 @@ func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
 	err := other.SendDataContext(deadline(t, time.Second), "id2", []byte("data"))
 	if err == nil || !strings.Contains(err.Error(), "WRONGPASS") {
 		t.Errorf("a wrong password: %v", err)
+	}
+}
+
+// Whatever stands in a key: what is asked of it says so, in bounded memory.
+func TestHostileContentOfAKeyIsAnErrorThatNamesTheKey(t *testing.T) {
+	s := startRedis(t)
+	elsewhere, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and is no node
+	must(t, err)
+	defer elsewhere.Close()
+	const id = "the\nkey"
+	hold := func(addr string) func() { return func() { s.do("SET", id, addr+" 1790000000000000 secret") } }
+	for name, put := range map[string]func(){
+		"foreign":            func() { s.do("SET", id, "somebody's") },
+		"control characters": func() { s.do("SET", id, "\x00\r\n\x1b[2J") },
+		"64 MiB":             func() { s.do("SETRANGE", id, 64<<20, "end") },
+		"64 MiB and a token": func() { s.do("SETRANGE", id, 64<<20, " 17 secret") },
+		"a list":             func() { s.do("RPUSH", id, "x") },
+		"elsewhere":          hold("tcp://" + elsewhere.Addr().String()),
+		"unparseable":        hold("10.0.0.1"),
+		"wildcard":           hold("tcp://*:1"),
+		"any interface":      hold("tcp://0.0.0.0:1"),
+		"port 0":             hold("tcp://127.0.0.1:0"),
+		"escape sequence":    hold("tcp://\x1b[2J:1"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.do("FLUSHALL")
+			put()
+			g := startNode(t, s.locks(time.Second))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, held := g.Holder(context.Background(), id)
+			sent := g.SendDataContext(deadline(t, 300*time.Millisecond), id, []byte("data"))
+			tried := g.TrySendData(id, []byte("data"))
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+				t.Errorf("%d MB were allocated", n>>20)
+			}
+			for what, err := range map[string]error{"SendData": sent, "TrySendData": tried} {
+				if name != "elsewhere" && !errors.Is(err, gone.ErrNotDelivered) {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			if name == "elsewhere" { // which only the connection shows
+				must(t, held)
+				if sent == nil || tried == nil {
+					t.Errorf("SendData: %v, TrySendData: %v", sent, tried)
+				}
+				return
+			}
+			for what, err := range map[string]error{"Holder": held, "SendData": sent, "TrySendData": tried} {
+				if err == nil || !strings.Contains(err.Error(), `"the\nkey"`) || len(err.Error()) > 500 || strings.ContainsAny(err.Error(), "\x00\n\r\x1b") {
+					t.Errorf("%s: %.600q", what, err)
+				}
+			}
+		})
 	}
 }

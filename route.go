@@ -218,7 +218,7 @@ func (r *route) use(addr string, token uint64) {
 	}
 	f, err := r.rs.delivery.newFlow(r.id, addr, token, r.silence)
 	if err != nil {
-		r.err = err
+		r.err = ofHolder(r.id, err)
 		return
 	}
 	if r.last != nil {

@@ -88,6 +88,11 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 		addr, token, err := holder(r.lock)
 		here := addr == g.transport.identity
 		addr, _, _ = strings.Cut(addr, " ")
+		if err == nil {
+			if _, err = dialable(addr); err != nil {
+				err = ofHolder(id, err)
+			}
+		}
 		got <- answer{Holder{addr, token, here}, err}
 	}()
 	select {
@@ -99,6 +104,11 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	case <-ctx.Done():
 		return Holder{}, ctx.Err()
 	}
+}
+
+// ofHolder says whose address it is that no node can have.
+func ofHolder(id string, err error) error {
+	return because(fmt.Errorf("gone: holder of %q", id), err)
 }
 
 // enter and leave count the calls that use the transport or the routes. After
