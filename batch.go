@@ -82,7 +82,7 @@ func (b *batch) post(ctx context.Context, msgs [][]byte, deadline time.Time) {
 func (b *batch) await(ctx context.Context) bool {
 	m := b.at(b.received + (b.posted-b.received)/4)
 	b.f.mu.Lock()
-	if m.fate != 0 || b.failed != 0 { // a later answer came first, or those before it will be all
+	if m.fate != 0 || b.failed != 0 { // known, or refused with all behind a failure: the next one counts
 		m = b.at(b.received)
 	}
 	b.until = m.seq
