@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+	"golang.org/x/sync/errgroup"
 )
 
 // A crowd is how many ids, and for how long.
@@ -269,7 +270,7 @@ func (s *server) total() (n int64, err error) {
 // growth is the chapter on the cost of a message by how many ids and peers
 // there are.
 func growth(r *report, s *server, c crowd, callers int) error {
-	var ids, peers []func(int) sender
+	var ids, peers []target
 	for _, n := range c.grow {
 		list := names(fmt.Sprintf("grow%d ", n), n)
 		remote, err := startRemote(s, list...)
@@ -277,7 +278,7 @@ func growth(r *report, s *server, c crowd, callers int) error {
 			return err
 		}
 		defer remote.stop()
-		ids = append(ids, anyOf(remote, list))
+		ids = append(ids, target{remote, list})
 	}
 	for _, n := range c.peers {
 		list := names(fmt.Sprintf("peer%d ", n), n)
@@ -300,22 +301,25 @@ func growth(r *report, s *server, c crowd, callers int) error {
 				return err
 			}
 		}
-		peers = append(peers, anyOf(remote, list))
+		peers = append(peers, target{remote, list})
 	}
-	measure := func(sends []func(int) sender) (rates, p50 [][]float64, err error) {
-		rates, p50 = make([][]float64, len(sends)), make([][]float64, len(sends))
-		order := make([]int, len(sends))
+	measure := func(to []target) (rates, p50 [][]float64, err error) {
+		rates, p50 = make([][]float64, len(to)), make([][]float64, len(to))
+		order := make([]int, len(to))
 		for i := range order {
 			order[i] = i
 		}
 		for round := range r.rounds {
 			for _, i := range rotate(order, round) {
-				f, err := load(callers, c.each, 128, sends[i])
+				if err := to[i].all(); err != nil {
+					return nil, nil, err
+				}
+				f, err := load(callers, c.each, 128, to[i].any)
 				if err != nil {
 					return nil, nil, err
 				}
 				rates[i] = append(rates[i], f.perSecond)
-				if f, err = load(1, c.each/2, 128, sends[i]); err != nil {
+				if f, err = load(1, c.each/2, 128, to[i].any); err != nil {
 					return nil, nil, err
 				}
 				p50[i] = append(p50[i], f.p50)
@@ -323,9 +327,9 @@ func growth(r *report, s *server, c crowd, callers int) error {
 		}
 		return rates, p50, nil
 	}
-	r.printf("## The cost of a message as a cluster grows\n\n%d callers for the throughput, one for the time; each message goes to an id at random.\n\n", callers)
-	show := func(what string, n []int, sends []func(int) sender) error {
-		rates, p50, err := measure(sends)
+	r.printf("## The cost of a message as a cluster grows\n\n%d callers for the throughput, one for the time; each message goes to an id at random,\nafter one to each: a route that was not used for five seconds costs the next message a question to Redis.\n\n", callers)
+	show := func(what string, n []int, to []target) error {
+		rates, p50, err := measure(to)
 		if err != nil {
 			return err
 		}
@@ -346,9 +350,23 @@ func growth(r *report, s *server, c crowd, callers int) error {
 	return errors.Join(show("ids", c.grow, ids), show("peers", c.peers, peers))
 }
 
-// anyOf sends to an id at random.
-func anyOf(r *remote, ids []string) func(int) sender {
-	return func(int) sender {
-		return func(data []byte) error { return r.SendData(ids[rand.IntN(len(ids))], data) }
+// A target is ids that a node of this process sends to.
+type target struct {
+	*remote
+	ids []string
+}
+
+// any sends to an id at random.
+func (t target) any(int) sender {
+	return func(data []byte) error { return t.SendData(t.ids[rand.IntN(len(t.ids))], data) }
+}
+
+// all sends one message to each id.
+func (t target) all() error {
+	var sending errgroup.Group
+	sending.SetLimit(64)
+	for _, id := range t.ids {
+		sending.Go(func() error { return t.SendData(id, []byte("ready?")) })
 	}
+	return sending.Wait()
 }

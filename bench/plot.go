@@ -63,6 +63,9 @@ func (c chart) draw(file string) error {
 	if !c.logY {
 		p.Y.Min = 0
 	}
+	if c.logX { // room for the last number
+		p.X.Max *= 1.15
+	}
 	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, vg.Points(2)
 	p.Legend.XOffs = vg.Points(8)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
