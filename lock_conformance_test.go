@@ -3,6 +3,7 @@ package gone_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -27,6 +28,14 @@ func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 		pool := s.pool(redis.DialUsername("node"), redis.DialPassword("sesame"), redis.DialDatabase(3))
 		pool.MaxActive, pool.Wait = 1, false
 		conforms(t, poolLocks(pool))
+	})
+	t.Run("by a user with the smallest rights", func(t *testing.T) {
+		s := startRedis(t)
+		s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~*", "&gone:*").AddFlat(smallestRights)...)
+		conforms(t, poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame"))))
+		if log := fmt.Sprintf("%q", s.do("ACL", "LOG")); log != "[]" {
+			t.Errorf("something was denied: %s", log)
+		}
 	})
 	t.Run("with a replica that confirms", func(t *testing.T) {
 		s, _ := startReplicated(t)

@@ -603,12 +603,13 @@ func TestLockExtendAndUnlockWorkWherePublishIsDenied(t *testing.T) {
 	}
 }
 
-// The rights are those of the documentation of RedisLock.
-func TestTheSmallestRightsSuffice(t *testing.T) {
+// smallestRights are the commands of the documentation of RedisLock.
+var smallestRights = strings.Fields("+evalsha +eval +getrange +exists +time +psetex +pexpire +pttl +del +publish +subscribe +unsubscribe +ping")
+
+func TestTheSmallestRightsSufficeAndNoneIsTooMany(t *testing.T) {
 	t.Parallel()
 	s, _ := startReplicated(t)
-	smallest := strings.Fields("on nopass ~app:* ~{app:*}:token &gone:app:* +evalsha +eval +getrange +time +psetex +pexpire +pttl " +
-		"+exists +del +publish +subscribe +unsubscribe +ping +info +wait")
+	smallest := append(strings.Fields("on nopass ~app:* ~{app:*}:token &gone:app:* +info +wait"), smallestRights...)
 	grant := func(rights []string) {
 		args := redis.Args{}.Add("SETUSER", "node", "reset").AddFlat(rights)
 		s.do("ACL", args...)
@@ -616,7 +617,8 @@ func TestTheSmallestRightsSuffice(t *testing.T) {
 	}
 	grant(smallest)
 	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("any")))(300 * time.Millisecond)
-	use := func(id string) {
+	denied := func() string { return fmt.Sprintf("%q", s.do("ACL", "LOG")) }
+	use := func(id, without string) {
 		l, other := redisLock(t, locks, id), redisLock(t, locks, id)
 		for _, l := range []*gone.RedisLock{l, other} {
 			l.RestartGuard, l.Replicas = true, 1
@@ -639,20 +641,41 @@ func TestTheSmallestRightsSuffice(t *testing.T) {
 		_ = l.Lock()
 		s.do("DEL", id)
 		_ = l.Extend()
+		// Another lock is subscribed, so that there is a connection that one can
+		// unsubscribe from, and that is pinged when it has been there for long.
+		third := redisLock(t, locks, id+"3")
+		third.Expiry = time.Minute
+		waited := make(chan error, 1)
+		ctx, end := context.WithCancel(t.Context())
+		go func() {
+			for ctx.Err() == nil { // "look" comes first
+				_ = third.WaitHeld(ctx)
+			}
+			waited <- ctx.Err()
+		}()
+		if without != "+subscribe" && without != "&gone:app:*" {
+			eventually(t, 10*time.Second, "it is subscribed", func() bool { return len(s.do("PUBSUB", "CHANNELS", "gone:"+id+"3").([]any)) == 1 })
+		}
+		_ = l.WaitFree(t.Context())
 		_ = l.Close()
 		_ = other.Close()
+		switch without {
+		case "+unsubscribe":
+			eventually(t, 10*time.Second, "unsubscribing is denied", func() bool { return denied() != "[]" })
+		case "+ping":
+			eventually(t, 20*time.Second, "pinging is denied", func() bool { return denied() != "[]" })
+		}
+		end()
+		<-waited
+		_ = third.Close()
 	}
-	denied := func() string { return fmt.Sprintf("%q", s.do("ACL", "LOG")) }
-	use("app:1")
+	use("app:1", "")
 	if log := denied(); log != "[]" {
 		t.Errorf("something was denied: %s", log)
 	}
 	for i, right := range smallest[2:] {
-		if right == "+ping" || right == "+unsubscribe" {
-			continue // is for connections that last longer than this test, and between subscriptions
-		}
 		grant(slices.Delete(slices.Clone(smallest), i+2, i+3))
-		use(fmt.Sprint("app:", right))
+		use(fmt.Sprint("app:", i+2), right)
 		if denied() == "[]" {
 			t.Errorf("without %s nothing was denied", right)
 		}

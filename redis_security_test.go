@@ -93,13 +93,36 @@ func TestRedisOverTLS(t *testing.T) {
 	}
 }
 
+// Running, sending, and handing over by a wake-up need no more than the
+// documentation of RedisLock says.
+func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
+	s := startRedis(t)
+	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights)...)
+	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))(0)
+	a, b := startNode(t, locks), startNode(t, locks)
+	var l ledger
+	hold(t, a, "id", l.in.run)
+	must(t, l.send(context.Background(), b, "id", "data 1"))
+	runOne(t, b, "id", l.in.run)
+	began := time.Now()
+	must(t, a.Close())
+	eventually(t, 10*time.Second, "hand-over", func() bool { return b.Stats().Held == 1 })
+	if d := time.Since(began); d > 2*time.Second {
+		t.Errorf("the hand-over took %v: by poll or expiry", d)
+	}
+	must(t, l.send(context.Background(), b, "id", "data 2"))
+	l.check(t)
+	must(t, b.Close())
+	if log := s.do("ACL", "LOG").([]any); len(log) > 0 {
+		t.Errorf("something was denied: %q", log)
+	}
+}
+
 // The pool dials with whatever password there is now; connections that exist
 // stay. So a tenure outlives the change, and the old password.
 func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
 	s := startRedis(t)
-	rights := []any{"~id*", "~{id*}:token", "&gone:id*", "+evalsha", "+eval", "+getrange", "+time", "+psetex", "+pexpire", "+pttl", "+exists",
-		"+del", "+publish", "+subscribe", "+unsubscribe", "+ping"}
-	s.do("ACL", append([]any{"SETUSER", "node", "on", ">old"}, rights...)...)
+	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">old", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights)...)
 	var password atomic.Value
 	password.Store("old")
 	pool := sharedPool(t, func() (redis.Conn, error) {
