@@ -24,7 +24,7 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold .@FuzzNews .@FuzzEndpoint ./internal/wire@FuzzReader
 
-.PHONY: help demo test lint fuzz vuln faults bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo test lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo 'make fuzz   a minute of every fuzz target; FUZZTIME=50000x for less'
 	@echo 'make vuln   known vulnerabilities of every module; asks a database on the network'
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
+	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
 	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes'
 	@echo 'Each first installs what it needs and does not find.'
 
@@ -50,6 +51,9 @@ $(MODULES:%=test/%): test/%: deps-test
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test
 	cd faults && go run . -rounds 100 -out ../docs/faults.md $(ARGS)
+
+attacks: deps-test
+	cd faults && go run . -attacks -out ../docs/security.md $(ARGS)
 
 bench: deps-test
 	cd bench && go run . -out ../docs/benchmarks.md $(ARGS)

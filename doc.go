@@ -107,6 +107,13 @@
 // is needed. Exactly-once processing: a holder that dies after it received a
 // message may not have acted on it.
 //
+// # Who gets in
+//
+// Without [WithCurve] whoever reaches a node's port can speak to its handlers, so
+// only nodes may reach it. With it everything is encrypted, and nobody gets in
+// whose key is not allowed. SECURITY.md says who is trusted with what, and what
+// every limit is.
+//
 // # Other lock services
 //
 // [GoneLock] has four methods. What a lock can do beyond them it says by
