@@ -401,6 +401,11 @@ func (f *flow) tick() {
 		if m == nil {
 			continue
 		}
+		if f.ctx.Err() != nil && m.withdrawn.IsZero() && m.recall() {
+			// It was just being tried when the flow ended.
+			f.settle(m, wire.NotHere)
+			continue
+		}
 		if m.withdrawn.IsZero() && !now.Before(m.deadline) {
 			if f.withdraw(m, now) {
 				continue

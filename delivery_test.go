@@ -874,7 +874,7 @@ func TestTheOutcomeIsUnknownOnlyWhereTheHolderIsSilent(t *testing.T) {
 		defer cancel()
 		return l.send(ctx, sender, "a", data)
 	}
-	isOnly(t, send("1", 50*time.Millisecond), gone.ErrNotDelivered, gone.ErrBusy)
+	isOnly(t, send("1", time.Second), gone.ErrNotDelivered, gone.ErrBusy) // connects, too
 	toHolder.gate.Lock()
 	began := time.Now()
 	isOnly(t, send("2", 50*time.Millisecond), gone.ErrOutcomeUnknown, gone.ErrUnreachable, context.DeadlineExceeded)

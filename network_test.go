@@ -895,6 +895,43 @@ func TestTheOutcomeOfWhatHasNotLeftIsNeverUnknown(t *testing.T) {
 	}
 }
 
+// While ZeroMQ is asked to take a frame, nobody can say whether it has left.
+func TestWhatIsBeingTriedWhenTheTenureEndsDoesNotWaitForItsDeadline(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		c.setNet(func(_, _ string) carriage { return carriage{wait: true} })
+		n := c.node(clusterAddrs[0])
+		f, err := n.delivery.newFlow("a", clusterAddrs[1], 1, func(*flow, bool) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := n.delivery.message([]byte("data"), time.Now().Add(time.Minute), false)
+		fate := make(chan wire.Status, 1)
+		go func() { fate <- f.send(context.Background(), m, time.Now()) }()
+		synctest.Wait()
+		p := n.transport.peers[clusterAddrs[1]]
+		p.mu.Lock()
+		if !p.w.Empty() {
+			p.seal()
+		}
+		frame := p.queue[0]
+		p.queue = p.queue[1:]
+		p.mu.Unlock()
+		f.retire()
+		p.mu.Lock()
+		p.queue = [][]byte{frame}
+		p.mu.Unlock()
+		select {
+		case s := <-fate:
+			if s != wire.NotHere || !m.unsent {
+				t.Errorf("fate %d, unsent: %v", s, m.unsent)
+			}
+		case <-time.After(time.Second):
+			t.Error("it waits, though it has not left and never will")
+			<-fate
+		}
+	})
+}
+
 // Its holder may have died meanwhile, and then the outcome would be unknown.
 func TestARouteThatWasNotUsedForLongIsConfirmedFirst(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {

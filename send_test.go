@@ -73,6 +73,8 @@ func TestABatchGoesOnWithTheNextHolderWhereTheLastOneStopped(t *testing.T) {
 	if n != len(msgs) || err != nil {
 		t.Fatalf("got %d, %v", n, err)
 	}
+	// The handler has the last one, and is about to note it.
+	eventually(t, 10*time.Second, "all are noted", func() bool { return len(in.all()) >= len(want) })
 	if got := in.all(); !slices.Equal(got, want) {
 		t.Errorf("received %d, something else, or in another order", len(got))
 	}
