@@ -40,7 +40,7 @@ type mailbox struct {
 	spare    *parcel       // a list of parcels that are not used
 	spares   int           // its length
 	ended    sync.Once
-	flows    map[wire.Return]*inflow
+	flows    map[origin]*inflow
 	latest   *inflow   // the one that was used last
 	span     int       // numbers that all flows remember
 	forgot   time.Time // when idle ones were looked for
@@ -81,7 +81,7 @@ func newMailbox(exit context.Context, id string, token uint64, left func() time.
 		id: id, token: token, exit: exit, left: left, reply: reply,
 		data:  make(chan []byte),
 		kick:  make(chan struct{}, 1),
-		flows: map[wire.Return]*inflow{},
+		flows: map[origin]*inflow{},
 	}
 }
 
@@ -143,10 +143,17 @@ func (q *parcels) remove(p *parcel) {
 	}
 }
 
-// An inflow is what is known of one remote sender's flow into this tenure.
+// An origin is one remote sender's flow. The incarnation alone would do, were it
+// not known to all that the sender has ever spoken to; the address is vouched
+// for where there are keys.
+type origin struct {
+	from wire.Return
+	addr string
+}
+
+// An inflow is what is known of an origin in this tenure.
 type inflow struct {
-	from  wire.Return
-	addr  string
+	origin
 	low   uint64
 	last  uint64 // highest sequence number seen
 	seen  time.Time
@@ -209,13 +216,13 @@ func (f *inflow) received() (seqs []uint64) {
 func (m *mailbox) inflow(from uint64, addr []byte, it *wire.Item, now time.Time) *inflow {
 	key := wire.Return{To: from, Flow: it.Flow}
 	f := m.latest
-	if f == nil || f.from != key {
-		if f = m.flows[key]; f == nil {
+	if f == nil || f.from != key || f.addr != string(addr) {
+		if f = m.flows[origin{key, string(addr)}]; f == nil {
 			if len(m.flows) >= mailboxFlows && !m.forgetIdle(now) {
 				return nil
 			}
-			f = &inflow{from: key, addr: string(addr), low: 1}
-			m.flows[key] = f
+			f = &inflow{origin: origin{key, string(addr)}, low: 1}
+			m.flows[f.origin] = f
 		}
 		m.latest = f
 	}
@@ -269,7 +276,7 @@ func (m *mailbox) asked(from uint64, addr []byte, it *wire.Item, shared bool, no
 	case wire.Cancel:
 		return m.cancel(from, addr, it, now)
 	case wire.Settled:
-		m.settled(from, it)
+		m.settled(from, addr, it)
 	}
 	return 0
 }
@@ -617,10 +624,10 @@ func (m *mailbox) cancel(from uint64, addr []byte, it *wire.Item, now time.Time)
 }
 
 // settled notes that a sender knows the end of this tenure.
-func (m *mailbox) settled(from uint64, it *wire.Item) {
+func (m *mailbox) settled(from uint64, addr []byte, it *wire.Item) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if f := m.flows[wire.Return{To: from, Flow: it.Flow}]; f != nil {
+	if f := m.flows[origin{wire.Return{To: from, Flow: it.Flow}, string(addr)}]; f != nil {
 		m.span -= f.settle(it.Low)
 	}
 }

@@ -455,7 +455,7 @@ func TestTheEndOfATenureIsToldUntilItIsConfirmed(t *testing.T) {
 		if n := m.tell(); n != 1 {
 			t.Errorf("%d senders have not confirmed", n)
 		}
-		m.settled(1, &wire.Item{Flow: 1, Low: 3})
+		m.settled(1, nil, &wire.Item{Flow: 1, Low: 3})
 		clear(l.overs)
 		if n := m.tell(); n != 0 || len(l.overs) != 0 {
 			t.Errorf("%d senders have not confirmed, told %v", n, l.overs)
