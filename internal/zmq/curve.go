@@ -3,6 +3,8 @@ package zmq
 import (
 	"errors"
 	"fmt"
+	"syscall"
+	"time"
 
 	zmq4 "github.com/pebbe/zmq4"
 )
@@ -29,7 +31,8 @@ func PublicKey(secret string) (string, error) {
 
 // authenticate answers libzmq's questions about who connects (ZAP, RFC 27), on
 // this context alone: pebbe's own handler serves the default context. It ends
-// with the context.
+// with the context, and not before: who is not answered does not get in, but
+// where nobody listens libzmq lets everybody in, under any User-Id.
 func (c *Context) authenticate() error {
 	rep, err := c.ctx.NewSocket(zmq4.REP)
 	if err != nil {
@@ -46,8 +49,12 @@ func (c *Context) authenticate() error {
 		for {
 			// version, request, domain, address, identity, mechanism, credentials
 			ask, err := rep.RecvMessageBytes(0)
-			if err != nil {
+			if zmq4.AsErrno(err) == zmq4.ETERM {
 				return
+			}
+			if err != nil {
+				time.Sleep(handshake)
+				continue
 			}
 			if len(ask) < 6 {
 				_, _ = rep.SendMessage("1.0", "", "500", "malformed", "", "")
@@ -99,6 +106,7 @@ func (c *Context) introduce(p *Push, server string) error {
 		p.soc.SetCurveServerkey(server),
 		p.soc.Monitor(at, zmq4.EVENT_HANDSHAKE_FAILED_AUTH|zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL|zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
 		events.SetLinger(0),
+		events.SetRcvhwm(0), // a full queue would block the I/O thread; closing idle peers bounds it
 		events.Connect(at),
 	)
 }
@@ -108,15 +116,17 @@ func (c *Context) introduce(p *Push, server string) error {
 // thread for each peer.
 func (p *Push) Refusal() (why error) {
 	for p.events != nil {
-		event, _, _, err := p.events.RecvEvent(zmq4.DONTWAIT)
+		event, _, value, err := p.events.RecvEvent(zmq4.DONTWAIT)
 		if err != nil {
 			break
 		}
-		switch event {
-		case zmq4.EVENT_HANDSHAKE_FAILED_AUTH:
+		switch {
+		case event == zmq4.EVENT_HANDSHAKE_FAILED_AUTH:
 			why = errors.New("the other node does not allow this node's key")
-		case zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-			why = errors.New("the handshake failed: the other node has not the key that is expected, or none")
+		case event == zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+			why = errors.New("the other node speaks another protocol, or has no key")
+		case value == int(syscall.EPIPE) || value == int(syscall.ECONNRESET): // silence is no refusal
+			why = errors.New("the other node ends the handshake, as one with another key does")
 		}
 	}
 	return why

@@ -1,0 +1,47 @@
+package zmq
+
+import (
+	"net"
+	"testing"
+	"time"
+)
+
+// A node that is paused or cut off has refused nothing; one with another key
+// ends the connection.
+func TestAHandshakeIsRefusedByItsEndAndNotBySilence(t *testing.T) {
+	public, secret, err := NewKeypair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := NewContext(&Keys{Public: public, Secret: secret, Allows: func(string) bool { return true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ctx.Term() }()
+	for name, ends := range map[string]bool{"silence": false, "end": true} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		push, err := ctx.Dial("tcp://"+ln.Addr().String(), public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // when ZeroMQ tries again, it has said what became of the first
+			_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(2 * handshake))
+			conn, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if ends {
+				conn.Close()
+			}
+		}
+		if why := push.Refusal(); (why != nil) != ends {
+			t.Errorf("%s: %v", name, why)
+		}
+		_ = push.Close()
+		_ = ln.Close()
+	}
+}
