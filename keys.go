@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,13 +26,13 @@ import (
 // with the new pair, which also allow the old key; then withdraw the old key
 // everywhere.
 func WithCurve(public, secret string) Option {
-	return func(o *options) { o.public, o.secret = public, secret }
+	return func(o *options) { o.keys.curve, o.keys.public, o.keys.secret = true, public, secret }
 }
 
 // WithAllowedKeys is for [WithCurve]: the public keys of the nodes that this one
 // talks to, besides its own.
 func WithAllowedKeys(public ...string) Option {
-	return func(o *options) { o.allowed = public }
+	return func(o *options) { o.keys.allowed = public }
 }
 
 // AllowKeys replaces the keys of [WithAllowedKeys] while the node runs. What is
@@ -49,11 +48,19 @@ func (g *Gone) AllowKeys(public ...string) error {
 	return nil
 }
 
+// keyOptions are behind a pointer, so that a Gone that is printed doesn't show
+// them.
+type keyOptions struct {
+	curve          bool
+	public, secret string
+	allowed        []string
+}
+
 // A keyring is a node's own pair and the keys that it allows. A nil keyring is
 // that of a node without.
 type keyring struct {
 	public, secret string
-	allowed        atomic.Pointer[[]string]
+	allowed        atomic.Pointer[map[string]bool]
 	log            *slog.Logger
 	refused        atomic.Uint64
 
@@ -67,18 +74,17 @@ const (
 	logMost     = 64 // different ones a minute
 )
 
-func newKeyring(o options) (*keyring, error) {
-	if o.public == "" && o.secret == "" {
+func newKeyring(o *keyOptions, log *slog.Logger) (*keyring, error) {
+	if !o.curve {
 		if o.allowed != nil {
 			return nil, errors.New("gone: WithAllowedKeys needs WithCurve")
 		}
 		return nil, nil
 	}
-	if err := checkKey(o.public); err != nil {
-		return nil, err
-	}
-	if checkKey(o.secret) != nil {
-		return nil, errors.New("gone: the secret key is malformed") // and not shown
+	for what, key := range map[string]string{"public": o.public, "secret": o.secret} {
+		if err := checkKey(key); err != nil {
+			return nil, fmt.Errorf("gone: the %s key is malformed: %w", what, err)
+		}
 	}
 	public, err := zmq.PublicKey(o.secret)
 	if err != nil {
@@ -87,7 +93,7 @@ func newKeyring(o options) (*keyring, error) {
 	if public != o.public {
 		return nil, errors.New("gone: the public key does not belong to the secret one")
 	}
-	k := &keyring{public: o.public, secret: o.secret, log: o.logger, logged: map[string]time.Time{}}
+	k := &keyring{public: o.public, secret: o.secret, log: log, logged: map[string]time.Time{}}
 	return k, k.allow(o.allowed)
 }
 
@@ -95,27 +101,41 @@ func newKeyring(o options) (*keyring, error) {
 // secret one, in the wrong place.
 func checkKey(key string) error {
 	const z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-	if len(key) != keyLength || strings.Trim(key, z85) != "" {
-		return fmt.Errorf("gone: a public key is malformed: want %d characters of Z85", keyLength)
+	if len(key) != keyLength {
+		return fmt.Errorf("%d characters, want %d of Z85", len(key), keyLength)
+	}
+	for i := 0; i < keyLength; i += 5 { // five digits are four bytes
+		n := 0
+		for _, c := range []byte(key[i : i+5]) {
+			digit := strings.IndexByte(z85, c)
+			if digit < 0 {
+				return errors.New("not Z85")
+			}
+			n = n*85 + digit
+		}
+		if n >= 1<<32 {
+			return errors.New("not Z85")
+		}
 	}
 	return nil
 }
 
 func (k *keyring) allow(public []string) error {
-	for _, key := range public {
+	all := map[string]bool{k.public: true}
+	for i, key := range public {
 		if err := checkKey(key); err != nil {
-			return err
+			return fmt.Errorf("gone: key %d of %d to be allowed is malformed: %w", i+1, len(public), err)
 		}
 		if key == k.secret {
 			return errors.New("gone: a secret key is among those to be allowed")
 		}
+		all[key] = true
 	}
-	all := append([]string{k.public}, public...)
 	k.allowed.Store(&all)
 	return nil
 }
 
-func (k *keyring) allows(key string) bool { return slices.Contains(*k.allowed.Load(), key) }
+func (k *keyring) allows(key string) bool { return (*k.allowed.Load())[key] }
 
 // identity is what others need to reach a node: its address, and its public key
 // behind a space where it has one. It is the value of locks, and goes with each

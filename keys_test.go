@@ -59,6 +59,7 @@ func (l *logBuffer) option() gone.Option {
 func TestKeysThatCannotBeAreRefusedAtOnce(t *testing.T) {
 	a, b := newKeypair(t), newKeypair(t)
 	for name, opts := range map[string][]gone.Option{
+		"neither":              {gone.WithCurve("", "")}, // as of variables that are not set
 		"no key":               {gone.WithCurve("", a.secret)},
 		"no secret":            {gone.WithCurve(a.public, "")},
 		"malformed key":        {gone.WithCurve("x"+a.public[1:]+"y", a.secret)},
@@ -67,6 +68,7 @@ func TestKeysThatCannotBeAreRefusedAtOnce(t *testing.T) {
 		"another's secret":     {gone.WithCurve(a.public, b.secret)},
 		"reversed":             {gone.WithCurve(a.secret, a.public)},
 		"malformed allowed":    {a.option(), gone.WithAllowedKeys(b.public, "b")},
+		"more than 32 bytes":   {a.option(), gone.WithAllowedKeys(strings.Repeat("#", 40))},
 		"secret allowed":       {a.option(), gone.WithAllowedKeys(a.secret)},
 		"allowed without pair": {gone.WithAllowedKeys(b.public)},
 	} {
@@ -189,11 +191,15 @@ func TestAWrongKeyNamesItselfAndHealsWhenItIsAllowed(t *testing.T) {
 	holder := startNode(t, redis.locks(0), a.option(), logA.option())
 	sender := startNode(t, redis.locks(0), b.option(), gone.WithAllowedKeys(a.public), logB.option(), gone.WithSendTimeout(20*time.Second))
 	var l ledger
-	hold(t, holder, "a", l.in.run)
+	r := hold(t, holder, "a", l.in.run)
+	h, err := holder.Holder(context.Background(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	err := l.send(ctx, sender, "a", "s 1")
+	err = l.send(ctx, sender, "a", "s 1")
 	if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrRefused) {
 		t.Errorf("not allowed by the holder: %v", err)
 	}
@@ -213,6 +219,23 @@ func TestAWrongKeyNamesItselfAndHealsWhenItIsAllowed(t *testing.T) {
 		t.Errorf("allowed by now: %v", err)
 	}
 
+	// Withdrawn and allowed again while there is a connection.
+	if err := holder.AllowKeys(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.send(deadline(t, 3*time.Second), sender, "a", "s 2, withdrawn"); !errors.Is(err, gone.ErrOutcomeUnknown) || !errors.Is(err, gone.ErrRefused) {
+		t.Errorf("withdrawn: %v", err)
+	}
+	if err := l.send(deadline(t, time.Second), sender, "a", "s 2, still withdrawn"); !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrRefused) {
+		t.Errorf("still withdrawn: %v", err)
+	}
+	if err := holder.AllowKeys(b.public); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.send(context.Background(), sender, "a", "s 2, again"); err != nil {
+		t.Errorf("allowed again: %v", err)
+	}
+
 	// The other way round: the holder's key is not allowed here.
 	if err := sender.AllowKeys(); err != nil {
 		t.Fatal(err)
@@ -230,13 +253,39 @@ func TestAWrongKeyNamesItselfAndHealsWhenItIsAllowed(t *testing.T) {
 		t.Errorf("a plain sender: %v", err)
 	}
 	l.check(t)
-	for _, log := range []string{logA.String(), logB.String()} {
+	for _, text := range []string{logA.String(), logB.String(), fmt.Sprintf("%+v %#v", holder, sender), fmt.Sprintf("%+v %#v", r, h)} {
 		for _, k := range []keypair{a, b} {
-			if strings.Contains(log, k.secret) || strings.Contains(log, k.public) {
-				t.Errorf("a key was logged:\n%s", log)
+			if strings.Contains(text, k.secret) || strings.Contains(text, k.public) {
+				t.Errorf("a key is shown:\n%s", text)
 			}
 		}
 	}
+}
+
+// Who has another key than the lock service says, or none, is not spoken to.
+func TestOnlyTheHoldersKeyOpensAHandshake(t *testing.T) {
+	a, b, c := newKeypair(t), newKeypair(t), newKeypair(t)
+	curve, plain := startNode(t, noLocks, a.option(), gone.WithAllowedKeys(c.public)), startNode(t, noLocks)
+	for name, addr := range map[string]string{"another key": curve.Addr(), "no key": plain.Addr()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log logBuffer
+			held := func(string, string) (gone.GoneLock, error) { return heldBy(addr + " " + b.public), nil }
+			g := startNode(t, held, c.option(), gone.WithAllowedKeys(a.public, b.public), log.option())
+			err := g.SendDataContext(deadline(t, 1500*time.Millisecond), "a", []byte("data"))
+			if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrUnreachable) || !errors.Is(err, gone.ErrRefused) {
+				t.Error(err)
+			}
+			if n := strings.Count(log.String(), "can't connect"); n != 1 {
+				t.Errorf("logged %d times:\n%s", n, log.String())
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if n := plain.Stats().Malformed + curve.Stats().Malformed; n != 0 {
+			t.Errorf("%d frames came through", n)
+		}
+	})
 }
 
 // In the strict way a member can't send frames in the name of another.
@@ -292,81 +341,174 @@ func TestNoNodePosesAsAnother(t *testing.T) {
 	}
 }
 
-// Old and new side by side, node after node, then the old one is withdrawn,
-// while everybody sends.
-func TestAKeyIsRotatedWithoutAnErrorOfAnySend(t *testing.T) {
-	old, young := newKeypair(t), newKeypair(t)
+// Whoever was spoken to knows the number by which the sender's process goes.
+// Under it he can't take, withdraw or settle what the sender is about to send.
+func TestNoNodeActsOnAnothersMessages(t *testing.T) {
+	a, b, c := newKeypair(t), newKeypair(t), newKeypair(t)
+	redis := startRedis(t)
+	g := startNode(t, redis.locks(0), a.option(), gone.WithAllowedKeys(b.public, c.public))
+	var l ledger
+	hold(t, g, "a", l.in.run)
+	h, err := g.Holder(context.Background(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := zmq4.NewContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ctx.Term() }()
+	to := &wire.Target{Flow: 1, Token: h.Token, ID: "a"}
+	send := func(by keypair, write func(*wire.Writer)) {
+		t.Helper()
+		push, err := ctx.NewSocket(zmq4.PUSH)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer push.Close()
+		if err := errors.Join(push.SetLinger(10*time.Second), push.ClientAuthCurve(a.public, by.public, by.secret), push.Connect(h.Addr)); err != nil {
+			t.Fatal(err)
+		}
+		var w wire.Writer
+		w.Reset(nil, 4711, "tcp://127.0.0.1:9 "+by.public)
+		write(&w)
+		if _, err := push.SendBytes(w.Bytes(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	arrived := func(n int) {
+		t.Helper()
+		eventually(t, 10*time.Second, "the message", func() bool { return len(l.in.all()) >= n })
+	}
+	send(b, func(w *wire.Writer) {
+		w.Cancel(to, 1, 2)
+		w.Data(to, 1, 1, 1000, 0, []byte("of b"))
+	})
+	arrived(1)
+	send(c, func(w *wire.Writer) {
+		w.Data(to, 1, 1, 1000, 0, []byte("of c, 1"))
+		w.Data(to, 1, 2, 1000, 0, []byte("of c, 2"))
+	})
+	arrived(3)
+	send(b, func(w *wire.Writer) {
+		w.Settled(to, 100)
+		w.Data(to, 100, 100, 1000, 0, []byte("of b, 100"))
+	})
+	arrived(4)
+	send(c, func(w *wire.Writer) { w.Data(to, 1, 3, 1000, 0, []byte("of c, 3")) })
+	arrived(5)
+	if got, want := l.in.all(), []string{"of b", "of c, 1", "of c, 2", "of b, 100", "of c, 3"}; !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q", got, want)
+	}
+}
+
+// Old and new side by side, node after node, then the old ones are withdrawn,
+// while every node holds its turn and sends.
+func TestKeysAreChangedWithoutAnErrorOfAnySend(t *testing.T) {
+	const nodes = 3
+	old, young := make([]keypair, nodes), make([]keypair, nodes)
+	for i := range nodes {
+		old[i], young[i] = newKeypair(t), newKeypair(t)
+	}
+	t.Run("a pair each", func(t *testing.T) { changeKeys(t, old, young) })
+	t.Run("one pair for all", func(t *testing.T) {
+		changeKeys(t, slices.Repeat(old[:1], nodes), slices.Repeat(young[:1], nodes))
+	})
+}
+
+func changeKeys(t *testing.T, old, young []keypair) {
 	locks := startRedis(t).locks(0)
 	var l ledger
-	var nodes [3]atomic.Pointer[gone.Gone]
-	start := func(i int, opts ...gone.Option) {
-		g := startNode(t, locks, opts...)
-		nodes[i].Store(g)
-		runOne(t, g, "a", l.in.run)
+	public := func(pairs ...[]keypair) (keys []string) {
+		for _, k := range slices.Concat(pairs...) {
+			keys = append(keys, k.public)
+		}
+		return keys
 	}
-	for i := range nodes {
-		start(i, old.option())
+	type node struct {
+		g     *gone.Gone
+		sent  atomic.Int64
+		close func()
 	}
-	var senders sync.WaitGroup
-	stop := make(chan struct{})
-	var sent atomic.Int64
-	// Nodes come and go, so these send from one that has its own life.
-	outside := startNode(t, locks, old.option(), gone.WithAllowedKeys(young.public))
-	for i := range 4 {
-		senders.Go(func() {
-			for n := 1; ; n++ {
+	start := func(name string, pair keypair, allowed []string) *node {
+		n := &node{g: startNode(t, locks, pair.option(), gone.WithAllowedKeys(allowed...))}
+		runOne(t, n.g, "a", l.in.run)
+		stop := make(chan struct{})
+		var sender sync.WaitGroup
+		sender.Go(func() {
+			for i := 1; ; i++ {
 				select {
 				case <-stop:
 					return
 				default:
 				}
-				if err := l.send(context.Background(), outside, "a", fmt.Sprint("s", i, " ", n)); err != nil {
-					t.Errorf("s%d %d: %v", i, n, err)
+				if err := l.send(context.Background(), n.g, "a", fmt.Sprint(name, " ", i)); err != nil {
+					t.Errorf("%s %d: %v", name, i, err)
+					return
 				}
-				sent.Add(1)
+				n.sent.Add(1)
 			}
 		})
+		n.close = sync.OnceFunc(func() {
+			close(stop)
+			sender.Wait()
+			if err := n.g.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		t.Cleanup(n.close)
+		return n
 	}
+	all := make([]*node, len(old))
 	flows := func() {
 		t.Helper()
-		before := sent.Load()
-		eventually(t, 10*time.Second, "messages flow", func() bool { return sent.Load() > before+100 })
-	}
-	flows()
-	for i := range nodes {
-		if err := nodes[i].Load().AllowKeys(young.public); err != nil {
-			t.Fatal(err)
+		for _, n := range all {
+			before := n.sent.Load()
+			eventually(t, 10*time.Second, "messages flow", func() bool { return n.sent.Load() > before+50 })
 		}
 	}
-	flows()
-	for i := range nodes {
-		if err := nodes[i].Load().Close(); err != nil {
-			t.Error(err)
+	allow := func(keys []string) {
+		t.Helper()
+		for _, n := range all {
+			if err := n.g.AllowKeys(keys...); err != nil {
+				t.Fatal(err)
+			}
+			flows()
 		}
-		start(i, young.option(), gone.WithAllowedKeys(old.public))
+	}
+	for i := range all {
+		all[i] = start(fmt.Sprint("old", i), old[i], public(old))
+	}
+	flows()
+	allow(public(old, young))
+	for i := range all {
+		all[i].close()
+		all[i] = start(fmt.Sprint("young", i), young[i], public(old, young))
 		flows()
 	}
-	close(stop)
-	senders.Wait()
-	// The last with the old key leaves, and the key is withdrawn.
-	if err := outside.Close(); err != nil {
-		t.Error(err)
-	}
-	for i := range nodes {
-		if err := nodes[i].Load().AllowKeys(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range nodes {
-		if err := l.send(context.Background(), nodes[i].Load(), "a", fmt.Sprint("last", i, " 1")); err != nil {
-			t.Error(err)
-		}
-	}
-	late := startNode(t, locks, old.option(), gone.WithAllowedKeys(young.public))
+	allow(public(young))
+
+	late := startNode(t, locks, old[0].option(), gone.WithAllowedKeys(public(young)...))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	refused := func() (sum uint64) {
+		for _, n := range all {
+			sum += n.g.Stats().Refused
+		}
+		return sum
+	}
+	if n := refused(); n != 0 {
+		t.Errorf("%d refused", n)
+	}
 	if err := l.send(ctx, late, "a", "late 1"); !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrRefused) {
 		t.Errorf("with the old key: %v", err)
+	}
+	if refused() == 0 {
+		t.Error("nobody has counted the old key")
+	}
+	_ = late.Close()
+	for _, n := range all {
+		n.close()
 	}
 	l.check(t)
 	inOrder(t, l.in.all())

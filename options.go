@@ -32,8 +32,7 @@ type options struct {
 	closeTimeout   time.Duration
 	maxMessageSize int
 	logger         *slog.Logger
-	public, secret string // CURVE keys; empty: none
-	allowed        []string
+	keys           *keyOptions
 }
 
 // An Option changes a default of [NewGone].
@@ -62,6 +61,7 @@ func newOptions(opts []Option) (options, error) {
 		sendTimeout:    DefaultSendTimeout,
 		closeTimeout:   DefaultCloseTimeout,
 		maxMessageSize: DefaultMaxMessageSize,
+		keys:           &keyOptions{},
 	}
 	for _, opt := range opts {
 		opt(&o)

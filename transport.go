@@ -57,7 +57,7 @@ const (
 
 // newTransport binds and starts to receive.
 func newTransport(advertise string, o options, receive func(frame []byte)) (*transport, error) {
-	keys, err := newKeyring(o)
+	keys, err := newKeyring(o.keys, o.logger)
 	if err != nil {
 		return nil, err
 	}
@@ -165,14 +165,14 @@ func (t *transport) peer(identity string) (*peer, error) {
 	if p != nil {
 		return p, nil
 	}
-	addr, key, err := t.keys.dialable(identity)
-	if err != nil {
-		return nil, err
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return nil, ErrClosed
+	}
+	addr, key, err := t.keys.dialable(identity) // under the lock, for dropRefused
+	if err != nil {
+		return nil, err
 	}
 	if p := t.peers[identity]; p != nil {
 		return p, nil
@@ -226,12 +226,16 @@ func (t *transport) makeRoom() bool {
 	return true
 }
 
-// dropRefused closes the peers whose key is not allowed any more.
+// dropRefused closes the peers whose key is not allowed any more. What waits for
+// them is lost.
 func (t *transport) dropRefused() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for identity, p := range t.peers {
 		if !t.keys.allows(p.key) {
+			p.mu.Lock()
+			p.drop()
+			p.mu.Unlock()
 			p.close()
 			delete(t.peers, identity)
 		}
@@ -273,10 +277,11 @@ type peer struct {
 	closed   bool
 	used     time.Time
 
-	refusal error     // why the other node turns this one away
-	made    time.Time // when the peer was
-	dialled time.Time // when push was made
-	renewal bool      // the flusher is to make another
+	refusal   error // why the other node turned this one away, since the last frame was sent
+	refusedAt time.Time
+	made      time.Time // when the peer was
+	dialled   time.Time // when push was made
+	renewal   bool      // the flusher is to make another
 
 	// The flusher's, while ZeroMQ takes nothing.
 	stall   time.Duration
@@ -440,7 +445,7 @@ func (p *peer) wait(err error) {
 		if p.refusal == nil {
 			p.t.log.Warn("gone: can't connect, will retry", "address", p.addr, "err", why)
 		}
-		p.refusal = because(ErrRefused, why)
+		p.refusal, p.refusedAt = because(ErrRefused, why), now
 	}
 	patience := stallRedial
 	if p.refusal != nil {
@@ -476,10 +481,15 @@ func (p *peer) redial() {
 	}
 }
 
-// refused returns why the other node turns this one away, nil if it does not.
+// refused returns why the other node turns this one away, nil if it does not. A
+// refusal repeats itself with each connection; one that does not was the end of
+// the other node, say.
 func (p *peer) refused() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if time.Since(p.refusedAt) > 2*renewAfter {
+		return nil
+	}
 	return p.refusal
 }
 
