@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -119,7 +120,7 @@ func freePort() int {
 func (c *Cluster) config(ids ...string) NodeConfig {
 	return NodeConfig{
 		Addr: "tcp://127.0.0.1:0", Redis: c.redis.addr(), IDs: ids, TTL: c.ttl,
-		SendTimeout: 10 * time.Second, Store: c.store.ln.Addr().String(), Curve: curve,
+		SendTimeout: 10 * time.Second, Store: c.store.ln.Addr().String(),
 	}
 }
 
@@ -138,6 +139,13 @@ func (c *Cluster) launch(name string, cfg NodeConfig, wrap ...string) *Node {
 	}
 	self, err := os.Executable()
 	c.must(err)
+	if len(pairs) > 0 {
+		// A node that is started anew has the pair that it had.
+		cfg.Curve, cfg.Allowed = pairs[crc32.ChecksumIEEE([]byte(name))%uint32(len(pairs))], nil
+		for _, p := range pairs {
+			cfg.Allowed = append(cfg.Allowed, p.Public)
+		}
+	}
 	config, err := json.Marshal(cfg)
 	c.must(err)
 	n := &Node{Name: fmt.Sprintf("%s.%d", name, len(c.past)), Config: cfg, exited: make(chan error, 1)}

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	zmq4 "github.com/pebbe/zmq4"
 )
 
 func TestMain(m *testing.M) {
@@ -44,10 +42,10 @@ func TestFaults(t *testing.T) {
 // TestFaultsWithKeys is a part of it between nodes with keys.
 func TestFaultsWithKeys(t *testing.T) {
 	var err error
-	if curve.Public, curve.Secret, err = zmq4.NewCurveKeypair(); err != nil {
+	if pairs, err = newPairs(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { curve = Pair{} }()
+	defer func() { pairs = nil }()
 	t.Run("", func(t *testing.T) { // ends with its parallel parts
 		for _, s := range scenarios() {
 			if !strings.HasPrefix(s.Name, "messages-") {

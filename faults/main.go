@@ -29,8 +29,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	zmq4 "github.com/pebbe/zmq4"
 )
 
 func main() {
@@ -47,7 +45,7 @@ func main() {
 	parallel := flags.Int("parallel", max(1, runtime.NumCPU()), "scenarios at a time, of those that do not measure milliseconds")
 	verbose := flags.Bool("all", false, "print every finding")
 	flags.StringVar(&dump, "dump", "", "write the histories into that directory")
-	encrypt := flags.Bool("curve", false, "encrypt what goes from node to node")
+	encrypt := flags.Bool("curve", false, "encrypt what goes from node to node, with a key pair for each")
 	attack := flags.Bool("attacks", false, "play attacks instead of faults")
 	list := flags.Bool("list", false, "list the scenarios and stop")
 	_ = flags.Parse(os.Args[1:])
@@ -79,7 +77,7 @@ func main() {
 		return
 	}
 	if *encrypt {
-		if curve.Public, curve.Secret, err = zmq4.NewCurveKeypair(); err != nil {
+		if pairs, err = newPairs(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

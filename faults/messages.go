@@ -161,7 +161,7 @@ func messageScenarios() []Scenario {
 				for _, n := range c.nodes {
 					malformed += c.stats(n).Malformed
 				}
-				if encrypted := curve != (Pair{}); (malformed == 0) != encrypted {
+				if encrypted := len(pairs) > 0; (malformed == 0) != encrypted {
 					c.Findings.add(clock(), "%d malformed frames got as far as a node", malformed)
 				}
 				c.remark("%d malformed frames were counted", malformed)

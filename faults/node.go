@@ -38,7 +38,8 @@ type NodeConfig struct {
 	Store       string // Unix socket of the fenced store
 	Guard       bool   // the restart guard of RedisLock
 	Replicas    int    // to wait for
-	Curve       Pair   // of the cluster's; zero: the wire is plain
+	Curve       Pair   // zero: the wire is plain
+	Allowed     []string
 }
 
 // A Pair is a CURVE key pair.
@@ -85,7 +86,7 @@ func nodeMain(config string) {
 		opts = append(opts, gone.WithBind(n.cfg.Bind))
 	}
 	if k := n.cfg.Curve; k != (Pair{}) {
-		opts = append(opts, gone.WithCurve(k.Public, k.Secret))
+		opts = append(opts, gone.WithCurve(k.Public, k.Secret), gone.WithAllowedKeys(n.cfg.Allowed...))
 	}
 	if n.cfg.SendTimeout > 0 {
 		opts = append(opts, gone.WithSendTimeout(n.cfg.SendTimeout))

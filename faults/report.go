@@ -72,9 +72,9 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 		time.Now().UTC().Format("2006-01-02"), played, tenures, calls, total.Sent, took.Round(time.Second), bad)
 	p("")
 	p("%s", machine())
-	if curve != (Pair{}) {
+	if len(pairs) > 0 {
 		p("")
-		p("What went from node to node was encrypted (CURVE, one key pair for all).")
+		p("What went from node to node was encrypted (CURVE, with a key pair for each node).")
 	}
 	p("")
 	p("## What is checked of every history")

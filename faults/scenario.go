@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	zmq4 "github.com/pebbe/zmq4"
 )
 
 // A Scenario is one fault: what is done, what must hold, how it is played.
@@ -71,8 +73,21 @@ func (r *Row) measure(d time.Duration) { r.Times = append(r.Times, d) }
 // that do other things, too.
 var leeway time.Duration
 
-// curve is the key pair of all clusters; zero: their wires are plain.
-var curve Pair
+// pairs are the key pairs that the nodes of all clusters have, each one of them;
+// none: their wires are plain.
+var pairs []Pair
+
+// newPairs makes more of them than a cluster has nodes.
+func newPairs() (ps []Pair, err error) {
+	for range 32 {
+		var p Pair
+		if p.Public, p.Secret, err = zmq4.NewCurveKeypair(); err != nil {
+			return nil, err
+		}
+		ps = append(ps, p)
+	}
+	return ps, nil
+}
 
 // clusters are those that run.
 var clusters sync.Map
