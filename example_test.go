@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+	zmq4 "github.com/pebbe/zmq4"
 
 	gone "github.com/Diggs/go-one"
 )
@@ -146,4 +147,64 @@ func ExampleNewGone() {
 	_, port, err := net.SplitHostPort(g.Addr()[len("tcp://"):])
 	fmt.Println(port != "0", err)
 	// Output: true <nil>
+}
+
+// One key pair for the whole cluster: who has it is a member.
+func ExampleWithCurve() {
+	public, secret, err := zmq4.NewCurveKeypair() // once; kept where passwords are
+	if err != nil {
+		log.Fatal(err)
+	}
+	a, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock, gone.WithCurve(public, secret))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer a.Close()
+	b, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock, gone.WithCurve(public, secret))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer b.Close()
+
+	_, err = a.RunOne("vault", func(r *gone.GoneRunner) {
+		for {
+			select {
+			case <-r.Exit:
+				return
+			case data := <-r.Data:
+				fmt.Printf("received %s\n", data)
+			}
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := b.SendData("vault", []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	// Output: received hello
+}
+
+// A pair for each node: none can pose as another, and one can be shut out while
+// the others run.
+func ExampleGone_AllowKeys() {
+	public, secret, err := zmq4.NewCurveKeypair()
+	if err != nil {
+		log.Fatal(err)
+	}
+	others := make([]string, 2) // their public keys
+	for i := range others {
+		if others[i], _, err = zmq4.NewCurveKeypair(); err != nil {
+			log.Fatal(err)
+		}
+	}
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock,
+		gone.WithCurve(public, secret), gone.WithAllowedKeys(others...))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	fmt.Println(g.AllowKeys(others[0])) // the other one is out from now on
+	// Output: <nil>
 }

@@ -14,17 +14,21 @@ import (
 
 // WithCurve encrypts all that goes from node to node, and lets only nodes in
 // that are known by their keys. The keys are Z85 text, as zmq4.NewCurveKeypair
-// returns them.
+// returns them. The value of a lock is then the node's address and, behind a
+// space, its public key: a node dials only who has that key, and only if the key
+// is allowed.
 //
 // The simple way is one pair for the whole cluster: who has it is a member, and
 // could pose as any other. The strict way is a pair for each node, and
 // [WithAllowedKeys] with the public keys of all; then no node can pose as
-// another. All nodes of a cluster must use CURVE, or none.
+// another. All nodes of a cluster must use CURVE, or none: a send from one to
+// another that does not fails with ErrRefused.
 //
-// A pair is changed without downtime: first let every node allow the new public
-// key beside the old, with [Gone.AllowKeys]; then restart the nodes one by one
-// with the new pair, which also allow the old key; then withdraw the old key
-// everywhere.
+// Pairs are changed without downtime in three steps. With [Gone.AllowKeys] every
+// node is told to allow the new public keys beside the old ones. Then the nodes
+// are restarted one by one with their new pairs, and with old and new keys in
+// WithAllowedKeys, in the simple way too. When all are, every node is told to
+// allow the new ones alone.
 func WithCurve(public, secret string) Option {
 	return func(o *options) { o.keys.curve, o.keys.public, o.keys.secret = true, public, secret }
 }
@@ -35,8 +39,9 @@ func WithAllowedKeys(public ...string) Option {
 	return func(o *options) { o.keys.allowed = public }
 }
 
-// AllowKeys replaces the keys of [WithAllowedKeys] while the node runs. What is
-// withdrawn is refused from now on, on connections that exist as well.
+// AllowKeys replaces the keys of [WithAllowedKeys] while the node runs; its own is
+// always allowed. What is withdrawn is refused from now on, on connections that
+// exist as well. The outcome of what is under way to such a node is unknown.
 func (g *Gone) AllowKeys(public ...string) error {
 	if g.transport.keys == nil {
 		return errors.New("gone: AllowKeys needs WithCurve")
