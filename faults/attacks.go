@@ -25,7 +25,7 @@ type Attack struct {
 	Name   string
 	Stalls bool // honest senders must keep four fifths of their throughput
 	Memory int  // how much the attacked process may grow, in MB
-	Gap    bool // its memory is known not to be bounded on a plain wire
+	Gap    bool // libzmq does not bound it on a plain wire
 	// Insider is what only a member could try where there are keys, and
 	// somebody who knows a tenure's token where there are none.
 	Insider bool
@@ -69,7 +69,7 @@ func attacks() []Attack {
 		{Name: "frames that each name another address for the answer", Memory: 256, N: 50_000, Do: junkAddresses},
 		{Name: "questions (MB of them) in the name of nodes that don't read the answers", Memory: 800, N: 400, Do: deafAskers},
 		{Name: "forged numbers: far ahead, settled to the end, of 100,000 senders", Memory: 128, N: 100_000, Insider: true, Do: forgedNumbers},
-		{Name: "partial frames: the handshake, then all of a message of 1 MB but the last byte", Memory: 128, N: 200, Gap: true, Do: partialFrames},
+		{Name: "partial frames: the handshake, then all of a message of 1 MB but the last byte", Memory: 256, N: 200, Gap: true, Do: partialFrames},
 		{Name: "a message of endlessly many parts (MB)", Memory: 128, N: 500, Gap: true, Do: endlessParts},
 	}
 }
@@ -107,7 +107,7 @@ func dial(addr string) net.Conn {
 	return c
 }
 
-// each calls do until n were tried, 16 at a time, or ctx ends.
+// each calls do n times, 16 at a time, or until ctx ends.
 func (s *siege) each(ctx context.Context, n int, do func(i int)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -119,7 +119,6 @@ func (s *siege) each(ctx context.Context, n int, do func(i int)) {
 					return
 				}
 				do(i)
-				s.tried.Add(1)
 			}
 		})
 	}
@@ -192,6 +191,7 @@ func randomBytes(ctx context.Context, s *siege, n int) {
 			return
 		}
 		defer c.Close()
+		s.tried.Add(1)
 		b := noise(1 + rand.IntN(4096))
 		if i%2 == 0 {
 			b = append(slices.Clone(greeting[:10+rand.IntN(len(greeting)-10)]), b...)
@@ -211,6 +211,7 @@ func oldVersions(ctx context.Context, s *siege, n int) {
 			return
 		}
 		defer c.Close()
+		s.tried.Add(1)
 		if i%2 == 0 { // 1.0: an empty identity, then a message, each length, flags, bytes
 			_, _ = c.Write(append([]byte{1, 0, byte(1 + len(frame)), 0}, frame...))
 		} else { // 2.0: signature, revision, PUSH, an empty identity, a message
@@ -246,9 +247,9 @@ func brokenFrames(ctx context.Context, s *siege, n int) {
 
 func wrongSockets(ctx context.Context, s *siege, n int) {
 	kinds := []zmq4.Type{zmq4.REQ, zmq4.DEALER, zmq4.ROUTER, zmq4.PUB, zmq4.PAIR, zmq4.SUB}
-	for i := range n {
+	s.each(ctx, n, func(i int) {
 		s.push(ctx, s.url(), kinds[i%len(kinds)], func(int) []byte { return s.forged(s.token, "load", nowhere) }, 1)
-	}
+	})
 }
 
 func oversize(ctx context.Context, s *siege, n int) {
@@ -354,6 +355,7 @@ func replay(ctx context.Context, s *siege, n int) {
 			return
 		}
 		defer c.Close()
+		s.tried.Add(1)
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = c.Write(tapes[i%len(tapes)])
 		_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))

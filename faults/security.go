@@ -53,7 +53,7 @@ type Pace struct {
 }
 
 var (
-	thorough = Pace{Quiet: 1500 * time.Millisecond, Attack: 5 * time.Second, Part: 1, Judge: true}
+	thorough = Pace{Quiet: time.Second, Attack: 4 * time.Second, Part: 1, Judge: true}
 	hasty    = Pace{Quiet: 100 * time.Millisecond, Attack: 400 * time.Millisecond, Part: 25}
 )
 
@@ -310,7 +310,7 @@ func attackMain(only *regexp.Regexp, out string) (bad int, err error) {
 	if out == "" {
 		return bad, nil
 	}
-	plain, curve, err := costs(5, time.Second)
+	plain, curve, err := costs(5, time.Second/2)
 	if err != nil {
 		return bad, err
 	}
@@ -362,9 +362,13 @@ func securityReport(rs []*Siege, plain, curve []Cost, took time.Duration) string
 		p("%s |", row)
 	}
 	p("")
-	p("† Not bounded by gone on a plain wire: libzmq keeps the parts of a message until the last one has come, however")
-	p("many they are, and a frame of up to the largest message for each connection. Only closing the port to strangers, or")
-	p("CURVE, prevents that. What is shown is what the attacker has sent.")
+	p("† Not bounded on a plain wire: libzmq keeps the parts of a message until the last one has come, however many they")
+	p("are, and up to a message for each connection, for as long as that is open. What is shown is what the attacker has")
+	p("sent; only closing the port to strangers, or CURVE, bounds it. With CURVE it is what all strangers can send within")
+	p("the three seconds that a handshake may take.")
+	p("")
+	p("ZeroMQ takes a frame of each connection in turn, so a stranger with large, valid frames takes most of the time of")
+	p("a plain node. Connections that come and go by the thousand cost time on either wire.")
 	p("")
 	p("On a plain wire whoever knows a tenure's token can send to its handler in a well-formed frame like any node; that is")
 	p("no attempt here. Likewise an acknowledgement that is right in everything, the holder's address included, is believed:")
@@ -372,7 +376,7 @@ func securityReport(rs []*Siege, plain, curve []Cost, took time.Duration) string
 	p("")
 	p("## What CURVE costs")
 	p("")
-	p("Two processes, measured in turn, medians of five rounds of a second. The time is that of one call.")
+	p("Two processes, measured in turn, medians of five rounds of half a second. The time is that of one call.")
 	p("")
 	p("| | plain: messages/s | p50 | p99 | CURVE: messages/s | p50 | p99 | throughput |")
 	p("|---|--:|--:|--:|--:|--:|--:|--:|")
