@@ -204,8 +204,8 @@ func randomBytes(ctx context.Context, s *siege, n int) {
 }
 
 func oldVersions(ctx context.Context, s *siege, n int) {
-	frame := s.forged(s.token, "load", nowhere)
 	s.each(ctx, n, func(i int) {
+		frame := s.forged(s.token, "load", nowhere)
 		c := dial(s.at)
 		if c == nil {
 			return
@@ -417,7 +417,7 @@ func forgedAnswers(ctx context.Context, s *siege, n int) {
 			from, to.To = s.holder, rand.Uint64()|1
 		}
 		w.Reset(nil, rand.Uint64()|1, from)
-		base := uint64(i/16%200) * many
+		base := uint64(i/16%4) * many
 		for seq := base; seq < base+many; seq++ {
 			st := wire.Received
 			if i%3 == 0 {
