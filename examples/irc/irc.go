@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -68,12 +69,7 @@ func (m message) user() string {
 // the server puts before it.
 func sayable(text string) string {
 	const limit = 400
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
+	text = printable(text)
 	if len(text) > limit {
 		cut := limit
 		for !utf8.RuneStart(text[cut]) {
@@ -82,6 +78,17 @@ func sayable(text string) string {
 		text = text[:cut]
 	}
 	return text
+}
+
+// printable is text without what a terminal would obey: anybody in a room can
+// say an escape sequence.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
 }
 
 // client is one connection to an IRC server that wants to sit in one room. One

@@ -135,7 +135,7 @@ func (r *room) gone(nick string) {
 // write adds a line to the transcript, blame adds a fault; the caller of both
 // holds r.mu.
 func (r *room) write(format string, args ...any) {
-	line := time.Now().Format("15:04:05.000 ") + fmt.Sprintf(format, args...)
+	line := time.Now().Format("15:04:05.000 ") + printable(fmt.Sprintf(format, args...))
 	r.transcript = append(r.transcript, line)
 	if r.onLine != nil {
 		r.onLine(line)
@@ -143,7 +143,7 @@ func (r *room) write(format string, args ...any) {
 }
 
 func (r *room) blame(format string, args ...any) {
-	line := fmt.Sprintf(format, args...)
+	line := printable(fmt.Sprintf(format, args...))
 	r.faults = append(r.faults, line)
 	r.write("!!! %s", line)
 }

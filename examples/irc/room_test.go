@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A judge that never condemns proves nothing.
@@ -68,5 +70,29 @@ func TestPeopleInTheRoomAreNotJudged(t *testing.T) {
 	}
 	if err := r.verdict(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNobodyInTheRoomCommandsTheTerminal(t *testing.T) {
+	var heard strings.Builder
+	r := newRoom(func(line string) { heard.WriteString(line) })
+	for _, line := range []string{
+		":anna!~anna@host JOIN :#gone",
+		":anna!~anna@host PRIVMSG #gone :\x1b]0;title\x07 \x1b[2J \u009b2J \x9b2J hello",
+		":web1!~gonebot@host PRIVMSG #gone :\x1b[2J what nobody posted",
+		":anna!~anna@host QUIT :\x1b[2J bye",
+	} {
+		r.hear(parseMessage(line))
+	}
+	all := heard.String() + r.verdict().Error()
+	for _, word := range []string{"hello", "what nobody posted", "bye"} {
+		if !strings.Contains(all, word) {
+			t.Errorf("%q is not shown", word)
+		}
+	}
+	for _, c := range all {
+		if c != '\n' && unicode.IsControl(c) || c == utf8.RuneError {
+			t.Fatalf("%q is shown in %q", c, all)
+		}
 	}
 }

@@ -234,7 +234,7 @@ func (v *view) draw(fresh bool) {
 
 // fit keeps a line on one row.
 func fit(line string, width int) string {
-	line = strings.ReplaceAll(line, "\n", "  ")
+	line = printable(strings.ReplaceAll(line, "\n", "  "))
 	if utf8.RuneCountInString(line) <= width {
 		return line
 	}
