@@ -80,8 +80,9 @@
 //	                                  everybody competes when it is back
 //	lock service loses its memory     the holder's next Extend says lost; another may
 //	                                  start before that, with a higher token
-//	process paused past its deadline  no message reaches it any more; Extend says lost;
-//	                                  the protected resource refuses its token
+//	process paused past its deadline  no message reaches it any more but one that was
+//	                                  on offer (see below); Extend says lost; the
+//	                                  protected resource refuses its token
 //	machine suspended                 the same within a second of waking (on Linux)
 //	holder unreachable for a sender   the send asks again until its deadline, then
 //	                                  ErrOutcomeUnknown; ErrNotDelivered if nothing
