@@ -317,8 +317,8 @@ func (g *Gone) tellPeer(addr string, write func(*wire.Writer)) {
 // released once its handler has returned, and senders are told what was not
 // received, so that they send it to the next holder. It returns when that is
 // done and everything is freed. A handler that has not returned after 10 s, or
-// what [WithCloseTimeout] says, is named in the error; its lock is released if
-// it ever returns. Later calls return the same as the first.
+// what [WithCloseTimeout] says, is named in the error, as is an id for which the
+// lock service has not answered; the lock is released when they do. Later calls return the same as the first.
 func (g *Gone) Close() error {
 	g.once.Do(func() { g.closeErr = g.close() })
 	return g.closeErr
@@ -348,8 +348,12 @@ func (g *Gone) close() error {
 				expired = true
 			}
 		}
-		if c.ended.Err() == nil {
+		switch {
+		case c.ended.Err() != nil:
+		case c.running.Load():
 			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
+		default:
+			late = append(late, fmt.Errorf("gone: close: the lock service has not answered for %q, whose lock may have to expire", c.id))
 		}
 	}
 

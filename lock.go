@@ -57,8 +57,8 @@ type (
 		Holder() (value string, token uint64, err error)
 	}
 
-	// Waiter is a lock that can tell when it is worth looking again. Both
-	// methods may return early, and must not return later than a poll would;
+	// Waiter is a lock that can tell when it is worth looking again. One
+	// goroutine at a time calls one of them. Both methods may return early, and must not return later than a poll would;
 	// they return the context's error when it ends.
 	Waiter interface {
 		// WaitFree returns when the lock may be free: released or expired.

@@ -82,7 +82,10 @@ func render(b *strings.Builder, prefix string, a slog.Attr) {
 	}
 	b.WriteString(" " + prefix + a.Key + "=")
 	s := v.String()
-	if strings.ContainsAny(s, " \"=") && !strings.Contains(s, "\n") {
+	switch {
+	case a.Key == "stack": // to be read; no line of it looks like a log's
+		s = strings.ReplaceAll(s, "\n", "\n\t")
+	case strings.ContainsAny(s, " \"=\n"):
 		s = strconv.Quote(s)
 	}
 	b.WriteString(s)

@@ -216,7 +216,8 @@ var attrCases = []struct {
 	{`m a=1 b=two`, func(l *slog.Logger) { l.Info("m", "a", 1, "b", "two") }},
 	{`m d=1.5s e="it broke"`, func(l *slog.Logger) { l.Info("m", "d", 1500*time.Millisecond, "e", errors.New("it broke")) }},
 	{`m a="x=y" b="say \"x\"" c=`, func(l *slog.Logger) { l.Info("m", "a", "x=y", "b", `say "x"`, "c", "") }},
-	{"m s=one\ntwo lines", func(l *slog.Logger) { l.Info("m", "s", "one\ntwo lines") }},
+	{`m s="one\ntwo lines"`, func(l *slog.Logger) { l.Info("m", "s", "one\ntwo lines") }},
+	{"m stack=one\n\ttwo lines", func(l *slog.Logger) { l.Info("m", "stack", "one\ntwo lines") }},
 	{`m g.a=1 g.h.b=2`, func(l *slog.Logger) { l.Info("m", slog.Group("g", "a", 1, slog.Group("h", "b", 2))) }},
 	{`m a=1`, func(l *slog.Logger) { l.Info("m", slog.Group("", "a", 1), slog.Group("empty"), slog.Attr{}) }},
 	{`m v=7 g.a=1`, func(l *slog.Logger) {

@@ -46,7 +46,7 @@ func WithBind(addr string) Option { return func(o *options) { o.bind = addr } }
 func WithSendTimeout(d time.Duration) Option { return func(o *options) { o.sendTimeout = d } }
 
 // WithCloseTimeout is how long [Gone.Close] waits for handlers that do not
-// return.
+// return, and for the lock service.
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
 
 // WithMaxMessageSize is the largest data in bytes that this node sends and
@@ -64,6 +64,9 @@ func newOptions(opts []Option) (options, error) {
 		keys:           &keyOptions{},
 	}
 	for _, opt := range opts {
+		if opt == nil {
+			return o, errors.New("gone: nil option")
+		}
 		opt(&o)
 	}
 	switch {
@@ -146,17 +149,21 @@ func notInName(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
 }
 
-// wildcard reports whether the host stands for all interfaces of a machine and
-// so for none that another could connect to.
-func (e endpoint) wildcard() bool {
+// nobody reports whether the host is none that another could connect to: it
+// stands for all interfaces of a machine, or for many machines.
+func (e endpoint) nobody() bool {
+	if e.host == "*" {
+		return true
+	}
 	ip, err := netip.ParseAddr(e.host)
-	return e.host == "*" || err == nil && ip.WithZone("").Unmap().IsUnspecified()
+	ip = ip.WithZone("").Unmap()
+	return err == nil && (ip.IsUnspecified() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}))
 }
 
 // dialable parses the address of a holder.
 func dialable(addr string) (endpoint, error) {
 	e, err := parseEndpoint(addr)
-	if err == nil && (e.wildcard() || e.port == 0) {
+	if err == nil && (e.nobody() || e.port == 0) {
 		err = fmt.Errorf("gone: address %q: nobody can connect to it", addr)
 	}
 	return e, err

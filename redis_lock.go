@@ -127,6 +127,9 @@ func checkRedisLock(id, value string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
+	if strings.HasPrefix(id, "{") && strings.HasSuffix(id, "}:token") {
+		return fmt.Errorf("gone: redis lock: %q is where the last token of another id is kept", id)
+	}
 	if value == "" || len(value) > maxValue {
 		return fmt.Errorf("gone: redis lock: value of %d bytes, want 1 to %d", len(value), maxValue)
 	}
@@ -166,6 +169,10 @@ func (l *RedisLock) acquire() error {
 		guard = 1
 	}
 	r, err := l.eval(l.Replicas, acquireScript, l.id, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
+	if err == nil && r[0] == -3 {
+		secret = rand.Text()
+		r, err = l.eval(l.Replicas, acquireScript, l.id, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
+	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -202,7 +209,10 @@ func (l *RedisLock) Extend() error {
 	if hold.secret == "" {
 		return fmt.Errorf("%w: redis lock %q is not held", ErrLockLost, l.id)
 	}
-	r, err := l.eval(l.Replicas, extendScript, l.id, hold.secret, l.ms(), l.channel(), formatNews(hold.token, l.ms()))
+	// With the token: a copy of Lock's request that comes late must not look
+	// like this hold.
+	is := " " + strconv.FormatUint(hold.token, 10) + " " + hold.secret
+	r, err := l.eval(l.Replicas, extendScript, l.id, is, l.ms(), l.channel(), formatNews(hold.token, l.ms()))
 	switch {
 	case otherType(err):
 		r = []int64{0}
@@ -306,7 +316,8 @@ const spread = 20 * time.Millisecond
 // WaitFree implements [Waiter]: it returns on a release, when the TTL of the
 // holder that made Lock fail has run out, or for a poll where there are no
 // wake-ups. While wake-ups arrive, it costs no command: they carry the new TTL
-// after each Extend.
+// after each Extend. One goroutine at a time may wait: of two, one may have to
+// until the TTL has run out.
 func (l *RedisLock) WaitFree(ctx context.Context) error {
 	l.mu.Lock()
 	other := l.other
@@ -319,7 +330,8 @@ func (l *RedisLock) WaitFree(ctx context.Context) error {
 	})
 }
 
-// WaitHeld implements [Waiter].
+// WaitHeld implements [Waiter]. What WaitFree says of goroutines holds for both
+// together.
 func (l *RedisLock) WaitHeld(ctx context.Context) error {
 	return l.wait(ctx, 0, l.TTL(), func(n news) (time.Duration, bool) {
 		return l.TTL(), n.token != 0 && !n.until.After(time.Now())
@@ -407,6 +419,9 @@ func (l *RedisLock) Close() error {
 func (l *RedisLock) request(ask func(context.Context) error) error {
 	if l.TTL() < time.Millisecond {
 		return fmt.Errorf("expiry of %v, want at least a millisecond", l.Expiry)
+	}
+	if l.redis == nil {
+		return errors.New("it was not made by NewRedisLock or NewRedisLockPool")
 	}
 	l.mu.Lock()
 	if l.closed {

@@ -1045,3 +1045,45 @@ func BenchmarkLockAndUnlock(b *testing.B) {
 	b.ReportMetric(float64(median(theirs).Nanoseconds()), "ns/bare")
 	b.ReportMetric(float64(median(ours))/float64(median(theirs)), "ratio")
 }
+
+// A Lock request was slow and so was repeated, with success, when its first copy
+// arrives.
+func TestALateCopyOfALockTakesItForNobody(t *testing.T) {
+	for name, lost := range map[string]bool{"the hold is over": false, "Redis has lost its memory": true} {
+		t.Run(name, func(t *testing.T) {
+			s := startRedis(t)
+			p := s.proxy()
+			l, err := gone.NewRedisLock(p.addr, "a", nodeAddr)
+			must(t, err)
+			l.Expiry = 4 * time.Second
+			defer l.Close()
+			must(t, l.Lock())
+			l.Unlock()
+			deliver := p.hole()
+			if err := l.Lock(); err == nil {
+				t.Fatal("no error while nothing arrives")
+			}
+			p.open()
+			must(t, l.Lock())
+			other := s.lock("a", 4*time.Second)
+			if lost {
+				s.do("FLUSHALL")
+				must(t, other.Lock()) // another tenure, and its end
+				other.Unlock()
+			} else {
+				l.Unlock()
+			}
+			scripts := s.scripts()
+			deliver()
+			eventually(t, 10*time.Second, "the copy arrives", func() bool { return s.scripts() > scripts })
+			if lost {
+				// It takes the lock, but not for the tenure that there was.
+				if err := l.Extend(); !errors.Is(err, gone.ErrLockLost) {
+					t.Errorf("Extend after a higher token: %v", err)
+				}
+			} else if err := other.Lock(); err != nil {
+				t.Errorf("nobody holds it, and yet: %v", err)
+			}
+		})
+	}
+}

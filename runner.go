@@ -108,6 +108,8 @@ type candidate struct {
 	once   sync.Once
 	node   *GoneRunner // what RunOne returns
 
+	running atomic.Bool // the handler
+
 	// Of run.
 	fails, faults backoff
 	troubles      []string      // kinds, since the lock service last answered
@@ -274,6 +276,7 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	c.count.held.Add(1)
 	c.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
 	t.overdue = c.watch(ctx, min(lease.margin, graceMost))
+	c.running.Store(true)
 	go func() {
 		defer close(t.returned) // also when the handler calls runtime.Goexit
 		defer c.rescue()
@@ -284,6 +287,7 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 
 // end ends a tenure whose handler has returned, and reports whether it failed.
 func (c *candidate) end(t *tenure) (failed bool) {
+	c.running.Store(false)
 	t.overdue()
 	t.exit(ErrHandlerReturned)
 	t.close()

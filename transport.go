@@ -65,8 +65,8 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 	if err != nil {
 		return nil, err
 	}
-	if public.wildcard() {
-		return nil, fmt.Errorf("gone: address %q: other nodes can't connect to a wildcard; advertise one address and listen on others with WithBind", advertise)
+	if public.nobody() {
+		return nil, fmt.Errorf("gone: address %q: other nodes can't connect to a wildcard or a group; advertise one address and listen on others with WithBind", advertise)
 	}
 	local := public
 	if o.bind != "" {

@@ -2,7 +2,9 @@
 -- KEYS: lock, token counter
 -- ARGV: value, secret, TTL (ms), channel, whether the restart guard is on (0 or 1)
 -- Returns the token when the lock is the caller's, {-1, remaining ms, token} when it is another's, with
--- token 0 where that is not known, and -2 when the key has a foreign value. An empty value is none.
+-- token 0 where that is not known, -2 when the key has a foreign value, and -3 when the secret's hold is
+-- over: the request is a copy that came late, or its reply was lost for longer than the TTL. An empty value
+-- is none. The counter is "<token> <secret>" of the last hold.
 --
 -- Numbers are given to Redis as strings, and a table is returned only on refusal: the rest is slower.
 local held = redis.call('GETRANGE', KEYS[1], '0', '1023')
@@ -17,10 +19,18 @@ if held == '' then
 	end
 	local t = redis.call('TIME')
 	local now = t[1] * 1000000 + t[2]
-	local last = redis.call('GETRANGE', KEYS[2], '0', '16')
-	last = last == '' and 0 or tonumber(last)
+	local last, past = redis.call('GETRANGE', KEYS[2], '0', '95'), nil
+	if last == '' then
+		last = 0
+	else
+		last, past = string.match(last .. ' ', '^(%d+) (%S*) ?$')
+		last = tonumber(last)
+	end
 	if not (last and last < 2 ^ 53) then
 		return redis.error_reply('ERR foreign value in the key ' .. KEYS[2])
+	end
+	if past == ARGV[2] then
+		return -3
 	end
 	-- Strictly above every token before: also when the counter has been lost or is an old one, or
 	-- when the clock was set back, though not when both happened. Stays below 2^53, where Lua's
@@ -32,7 +42,7 @@ if held == '' then
 	end
 	local digits = string.format('%.0f', token)
 	-- The counter first: if it can't be written, nothing has been taken.
-	redis.call('PSETEX', KEYS[2], keep, digits)
+	redis.call('PSETEX', KEYS[2], keep, digits .. ' ' .. ARGV[2])
 	redis.call('PSETEX', KEYS[1], ARGV[3], ARGV[1] .. ' ' .. digits .. ' ' .. ARGV[2])
 	redis.pcall('PUBLISH', ARGV[4], digits .. ' ' .. ARGV[3])
 	return token

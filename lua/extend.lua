@@ -1,6 +1,6 @@
 -- Extends the caller's hold. Never creates a key.
 -- KEYS: lock
--- ARGV: secret, TTL (ms), channel, message
+-- ARGV: " <token> <secret>", TTL (ms), channel, message
 -- Returns 1: extended, 0: another's, -1: gone.
 if redis.call('GETRANGE', KEYS[1], -#ARGV[1], '-1') ~= ARGV[1] then
 	return redis.call('EXISTS', KEYS[1]) - 1
