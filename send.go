@@ -19,8 +19,8 @@ const tryTimeout = time.Second
 // returns.
 //
 // An error wraps either ErrNotDelivered or ErrOutcomeUnknown, and the reason:
-// ErrNoHolder, ErrBusy, ErrUnreachable, ErrTooLarge, ErrClosed, the context's
-// error, or what the lock service said.
+// ErrNoHolder, ErrBusy, ErrUnreachable, ErrRefused, ErrTooLarge, ErrClosed, the
+// context's error, or what the lock service said.
 func (g *Gone) SendData(id string, data []byte) error {
 	return g.SendDataContext(context.Background(), id, data)
 }
