@@ -737,7 +737,15 @@ func (l *logged) has(parts ...string) bool {
 	return false
 }
 
-func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.String()
+}
+
+func (l *logged) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
 
 func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
 	const expiry = 2 * time.Second

@@ -1,11 +1,9 @@
 package gone_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -34,26 +32,22 @@ func newKeypair(t testing.TB) keypair {
 
 func (k keypair) option() gone.Option { return gone.WithCurve(k.public, k.secret) }
 
-// A logBuffer keeps what was logged.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *logBuffer) option() gone.Option {
-	return gone.WithLogger(slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})))
+// push is a socket with the pair's keys, connected to a node with another's.
+func (k keypair) push(t *testing.T, g *gone.Gone, server keypair) *zmq4.Socket {
+	t.Helper()
+	ctx, err := zmq4.NewContext()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ctx.NewSocket(zmq4.PUSH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = errors.Join(s.Close(), ctx.Term()) })
+	if err := errors.Join(s.SetLinger(0), s.SetSndtimeo(10*time.Second), s.ClientAuthCurve(server.public, k.public, k.secret), s.Connect(g.Addr())); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func TestKeysThatCannotBeAreRefusedAtOnce(t *testing.T) {
@@ -135,8 +129,8 @@ func TestMembersTalkEncrypted(t *testing.T) {
 func TestAStrangerGetsNothingIn(t *testing.T) {
 	pair, strange := newKeypair(t), newKeypair(t)
 	redis := startRedis(t)
-	var log logBuffer
-	g := startNode(t, redis.locks(0), pair.option(), log.option())
+	var log logged
+	g := startNode(t, redis.locks(0), pair.option(), gone.WithLogger(log.logger()))
 	var l ledger
 	hold(t, g, "a", l.in.run)
 	h, err := g.Holder(context.Background(), "a")
@@ -187,9 +181,9 @@ func TestAStrangerGetsNothingIn(t *testing.T) {
 func TestAWrongKeyNamesItselfAndHealsWhenItIsAllowed(t *testing.T) {
 	a, b := newKeypair(t), newKeypair(t)
 	redis := startRedis(t)
-	var logA, logB logBuffer
-	holder := startNode(t, redis.locks(0), a.option(), logA.option())
-	sender := startNode(t, redis.locks(0), b.option(), gone.WithAllowedKeys(a.public), logB.option(), gone.WithSendTimeout(20*time.Second))
+	var logA, logB logged
+	holder := startNode(t, redis.locks(0), a.option(), gone.WithLogger(logA.logger()))
+	sender := startNode(t, redis.locks(0), b.option(), gone.WithAllowedKeys(a.public), gone.WithLogger(logB.logger()), gone.WithSendTimeout(20*time.Second))
 	var l ledger
 	hold(t, holder, "a", l.in.run)
 
@@ -281,9 +275,9 @@ func TestOnlyTheHoldersKeyOpensAHandshake(t *testing.T) {
 	for name, addr := range map[string]string{"another key": curve.Addr(), "no key": plain.Addr()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var log logBuffer
+			var log logged
 			held := func(string, string) (gone.GoneLock, error) { return heldBy(addr + " " + b.public), nil }
-			g := startNode(t, held, c.option(), gone.WithAllowedKeys(a.public, b.public), log.option())
+			g := startNode(t, held, c.option(), gone.WithAllowedKeys(a.public, b.public), gone.WithLogger(log.logger()))
 			err := g.SendDataContext(deadline(t, 1500*time.Millisecond), "a", []byte("data"))
 			if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrUnreachable) || !errors.Is(err, gone.ErrRefused) {
 				t.Error(err)
@@ -311,24 +305,10 @@ func TestNoNodePosesAsAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := zmq4.NewContext()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ctx.Term() }()
-	push, err := ctx.NewSocket(zmq4.PUSH)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer push.Close()
-	if err := errors.Join(push.SetLinger(0), push.ClientAuthCurve(a.public, b.public, b.secret), push.Connect(h.Addr)); err != nil {
-		t.Fatal(err)
-	}
+	s := b.push(t, g, a)
 	send := func(identity, data string) {
 		t.Helper()
-		if _, err := push.SendBytes(frameTo("a", h.Token, identity, data), 0); err != nil {
-			t.Fatal(err)
-		}
+		push(t, s, frameTo("a", h.Token, identity, data))
 	}
 	const addr = "tcp://127.0.0.1:9"
 	send(addr+" "+c.public, "as c")
@@ -365,28 +345,14 @@ func TestNoNodeActsOnAnothersMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := zmq4.NewContext()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ctx.Term() }()
 	to := &wire.Target{Flow: 1, Token: h.Token, ID: "a"}
+	sockets := map[keypair]*zmq4.Socket{b: b.push(t, g, a), c: c.push(t, g, a)}
 	send := func(by keypair, write func(*wire.Writer)) {
 		t.Helper()
-		push, err := ctx.NewSocket(zmq4.PUSH)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer push.Close()
-		if err := errors.Join(push.SetLinger(10*time.Second), push.ClientAuthCurve(a.public, by.public, by.secret), push.Connect(h.Addr)); err != nil {
-			t.Fatal(err)
-		}
 		var w wire.Writer
 		w.Reset(nil, 4711, "tcp://127.0.0.1:9 "+by.public)
 		write(&w)
-		if _, err := push.SendBytes(w.Bytes(), 0); err != nil {
-			t.Fatal(err)
-		}
+		push(t, sockets[by], w.Bytes())
 	}
 	arrived := func(n int) {
 		t.Helper()
@@ -554,13 +520,13 @@ func TestCloseLeavesNothingBehindWithKeys(t *testing.T) {
 }
 
 func TestPlainIsSaidOnce(t *testing.T) {
-	var log logBuffer
-	startNode(t, noLocks, log.option())
+	var log logged
+	startNode(t, noLocks, gone.WithLogger(log.logger()))
 	if n := strings.Count(log.String(), "the wire is plain"); n != 1 {
 		t.Errorf("said %d times: %s", n, log.String())
 	}
-	log = logBuffer{}
-	startNode(t, noLocks, log.option(), newKeypair(t).option())
+	log = logged{}
+	startNode(t, noLocks, gone.WithLogger(log.logger()), newKeypair(t).option())
 	if strings.Contains(log.String(), "plain") {
 		t.Errorf("said with keys: %s", log.String())
 	}

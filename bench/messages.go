@@ -96,14 +96,11 @@ func speedOfMessages(r *report, s *server, p pace) error {
 	r.claim(claim{"allocations a remote message, receiver", 2, 4, false, "", mallocsThere})
 
 	r.printf("## Messages to another process\n\n")
-	r.printf("| thousand messages a second |")
+	var sizes []string
 	for _, size := range p.sizes {
-		r.printf(" %d B |", size)
+		sizes = append(sizes, fmt.Sprintf("%d B", size))
 	}
-	r.printf("\n|---|")
-	for range p.sizes {
-		r.printf("--:|")
-	}
+	r.head("thousand messages a second", sizes...)
 	row := func(name string, v func(size int) []float64) {
 		r.printf("\n| %s |", name)
 		for _, size := range p.sizes {
@@ -220,14 +217,12 @@ func againstRivals(r *report, s *server, p pace) error {
 			}
 		}
 	}
-	r.printf("## Against what a user would pick instead\n\nAcknowledged messages of 128 B to another process: thousand a second.\n\n| callers |")
+	r.printf("## Against what a user would pick instead\n\nAcknowledged messages of 128 B to another process: thousand a second.\n\n")
+	var names []string
 	for _, v := range rivals {
-		r.printf(" %s |", v.name)
+		names = append(names, v.name)
 	}
-	r.printf("\n|---|")
-	for range rivals {
-		r.printf("--:|")
-	}
+	r.head("callers", names...)
 	for _, callers := range p.callers {
 		r.printf("\n| %d |", callers)
 		for _, v := range rivals {
@@ -244,14 +239,8 @@ func againstRivals(r *report, s *server, p pace) error {
 			r.claim(c)
 		}
 	}
-	r.printf("\n\nTime of one message, µs, p50 and p99:\n\n| callers |")
-	for _, v := range rivals {
-		r.printf(" %s |", v.name)
-	}
-	r.printf("\n|---|")
-	for range rivals {
-		r.printf("--:|")
-	}
+	r.printf("\n\nTime of one message, µs, p50 and p99:\n\n")
+	r.head("callers", names...)
 	for _, callers := range p.callers {
 		r.printf("\n| %d |", callers)
 		for _, v := range rivals {

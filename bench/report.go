@@ -29,6 +29,11 @@ func (r *report) claim(c claim) { r.claims = append(r.claims, c) }
 
 func (r *report) printf(format string, args ...any) { fmt.Fprintf(&r.body, format, args...) }
 
+// head begins a table of figures.
+func (r *report) head(first string, columns ...string) {
+	r.printf("| %s | %s |\n|---|%s", first, strings.Join(columns, " | "), strings.Repeat("--:|", len(columns)))
+}
+
 func (c claim) verdict() string {
 	v := median(c.got)
 	meets := func(want float64) bool {
