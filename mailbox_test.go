@@ -490,3 +490,50 @@ func TestAMessageThatWaitsDoesNotKeepItsFrame(t *testing.T) {
 		}
 	})
 }
+
+// nobodyAsks has no use for verdicts.
+type nobodyAsks struct{}
+
+func (nobodyAsks) reply(*inflow, uint64, []verdict)             {}
+func (nobodyAsks) overTo(string, wire.Return, uint64, []uint64) {}
+
+// From the arrival of a remote sender's message to the handler: one at a time,
+// each handed over before the next arrives, and frames full of them.
+func BenchmarkHandOver(b *testing.B) {
+	for _, crowd := range []uint64{1, 256} {
+		b.Run(fmt.Sprint("messages=", crowd), func(b *testing.B) {
+			b.ReportAllocs()
+			m := newMailbox(b.Context(), "a", 7, func() time.Duration { return time.Hour }, nobodyAsks{})
+			quit := make(chan struct{})
+			took := make(chan struct{}, crowd)
+			var handler sync.WaitGroup
+			handler.Go(func() {
+				for {
+					select {
+					case <-m.data:
+						took <- struct{}{}
+					case <-quit:
+						return
+					}
+				}
+			})
+			it := wire.Item{Kind: wire.Data, Flow: 1, Token: 7, Budget: 10_000, Low: 1, Payload: make([]byte, 128)}
+			addr := []byte("tcp://10.0.0.1:1")
+			for b.Loop() {
+				now := time.Now()
+				for range crowd {
+					it.Seq++
+					m.asked(1, addr, &it, true, now)
+				}
+				for range crowd {
+					<-took
+				}
+				it.Low = it.Seq // settled but for one
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(crowd), "ns/message")
+			m.shut()
+			close(quit)
+			handler.Wait()
+		})
+	}
+}

@@ -1092,3 +1092,42 @@ func TestForgedAnswersAreIgnored(t *testing.T) {
 		ct.end()
 	})
 }
+
+// heldElsewhere is a lock of which another node has the holder.
+type heldElsewhere struct{ GoneLock }
+
+func (heldElsewhere) GetValue() (string, error) { return "tcp://127.0.0.1:1", nil }
+
+// What a message to another node costs before it is written: to find the flow
+// to the tenure that holds its id.
+func BenchmarkRoute(b *testing.B) {
+	for _, n := range []int{1, 10_000} {
+		b.Run(fmt.Sprint("ids=", n), func(b *testing.B) {
+			b.ReportAllocs()
+			g, err := NewGone("tcp://127.0.0.1:0", func(string, string) (GoneLock, error) { return heldElsewhere{}, nil })
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer g.Close()
+			ids := make([]string, n)
+			find := func(id string) *flow {
+				r, err := g.routes.get(id)
+				if err != nil {
+					b.Fatal(err)
+				}
+				f, err := r.next(b.Context(), time.Now().Add(time.Second))
+				if f == nil {
+					b.Fatal(err)
+				}
+				return f
+			}
+			for i := range ids {
+				ids[i] = fmt.Sprint("id", i)
+				find(ids[i])
+			}
+			for i := 0; b.Loop(); i++ {
+				find(ids[i%n])
+			}
+		})
+	}
+}

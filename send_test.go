@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -207,4 +208,57 @@ func TestHolderNamesWhoHoldsTheID(t *testing.T) {
 	if _, err := stranger.Holder(ctx, "a"); !errors.Is(err, gone.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// drain is a handler that takes what comes.
+func drain(r *gone.GoneRunner) {
+	for {
+		select {
+		case <-r.Data:
+		case <-r.Exit:
+			return
+		}
+	}
+}
+
+// To the node itself, and to another one in this process, through the loopback
+// interface.
+func BenchmarkSendData(b *testing.B) {
+	locks := startRedis(b).locks(0)
+	holder, stranger := startNode(b, locks), startNode(b, locks)
+	hold(b, holder, "a", drain)
+	data := make([]byte, 128)
+	for _, from := range []struct {
+		name string
+		node *gone.Gone
+	}{{"here", holder}, {"remote", stranger}} {
+		must(b, from.node.SendData("a", data))
+		b.Run(from.name+"/goroutines=1", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				must(b, from.node.SendData("a", data))
+			}
+		})
+		b.Run(from.name+"/goroutines=256", func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetParallelism(256 / runtime.GOMAXPROCS(0))
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := from.node.SendData("a", data); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+	b.Run("remote/batch", func(b *testing.B) {
+		b.ReportAllocs()
+		msgs := slices.Repeat([][]byte{data}, 1000)
+		for b.Loop() {
+			if n, err := stranger.SendBatch(b.Context(), "a", msgs); n != len(msgs) || err != nil {
+				b.Fatal(n, err)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(msgs)), "ns/message")
+	})
 }

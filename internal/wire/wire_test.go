@@ -488,3 +488,42 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// A full frame of messages of 128 B, as many senders share it.
+func BenchmarkFrame(b *testing.B) {
+	const items = 400
+	payload := make([]byte, 128)
+	target := Target{Flow: 7, Token: 1700000000000001, ID: "room"}
+	var w Writer
+	write := func() {
+		w.Reset(w.Bytes(), 1, "tcp://10.0.0.7:63811")
+		for seq := range uint64(items) {
+			w.Data(&target, 1, 1+seq, 10_000, 0, payload)
+		}
+	}
+	perItem := func(b *testing.B) {
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/items, "ns/item")
+	}
+	b.Run("write", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			write()
+		}
+		perItem(b)
+	})
+	b.Run("read", func(b *testing.B) {
+		b.ReportAllocs()
+		write()
+		for b.Loop() {
+			r, err := NewReader(w.Bytes())
+			n := 0
+			for it, _ := r.Next(); it != nil; it, _ = r.Next() {
+				n++
+			}
+			if err != nil || n != items {
+				b.Fatal(n, err)
+			}
+		}
+		perItem(b)
+	})
+}
