@@ -60,7 +60,7 @@ func (b *batch) post(ctx context.Context, msgs [][]byte, deadline time.Time) {
 				break
 			}
 		} else if b.stop = b.f.enter(ctx, len(m.data), deadline); b.stop != 0 {
-			b.unsent = true
+			b.unsent = b.f.unanswered()
 			return
 		}
 		to, s := b.f.post(m, now)

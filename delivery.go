@@ -40,10 +40,13 @@ const (
 	// Without any answer for so long the holder counts as silent.
 	silentAfter = time.Second
 	// A flow that was not used for so long asks the lock service first: its
-	// holder may have died or been paused, and a message to it would have an
-	// unknown outcome. Much less than inflowFresh, as a holder waits only for
-	// those it heard of lately to confirm its end.
+	// holder may have died or been paused. And where the holder was not heard of
+	// for so long it is asked before it is sent data: one that ends waits only
+	// for those that it knows of to confirm. Much less than inflowFresh.
 	flowFresh = 5 * time.Second
+	// Without any answer for so long the receiver may soon have forgotten what
+	// it was sent, and then it could neither tell nor be sent it again.
+	giveUp = inflowIdle / 2
 
 	// A withdrawal waits so long for its answer before the outcome is unknown.
 	withdrawGrace = 200 * time.Millisecond
@@ -56,8 +59,8 @@ const (
 // are those that a receiver reports.
 const unknown wire.Status = 0xff
 
-// stale is the fate of a message that was not sent because the flow was quiet
-// for so long that its tenure may have ended meanwhile.
+// stale is the fate of a message that was not sent because its flow was left for
+// another, or was quiet for so long that its tenure may have ended meanwhile.
 const stale wire.Status = 0xfe
 
 // A message is one attempt: one number in one flow. Its data is the caller's
@@ -71,10 +74,10 @@ type message struct {
 	after     uint64 // of the message before it in its batch; 0: none
 	batch     *batch
 	peer      *peer
-	pos       position
-	unsent    bool // it was withdrawn before it left
-	copies    int
-	waited    bool // the only copy had not left lately
+	pos       position // of what was written last
+	unsent    bool     // it was withdrawn before it left
+	copies    int      // of the data
+	waited    bool     // what was written had not left lately
 	asks      int
 	askAt     time.Time
 	withdrawn time.Time        // when a Cancel was sent
@@ -108,7 +111,7 @@ type flow struct {
 	silence func(f *flow, silent bool)
 
 	window
-	over context.CancelFunc
+	over context.CancelCauseFunc // of the window; with ErrNoHolder when the holder says so
 
 	mu      sync.Mutex
 	peer    *peer
@@ -116,6 +119,7 @@ type flow struct {
 	low     uint64     // everything below is settled
 	open    []*message // low, low+1, …; nil: settled
 	used    time.Time  // when something was sent or heard
+	heard   time.Time  // when the holder was, of the tenure
 	unheard time.Time  // since when an answer is due; zero: none is
 	absent  bool       // the holder answers that it does not know the tenure
 	current uint64     // token of the id's tenure there, as a refusal said
@@ -159,9 +163,18 @@ func (w window) enter(ctx context.Context, n int, deadline time.Time) wire.Statu
 	case w.room.Acquire(wait, cost(n)) == nil:
 		return 0
 	case w.ctx.Err() != nil:
-		return wire.NotHere
+		return w.left()
 	}
 	return wire.Expired
+}
+
+// left is the fate of what finds the tenure over, as its holder said, or left
+// for another.
+func (w window) left() wire.Status {
+	if context.Cause(w.ctx) == ErrNoHolder {
+		return wire.NotHere
+	}
+	return stale
 }
 
 // leave gives room for n bytes back.
@@ -173,7 +186,7 @@ func (d *delivery) newFlow(id, addr string, token uint64, silence func(*flow, bo
 	if err != nil {
 		return nil, err
 	}
-	ctx, over := context.WithCancel(context.Background())
+	ctx, over := context.WithCancelCause(context.Background())
 	f := &flow{
 		addr: addr, d: d, silence: silence, window: newWindow(ctx), over: over,
 		peer: p, low: 1, used: time.Now(),
@@ -200,8 +213,11 @@ func (d *delivery) flow(number uint64) *flow {
 // or the message's deadline passes, it withdraws the message.
 func (f *flow) send(ctx context.Context, m *message, now time.Time) wire.Status {
 	if !f.try(len(m.data)) {
+		if m.try {
+			return wire.Busy
+		}
 		if s := f.enter(ctx, len(m.data), m.deadline); s != 0 {
-			m.unsent = true
+			m.unsent = f.unanswered()
 			return s
 		}
 		now = time.Now()
@@ -248,7 +264,7 @@ func (f *flow) post(m *message, now time.Time) (*peer, wire.Status) {
 	defer f.mu.Unlock()
 	switch {
 	case f.ctx.Err() != nil:
-		return nil, wire.NotHere
+		return nil, f.left()
 	case len(f.open) == 0 && now.Sub(f.used) > flowFresh:
 		return nil, stale
 	case len(f.open) >= flowSpan:
@@ -262,8 +278,9 @@ func (f *flow) post(m *message, now time.Time) (*peer, wire.Status) {
 	return f.peer, 0
 }
 
-// write appends the data of m, and returns the peer to flush. It is called
-// with mu held, so that the numbers are in order on the wire.
+// write appends the data of m, or the question whether it may be sent, and
+// returns the peer to flush. It is called with mu held, so that the numbers are
+// in order on the wire.
 func (f *flow) write(m *message, now time.Time) *peer {
 	m.askAt = now.Add(askFirst)
 	if m.batch != nil && m.batch.failed != 0 && m.seq > m.batch.failed {
@@ -273,6 +290,13 @@ func (f *flow) write(m *message, now time.Time) *peer {
 	if w == nil {
 		return nil // as if lost
 	}
+	m.peer = p
+	if f.Token == 0 || now.Sub(f.heard) > flowFresh { // the answer Missing lets it go
+		w.Ask(&f.Target, f.low, m.seq)
+		m.pos = p.position(0)
+		p.end()
+		return p
+	}
 	m.copies++
 	budget := uint64(0)
 	if !m.try {
@@ -281,7 +305,6 @@ func (f *flow) write(m *message, now time.Time) *peer {
 		left -= min(max(left/20, 2*time.Millisecond), 200*time.Millisecond)
 		budget = uint64(max(left.Milliseconds(), 1))
 	}
-	m.peer = p
 	m.pos = p.position(w.Data(&f.Target, f.low, m.seq, budget, f.gap(m), m.data))
 	p.end()
 	return p
@@ -361,10 +384,10 @@ func (f *flow) withdraw(m *message, now time.Time) bool {
 	return false
 }
 
-// waits reports whether m has not left this node.
-func (m *message) waits() bool { return m.copies == 1 && m.peer.waits(m.pos) }
+// waits reports whether nothing of m has left this node.
+func (m *message) waits() bool { return m.copies <= 1 && m.peer != nil && m.peer.waits(m.pos) }
 
-// recall takes m back when it has not left this node.
+// recall takes m back when its data has not left this node.
 func (m *message) recall() bool {
 	m.unsent = m.copies == 0 || m.copies == 1 && m.peer.withdraw(m.pos)
 	return m.unsent
@@ -403,7 +426,15 @@ func (f *flow) tick() {
 		}
 		if f.ctx.Err() != nil && m.withdrawn.IsZero() && m.recall() {
 			// It was just being tried when the flow ended.
-			f.settle(m, wire.NotHere)
+			f.settle(m, f.left())
+			continue
+		}
+		if m.copies > 0 && !f.unheard.IsZero() && now.Sub(f.unheard) >= giveUp {
+			if m.recall() {
+				f.settle(m, stale)
+			} else {
+				f.settle(m, unknown)
+			}
 			continue
 		}
 		if m.withdrawn.IsZero() && !now.Before(m.deadline) {
@@ -476,12 +507,12 @@ func (f *flow) ask(ms []*message, now time.Time) {
 	}
 }
 
-// replied takes a Reply item.
-func (f *flow) replied(seq, current uint64, s wire.Status, now time.Time) {
+// replied takes a Reply item, and returns the peer to flush, if any.
+func (f *flow) replied(seq, current uint64, s wire.Status, now time.Time) (p *peer) {
 	f.mu.Lock()
 	f.current = current
 	m := f.get(seq)
-	var p *peer
+	news := f.hear(now, s == wire.Stranger) || s == wire.Stranger && current != 0
 	switch {
 	case m == nil || s == wire.Pending:
 	case s == wire.Missing:
@@ -495,18 +526,15 @@ func (f *flow) replied(seq, current uint64, s wire.Status, now time.Time) {
 		f.settle(m, unknown)
 	default:
 		if s == wire.NotHere {
-			f.end()
+			f.end(ErrNoHolder)
 		}
 		f.settle(m, s)
 	}
-	news := f.hear(now, s == wire.Stranger) || s == wire.Stranger && current != 0
 	f.mu.Unlock()
-	if p != nil {
-		p.flush()
-	}
 	if news {
 		f.silence(f, false)
 	}
+	return p
 }
 
 // expect notes that an answer is due. It is called with mu held.
@@ -522,6 +550,9 @@ func (f *flow) expect(now time.Time) {
 func (f *flow) hear(now time.Time, absent bool) (recovered bool) {
 	mute := f.absent || f.silent(now)
 	f.used, f.unheard, f.absent = now, time.Time{}, absent
+	if f.heard = now; absent {
+		f.heard = time.Time{}
+	}
 	return mute && !absent
 }
 
@@ -529,6 +560,13 @@ func (f *flow) hear(now time.Time, absent bool) (recovered bool) {
 // mu held.
 func (f *flow) silent(now time.Time) bool {
 	return !f.unheard.IsZero() && now.Sub(f.unheard) >= silentAfter
+}
+
+// unanswered reports whether the holder does not answer, as far as is known.
+func (f *flow) unanswered() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.heard.IsZero() || f.silent(time.Now())
 }
 
 // ended takes an Over item: what is not among the received never will be.
@@ -544,7 +582,7 @@ func (f *flow) ended(received wire.Seqs, now time.Time) {
 			f.settle(m, wire.NotHere)
 		}
 	}
-	f.end()
+	f.end(ErrNoHolder)
 	f.hear(now, false)
 	p := f.confirm()
 	f.mu.Unlock()
@@ -565,9 +603,9 @@ func (f *flow) confirm() *peer {
 }
 
 // end makes every send to come go elsewhere. It is called with mu held.
-func (f *flow) end() {
+func (f *flow) end(why error) {
 	if f.ctx.Err() == nil {
-		f.over()
+		f.over(why)
 		time.AfterFunc(flowAfterlife, f.forget)
 	}
 }
@@ -577,10 +615,10 @@ func (f *flow) end() {
 func (f *flow) retire() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.end()
+	f.end(nil)
 	for _, m := range append([]*message(nil), f.open...) {
 		if m != nil && m.recall() {
-			f.settle(m, wire.NotHere)
+			f.settle(m, f.left())
 		}
 	}
 }
@@ -644,7 +682,7 @@ func (d *delivery) close() {
 	now := time.Now()
 	for _, f := range d.shut() {
 		f.mu.Lock()
-		f.over()
+		f.over(nil)
 		for _, m := range append([]*message(nil), f.open...) {
 			if m != nil {
 				f.withdraw(m, now)

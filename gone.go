@@ -219,6 +219,7 @@ func (g *Gone) receive(frame []byte) {
 	var (
 		now     = time.Now()
 		f       *flow    // that was answered last
+		resent  *peer    // where its messages go again
 		p       *peer    // where the answers go
 		m       *mailbox // of the tenure that was addressed last
 		id      *byte    // of that tenure, in the frame
@@ -244,7 +245,12 @@ func (g *Gone) receive(frame []byte) {
 			switch {
 			case f == nil || f.addr != string(r.Addr): // whom nobody asked
 			case it.Kind == wire.Reply:
-				f.replied(it.Seq, it.Current, it.Status, now)
+				if to := f.replied(it.Seq, it.Current, it.Status, now); to != nil {
+					if resent != nil && resent != to {
+						resent.flush()
+					}
+					resent = to
+				}
 			default:
 				f.ended(it.Seqs, now)
 			}
@@ -266,8 +272,10 @@ func (g *Gone) receive(frame []byte) {
 			}
 		}
 	}
-	if p != nil {
-		p.flush()
+	for _, p := range []*peer{p, resent} {
+		if p != nil {
+			p.flush()
+		}
 	}
 }
 

@@ -30,7 +30,8 @@ type mailbox struct {
 	mu       sync.Mutex
 	over     bool
 	queue    parcels
-	pumping  bool // somebody has the pump's role
+	pumping  bool // somebody has the pump's role, …
+	solo     bool // … a sender on this node, with a message that is not queued
 	pumps    sync.WaitGroup
 	offered  *parcel       // the pump's, while it waits for the handler
 	kick     chan struct{} // makes the pump look again; capacity 1
@@ -106,6 +107,18 @@ type parcels struct {
 	head, tail *parcel
 	n, bytes   int       // of remote senders
 	earliest   time.Time // no parcel expires before
+}
+
+// pushFront is push before all others.
+func (q *parcels) pushFront(p *parcel) {
+	rest := *q
+	*q = parcels{}
+	q.push(p)
+	if rest.head != nil {
+		p.next, rest.head.prev = rest.head, p
+		q.tail, q.earliest = rest.tail, earlier(p.expires, rest.earliest)
+		q.n, q.bytes = q.n+rest.n, q.bytes+rest.bytes
+	}
 }
 
 func (q *parcels) push(p *parcel) {
@@ -375,7 +388,7 @@ func (m *mailbox) enqueue(p *parcel) {
 		m.pumping = true
 		m.pumps.Add(1)
 		go m.pump()
-	case earlier:
+	case earlier || m.solo:
 		m.look()
 	}
 }
@@ -634,7 +647,7 @@ func (m *mailbox) settled(from uint64, addr []byte, it *wire.Item) {
 
 // local hands over data of a sender on this node and returns its fate. The
 // handler gets a copy. A sender that finds nobody before it offers its data
-// itself; others wait for the pump.
+// itself until somebody comes behind it; others wait for the pump.
 func (m *mailbox) local(ctx context.Context, data []byte, deadline time.Time, try bool) wire.Status {
 	m.mu.Lock()
 	if m.over {
@@ -646,7 +659,10 @@ func (m *mailbox) local(ctx context.Context, data []byte, deadline time.Time, tr
 			m.mu.Unlock()
 			return wire.Busy
 		}
-		return m.queued(ctx, data, deadline)
+		p := m.note(data, deadline)
+		m.enqueue(p)
+		m.mu.Unlock()
+		return m.await(ctx, p)
 	}
 	data = append([]byte(nil), data...)
 	s := m.direct(data)
@@ -654,10 +670,9 @@ func (m *mailbox) local(ctx context.Context, data []byte, deadline time.Time, tr
 		m.mu.Unlock()
 		return s
 	}
-	m.pumping = true
+	m.pumping, m.solo = true, true
 	m.pumps.Add(1)
 	m.mu.Unlock()
-	defer m.pumps.Done()
 
 	for s == wire.Busy {
 		switch {
@@ -665,28 +680,44 @@ func (m *mailbox) local(ctx context.Context, data []byte, deadline time.Time, tr
 			s = wire.Received
 		case ctx.Err() != nil || !time.Now().Before(deadline):
 			s = wire.Expired
-		case !m.open():
-			s = wire.NotHere
+		default:
+			m.mu.Lock()
+			if m.over || m.left() <= 0 {
+				s = wire.NotHere
+			} else if m.queue.head != nil {
+				p := m.note(data, deadline)
+				m.queue.pushFront(p)
+				m.solo = false
+				go m.pump()
+				m.mu.Unlock()
+				return m.await(ctx, p)
+			}
+			m.mu.Unlock()
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.solo = false
 	if m.pumping = m.queue.head != nil; m.pumping {
-		m.pumps.Add(1)
 		go m.pump()
+	} else {
+		m.pumps.Done()
 	}
 	return s
 }
 
-// queued is local behind others. It is called with mu held, and unlocks it.
-func (m *mailbox) queued(ctx context.Context, data []byte, deadline time.Time) wire.Status {
+// note makes a parcel of a sender on this node. It is called with mu held.
+func (m *mailbox) note(data []byte, deadline time.Time) *parcel {
 	p := m.parcel()
 	if p.done == nil {
 		p.done = make(chan wire.Status, 1)
 	}
 	p.payload, p.expires = data, deadline
-	m.enqueue(p)
-	m.mu.Unlock()
+	return p
+}
+
+// await waits for the fate of a parcel of a sender on this node.
+func (m *mailbox) await(ctx context.Context, p *parcel) wire.Status {
 	var s wire.Status
 	select {
 	case s = <-p.done:

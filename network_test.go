@@ -872,12 +872,17 @@ func TestAMessageWithoutTimeIsNotSentAgainAndAgain(t *testing.T) {
 func TestTheOutcomeOfWhatHasNotLeftIsNeverUnknown(t *testing.T) {
 	for shift := range 8 { // against the flow's own rhythm
 		inCluster(t, 0, func(c *cluster) {
+			ct := c.acquire("a", clusterAddrs[0], func() {})
+			n := c.node(clusterAddrs[1])
+			if err := c.send(context.Background(), n, "a", "s 1", false); err != nil {
+				t.Error(err)
+			}
 			var connected atomic.Bool
 			c.setNet(func(_, _ string) carriage {
 				return carriage{wait: !connected.Load(), delay: time.Millisecond}
 			})
-			c.holders["a"] = clusterHolder{clusterAddrs[0], 1}
-			n := c.node(clusterAddrs[1])
+			ct.exit()
+			c.start(clusterAddrs[0])
 			for i, timeout := range []time.Duration{100 * time.Millisecond, 700 * time.Millisecond, 3 * time.Second} {
 				c.senders.Go(func() {
 					ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -904,6 +909,7 @@ func TestWhatIsBeingTriedWhenTheTenureEndsDoesNotWaitForItsDeadline(t *testing.T
 		if err != nil {
 			t.Fatal(err)
 		}
+		f.heard = time.Now()
 		m := n.delivery.message([]byte("data"), time.Now().Add(time.Minute), false)
 		fate := make(chan wire.Status, 1)
 		go func() { fate <- f.send(context.Background(), m, time.Now()) }()
@@ -922,7 +928,7 @@ func TestWhatIsBeingTriedWhenTheTenureEndsDoesNotWaitForItsDeadline(t *testing.T
 		p.mu.Unlock()
 		select {
 		case s := <-fate:
-			if s != wire.NotHere || !m.unsent {
+			if s != stale || !m.unsent {
 				t.Errorf("fate %d, unsent: %v", s, m.unsent)
 			}
 		case <-time.After(time.Second):

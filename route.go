@@ -128,6 +128,13 @@ func closeLock(l GoneLock) {
 	}
 }
 
+// known returns the flow to the holder, nil when it is not known.
+func (r *route) known() *flow {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.flow
+}
+
 // next returns the flow to the holder. When it is not known it waits for one
 // change and returns nil and why there is none.
 func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {

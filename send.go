@@ -36,7 +36,8 @@ func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) erro
 // TrySendData hands data over if the handler is receiving right now, as a
 // select with a default would; otherwise the error wraps ErrNotDelivered and
 // ErrBusy or ErrNoHolder. A holder on another node has to be asked, which takes
-// a round trip, and a call to the lock service where the holder is not known.
+// a round trip; one more, and a call to the lock service, where nothing was
+// heard of it for some seconds.
 // What the holder does not answer within a second ends as in SendData.
 func (g *Gone) TrySendData(id string, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
@@ -255,14 +256,17 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 		_ = sleepCtx(s.ctx, jitter(min(lookMost, time.Until(s.deadline))))
 		return nobody, err
 	}
-	var f *flow
-	if s.try {
-		f, err = r.lookOnce()
-	} else {
-		f, err = r.next(s.ctx, s.deadline)
-	}
+	f := r.known()
 	if f == nil {
-		return nobody, err
+		if s.try {
+			f, err = r.lookOnce()
+		} else {
+			f, err = r.next(s.ctx, s.deadline)
+		}
+		if f == nil {
+			return nobody, err
+		}
+		s.now = time.Now()
 	}
 	fate, unsent := s.remote(f)
 	switch {

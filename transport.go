@@ -234,7 +234,7 @@ func (t *transport) dropRefused() {
 	for identity, p := range t.peers {
 		if !t.keys.allows(p.key) {
 			p.mu.Lock()
-			p.drop()
+			p.drop(0)
 			p.mu.Unlock()
 			p.close()
 			delete(t.peers, identity)
@@ -271,6 +271,7 @@ type peer struct {
 	queue    [][]byte    // closed frames, not sent
 	size     int         // of queue, in bytes
 	number   uint64      // of the open frame; those of queue precede it
+	dropped  span        // of the frames that were lost here lately
 	spare    []byte
 	sent     time.Time // when the last frame was
 	flushing bool      // somebody has the role, perhaps a timer
@@ -287,6 +288,9 @@ type peer struct {
 	stall   time.Duration
 	stalled time.Time // since when
 }
+
+// A span is of frames from a number to before another.
+type span struct{ from, to uint64 }
 
 // A position is where an item waits to be sent.
 type position struct {
@@ -328,9 +332,14 @@ func (p *peer) seal() {
 	p.spare = nil
 }
 
-// drop loses what waits, as a broken connection does.
-func (p *peer) drop() {
+// drop loses what waits, as a broken connection does, and n frames before it.
+func (p *peer) drop(n int) {
 	p.seal()
+	from := p.number - uint64(len(p.queue)+n)
+	if p.dropped.to != from { // else nothing was sent in between
+		p.dropped.from = from
+	}
+	p.dropped.to = p.number
 	p.grow(-p.size)
 	p.queue, p.stall = nil, 0
 }
@@ -357,13 +366,13 @@ func (p *peer) waits(pos position) bool {
 	return p.frame(pos) != nil
 }
 
-// withdraw takes back a Data item that waits to be sent.
+// withdraw takes back a Data item that waits to be sent, or was dropped.
 func (p *peer) withdraw(pos position) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	frame := p.frame(pos)
 	if frame == nil {
-		return false
+		return p.dropped.from <= pos.frame && pos.frame < p.dropped.to
 	}
 	wire.Withdraw(frame, pos.at)
 	return true
@@ -421,7 +430,7 @@ func (p *peer) drain() {
 				p.spare = frame
 			}
 		case p.closed || p.stall != 0 && time.Since(p.stalled) > peerIdle:
-			p.drop()
+			p.drop(1)
 		default:
 			p.queue = append([][]byte{frame}, p.queue...)
 			p.grow(len(frame))

@@ -31,8 +31,8 @@
 // it will neither repeat it nor ask for it, so the receiver can forget it.
 //
 // Data offers a payload to the tenure with that fencing token, and to no
-// other; a token of 0 is always refused, and the refusal names the current
-// one. The budget is how many milliseconds the receiver may keep the payload
+// other. Ask with a token of 0 is always answered with a refusal, which names
+// the current one. The budget is how many milliseconds the receiver may keep the payload
 // before it must refuse it as Expired; 0 means that it must be handed to a
 // handler that is receiving right now. Unless after is 0, the payload belongs
 // behind that of seq-after and must not be received without it: the receiver
@@ -40,8 +40,12 @@
 // The receiver answers each Data once, when its fate is known. Copies of one
 // (flow, seq) have one fate.
 //
-// Ask requests the status of a sequence number again; Cancel withdraws it
-// where that is still possible and is answered with its fate. Settled only
+// Ask requests the status of a sequence number, also of one that was not sent.
+// A sender that has heard nothing of the tenure for five seconds sends Ask in
+// place of Data, and the Data when the answer is Missing: so the receiver knows
+// whom to tell of its end before there is anything whose outcome could become
+// unknown. Cancel withdraws a number where that is still possible and is
+// answered with its fate. Settled only
 // carries the low of its Tenure: it acknowledges Over.
 //
 // Replies go to addr in a frame of the same form. To repeats the incarnation
