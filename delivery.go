@@ -2,8 +2,11 @@ package gone
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -473,6 +476,9 @@ func (f *flow) tick() {
 	silent := f.silent(now)
 	if silent {
 		f.peer.renew()
+		if errors.Is(f.peer.refused(), ErrRefused) { // the sender is not to wait for its deadline
+			f.takeBack()
+		}
 	}
 	if !f.unheard.IsZero() && !silent {
 		if len(f.open) == 0 { // what was not answered has been given up
@@ -616,9 +622,14 @@ func (f *flow) retire() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.end(nil)
+	f.takeBack()
+}
+
+// takeBack takes back what has not left. It is called with mu held.
+func (f *flow) takeBack() {
 	for _, m := range append([]*message(nil), f.open...) {
 		if m != nil && m.recall() {
-			f.settle(m, f.left())
+			f.settle(m, stale)
 		}
 	}
 }
@@ -726,10 +737,12 @@ func (f *flow) because() error {
 	if why == nil {
 		why = f.peer.refused()
 	}
+	addr, _, _ := strings.Cut(f.addr, " ")
+	err := fmt.Errorf("%w: %q at %s", ErrUnreachable, f.ID, addr)
 	if why == nil {
-		return ErrUnreachable
+		return err
 	}
-	return because(ErrUnreachable, why)
+	return because(err, why)
 }
 
 // idle reports whether nothing is under way.

@@ -65,7 +65,7 @@ func FuzzEndpoint(f *testing.F) {
 				}
 				continue
 			}
-			if _, err := dialable(addr); err != nil || (key != "") != (k != nil) || k != nil && key != allowed {
+			if _, err := dialable(addr.String()); err != nil || (key != "") != (k != nil) || k != nil && key != allowed {
 				t.Errorf("%q: dials %q with key %q", s, addr, key)
 			}
 		}

@@ -426,3 +426,68 @@ func runOutOfFiles(sock string) {
 		}
 	}
 }
+
+// A name server that does not answer, and an address that has to be asked for:
+// in a frame, or in the lock service.
+func TestAHostNameWithoutAnAddressStopsNobodyElse(t *testing.T) {
+	asked := make(chan string, 100)
+	silent := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+		asked <- addr
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	before := net.DefaultResolver
+	net.DefaultResolver = silent
+	defer func() { net.DefaultResolver = before }()
+	pair := newKeypair(t)
+	for name, opts := range map[string][]gone.Option{"plain": nil, "curve": {pair.option()}} {
+		t.Run(name, func(t *testing.T) {
+			s := startRedis(t)
+			suffix := ""
+			if opts != nil {
+				suffix = " " + pair.public
+			}
+			s.do("SET", "evil", "tcp://a.example:1"+suffix+" 1790000000000000 secret")
+			g, err := gone.NewGone("tcp://127.0.0.1:*", s.locks(0), opts...)
+			must(t, err)
+			honest := startNode(t, s.locks(0), opts...)
+			var in inbox
+			hold(t, g, "a", in.run)
+			must(t, honest.SendData("a", []byte("x")))
+			if opts == nil {
+				push(t, attacker(t, g, zmq4.PUSH), frameTo("nothing", 1, "tcp://b.example:1", "x"))
+				<-asked
+			}
+			var sends sync.WaitGroup
+			for _, from := range []*gone.Gone{g, honest} {
+				sends.Go(func() {
+					err := from.SendDataContext(deadline(t, 4*time.Second), "evil", []byte("x"))
+					if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrUnreachable) {
+						t.Error(err)
+					}
+				})
+			}
+			<-asked
+			for range 100 {
+				if err := honest.SendDataContext(deadline(t, time.Second), "a", []byte("x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sends.Wait()
+			must(t, g.Close())
+		})
+	}
+}
+
+func TestAHostNameIsAnAddress(t *testing.T) {
+	s := startRedis(t)
+	g, err := gone.NewGone("tcp://localhost:*", s.locks(0))
+	must(t, err)
+	defer g.Close()
+	if !strings.HasPrefix(g.Addr(), "tcp://localhost:") {
+		t.Error(g.Addr())
+	}
+	var in inbox
+	hold(t, g, "a", in.run)
+	must(t, startNode(t, s.locks(0)).SendData("a", []byte("x")))
+}

@@ -168,10 +168,10 @@ func (k *keyring) vouches(identity []byte, key string) bool {
 }
 
 // dialable splits an identity that this node may connect to.
-func (k *keyring) dialable(identity string) (addr, key string, err error) {
-	addr, key, _ = strings.Cut(identity, " ")
-	if _, err := dialable(addr); err != nil {
-		return "", "", err
+func (k *keyring) dialable(identity string) (addr endpoint, key string, err error) {
+	at, key, _ := strings.Cut(identity, " ")
+	if addr, err = dialable(at); err != nil {
+		return endpoint{}, "", err
 	}
 	switch {
 	case k == nil && key != "":
@@ -185,11 +185,23 @@ func (k *keyring) dialable(identity string) (addr, key string, err error) {
 }
 
 // short is enough of a public key to recognise it.
-func short(key string) string { return fmt.Sprintf("%.8q…", key) }
+func short(key string) string {
+	if key == "" {
+		return ""
+	}
+	return fmt.Sprintf("%.8q…", key)
+}
 
 // refuse counts one who was turned away, and logs each of them once a minute.
 func (k *keyring) refuse(address, key string) {
 	k.refused.Add(1)
+	if k.isNews(address, key) {
+		// A log that blocks must not keep others out.
+		go k.log.Warn("gone: refused a node", "address", address, "key", short(key))
+	}
+}
+
+func (k *keyring) isNews(address, key string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
@@ -200,10 +212,10 @@ func (k *keyring) refuse(address, key string) {
 	}
 	who := address + " " + key
 	if _, known := k.logged[who]; known || len(k.logged) >= logMost {
-		return
+		return false
 	}
 	k.logged[who] = now
-	k.log.Warn("gone: refused a node", "address", address, "key", short(key))
+	return true
 }
 
 // zmq is the keyring for ZeroMQ.

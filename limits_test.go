@@ -55,6 +55,7 @@ func TestRefusalsOfManyStrangersAreCountedAndDoNotFillTheLog(t *testing.T) {
 			for i := range strangers {
 				k.refuse("10.0.0.1", fmt.Sprintf("%040d", i))
 			}
+			synctest.Wait()
 			return strings.Count(log.String(), "\n")
 		}
 		if n := refuse(); n != logMost {

@@ -85,11 +85,13 @@ func render(b *strings.Builder, prefix string, a slog.Attr) {
 	switch {
 	case a.Key == "stack": // to be read; no line of it looks like a log's
 		s = strings.ReplaceAll(s, "\n", "\n\t")
-	case strings.ContainsAny(s, " \"=\n"):
+	case strings.ContainsAny(s, " \"=") || strings.ContainsFunc(s, notPrintable):
 		s = strconv.Quote(s)
 	}
 	b.WriteString(s)
 }
+
+func notPrintable(r rune) bool { return !strconv.IsPrint(r) }
 
 // depthOf finds, for glog's Depth functions called by Handle, how far up the
 // stack pc logged. The number of slog's own frames differs between its methods.

@@ -190,8 +190,8 @@ func (l *RedisLock) acquire() error {
 		return l.foreign()
 	}
 	left := time.Duration(r[1]) * time.Millisecond
-	if left < 0 {
-		left = l.TTL() // a key that someone made without a TTL
+	if left < 0 || left > l.TTL() {
+		left = l.TTL() // a key that someone made without a TTL, or with any
 	}
 	l.other = news{uint64(r[2]), time.Now().Add(left)}
 	if r[2] == 0 {
@@ -296,12 +296,15 @@ func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	return value, token, nil
 }
 
+// maxToken is the greatest one that a script makes: its numbers are floating.
+const maxToken = 1<<53 - 1
+
 // parseHold splits what the key of a lock that is held has.
 func parseHold(s string) (value string, token uint64, ok bool) {
 	s, secret := cutLast(s)
 	value, digits := cutLast(s)
 	token, err := strconv.ParseUint(digits, 10, 64)
-	return value, token, err == nil && token != 0 && secret != "" && value != "" && len(value) <= maxValue
+	return value, token, err == nil && token != 0 && token <= maxToken && secret != "" && value != "" && len(value) <= maxValue
 }
 
 func cutLast(s string) (before, after string) {

@@ -30,6 +30,7 @@ const routesMost = 16 << 10
 const (
 	lookFirst = 2 * time.Millisecond
 	lookMost  = 500 * time.Millisecond
+	overFor   = 5 * time.Second
 )
 
 // A route is what this node knows of one id's holder.
@@ -41,7 +42,8 @@ type route struct {
 	mu      sync.Mutex
 	flow    *flow         // to the holder; nil: not known
 	last    *flow         // the one before, or a silent one that may recover
-	dead    uint64        // tenures with tokens up to it are over
+	dead    uint64        // tenures with tokens up to it are over, …
+	died    time.Time     // … as was said then
 	err     error         // why there is no flow
 	changed chan struct{} // closed when it is worth looking again
 	looking bool          // look runs
@@ -165,6 +167,13 @@ func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {
 	return r.flow, r.err
 }
 
+// over reports whether a tenure is, as far as is known: the lock service may name
+// it for a while. But not for ever, as tokens may have been forged, or begin
+// anew. It is called with mu held.
+func (r *route) over(token uint64) bool {
+	return token <= r.dead && time.Since(r.died) < overFor
+}
+
 // change wakes everybody who waits. It is called with mu held.
 func (r *route) change() {
 	close(r.changed)
@@ -178,7 +187,7 @@ func (r *route) refused(f *flow, over bool) {
 	defer r.mu.Unlock()
 	// Without tokens of the lock those of two nodes can't be compared.
 	if _, ok := r.lock.(Fencer); ok && over {
-		r.dead = max(r.dead, f.Token)
+		r.dead, r.died = max(r.dead, f.Token), time.Now()
 	}
 	if r.flow != f {
 		return
@@ -207,7 +216,7 @@ func (r *route) silence(f *flow, silent bool) {
 // has. It is called with mu held.
 func (r *route) follow(f *flow) bool {
 	token := f.hint()
-	if token == f.Token || token <= r.dead {
+	if token == f.Token || r.over(token) {
 		return false
 	}
 	r.use(f.addr, token)
@@ -249,7 +258,7 @@ func (r *route) learn(addr string, token uint64, err error) (nobody bool) {
 			// The service can't say. The last holder refuses if it isn't any more.
 			r.use(f.addr, f.Token)
 		}
-	case token != 0 && token <= r.dead:
+	case token != 0 && r.over(token):
 		r.err = ErrNoHolder // over without the service knowing it yet
 		return true
 	case addr == r.rs.self:
@@ -296,6 +305,9 @@ func (r *route) look() {
 		addr, token, err := holder(r.lock)
 		r.mu.Lock()
 		nobody := r.learn(addr, token, err)
+		if errors.Is(r.err, ErrRefused) {
+			r.change() // who has waited for long gives up
+		}
 		idle := r.waiting == 0 && (r.last == nil || r.last.idle())
 		if r.flow != nil || idle || r.rs.ctx.Err() != nil {
 			r.looking = false

@@ -2,6 +2,7 @@ package gone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -12,6 +13,10 @@ import (
 // tryTimeout bounds TrySendData where the holder does not answer.
 const tryTimeout = time.Second
 
+// A send whose holder's key is refused for so long, or that the holder refuses,
+// ends: keys that are being changed need less.
+const refusedMost = 3 * time.Second
+
 // SendData sends data to the handler of the id, on whichever node it runs, and
 // returns nil when the handler has received it. It is a send on an unbuffered
 // channel across the cluster: it waits for a holder and for the handler, for
@@ -20,7 +25,8 @@ const tryTimeout = time.Second
 //
 // An error wraps either ErrNotDelivered or ErrOutcomeUnknown, and the reason:
 // ErrNoHolder, ErrBusy, ErrUnreachable, ErrRefused, ErrTooLarge, ErrClosed, the
-// context's error, or what the lock service said.
+// context's error, or what the lock service said. A key that is refused ends the
+// send after some seconds, whatever its deadline.
 func (g *Gone) SendData(id string, data []byte) error {
 	return g.SendDataContext(context.Background(), id, data)
 }
@@ -184,6 +190,7 @@ func (g *Gone) ship(s *shipment) error {
 	until, fixed := s.ctx.Deadline()
 	reason := ErrNoHolder
 	pause, before := lookFirst, -1
+	var refused time.Time // since when
 	if err := s.ctx.Err(); err != nil {
 		return because(ErrNotDelivered, err)
 	}
@@ -207,6 +214,15 @@ func (g *Gone) ship(s *shipment) error {
 			return because(ErrNotDelivered, reason)
 		}
 		fate, why := g.attempt(s)
+		switch {
+		case why == nil:
+		case !errors.Is(why, ErrRefused):
+			refused = time.Time{}
+		case refused.IsZero():
+			refused = s.now
+		case time.Since(refused) > refusedMost && fate != unknown:
+			return because(ErrNotDelivered, why)
+		}
 		if why != nil {
 			reason = why
 		}

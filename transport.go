@@ -1,11 +1,13 @@
 package gone
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -27,6 +29,10 @@ type transport struct {
 
 	ctx      *zmq.Context
 	received chan struct{} // closed when the receiver has ended
+
+	ended   context.Context // with the transport
+	end     context.CancelFunc
+	lookups sync.WaitGroup // of host names
 
 	waiting    atomic.Int64 // bytes in the queues of all peers
 	waitAtMost int64
@@ -53,6 +59,7 @@ const (
 	stallMost   = 50 * time.Millisecond
 	renewAfter  = 2 * time.Second  // so often at most a socket is replaced for want of answers
 	stallRedial = 10 * time.Second // a socket can stop reconnecting for good
+	lookupMost  = 5 * time.Second  // for a name server's answer
 )
 
 // newTransport binds and starts to receive.
@@ -74,8 +81,8 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 			return nil, err
 		}
 	}
-	if local, err = local.numeric(); err != nil {
-		return nil, err
+	if local.host, err = resolve(context.Background(), local.host); err != nil {
+		return nil, fmt.Errorf("gone: address %q: %w", local, err)
 	}
 
 	ctx, err := zmq.NewContext(keys.zmq())
@@ -109,6 +116,7 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 		most:        peersMost,
 		peers:       map[string]*peer{},
 	}
+	t.ended, t.end = context.WithCancel(context.Background())
 	t.tidy = time.AfterFunc(time.Hour, t.closeIdle)
 	t.tidy.Stop()
 	go func() {
@@ -125,21 +133,27 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 	return t, nil
 }
 
-// numeric resolves a host name, as ZeroMQ binds to interfaces only.
-func (e endpoint) numeric() (endpoint, error) {
-	if e.host == "*" || net.ParseIP(e.host) != nil {
-		return e, nil
+// resolve returns an IP address of a host. ZeroMQ binds to interfaces only, and
+// waits for the name server in the thread that serves all connections.
+func resolve(ctx context.Context, host string) (string, error) {
+	if host == "*" || numeric(host) {
+		return host, nil
 	}
-	ips, err := net.LookupIP(e.host)
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return e, fmt.Errorf("gone: address %q: %w", e, err)
+		return host, err
 	}
 	for _, ip := range ips {
-		if e.host = ip.String(); ip.To4() != nil {
+		if host = ip.Unmap().String(); ip.Unmap().Is4() {
 			break
 		}
 	}
-	return e, nil
+	return host, nil
+}
+
+func numeric(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 // close sends what is queued, as far as there are connections, and frees all.
@@ -153,8 +167,10 @@ func (t *transport) close() {
 	for _, p := range peers {
 		p.close()
 	}
+	t.end()
 	_ = t.ctx.Term()
 	<-t.received
+	t.lookups.Wait()
 }
 
 // peer returns the peer of an identity, which it connects to when it is new.
@@ -184,16 +200,18 @@ func (t *transport) peer(identity string) (*peer, error) {
 	if len(t.peers) >= t.most && !t.makeRoom() {
 		return nil, fmt.Errorf("%w: %d other nodes are in use", ErrUnreachable, len(t.peers))
 	}
-	push, err := t.ctx.Dial(addr, key)
-	if err != nil {
+	p = &peer{t: t, addr: addr.String(), host: addr, key: key, used: now, made: now, dialled: now}
+	p.w.Reset(nil, t.incarnation, t.identity)
+	if !numeric(addr.host) {
+		p.name = addr.host
+		p.lookup()
+	} else if err := p.dial(); err != nil {
 		return nil, fmt.Errorf("gone: %w", err)
 	}
 	if len(t.peers) == 0 {
 		t.tidy.Reset(peerIdle / 2)
 	}
 	t.newest = now
-	p = &peer{t: t, addr: addr, key: key, push: push, used: now, made: now, dialled: now}
-	p.w.Reset(nil, t.incarnation, t.identity)
 	t.peers[identity] = p
 	return p, nil
 }
@@ -264,7 +282,7 @@ type peer struct {
 	addr string
 	key  string // the other node's; empty where there are none
 
-	push *zmq.Push // the flusher's
+	push *zmq.Push // the flusher's; nil: the host's address is not known yet
 
 	mu       sync.Mutex
 	w        wire.Writer // the open frame
@@ -277,6 +295,12 @@ type peer struct {
 	flushing bool      // somebody has the role, perhaps a timer
 	closed   bool
 	used     time.Time
+
+	name     string   // of the host; empty where addr has its IP address
+	host     endpoint // addr, with the IP address once it is known
+	looking  bool     // the name is being looked up
+	resolved bool     // the flusher is to connect there
+	nowhere  error    // why the name has no address
 
 	refusal   error // why the other node turned this one away, since the last frame was sent
 	refusedAt time.Time
@@ -407,7 +431,7 @@ func (p *peer) drain() {
 			p.flushing = false
 			p.used = time.Now()
 			if p.closed {
-				_ = p.push.Close()
+				p.hangUp()
 			}
 			p.mu.Unlock()
 			return
@@ -415,12 +439,20 @@ func (p *peer) drain() {
 		if p.renewal {
 			p.redial()
 		}
+		if p.resolved {
+			_ = p.dial()
+		}
+		push := p.push
 		frame := p.queue[0]
 		p.queue = p.queue[1:]
 		p.grow(-len(frame))
 		p.mu.Unlock()
 
-		sent, err := p.push.Send(frame)
+		var sent bool
+		var err error
+		if push != nil {
+			sent, err = push.Send(frame)
+		}
 
 		p.mu.Lock()
 		switch {
@@ -450,15 +482,17 @@ func (p *peer) wait(err error) {
 		p.stalled = now
 	}
 	p.stall = min(max(2*p.stall, stallFirst), stallMost)
-	if why := p.push.Refusal(); why != nil {
-		if p.refusal == nil {
-			p.t.log.Warn("gone: can't connect, will retry", "address", p.addr, "err", why)
+	if p.push != nil {
+		if why := p.push.Refusal(); why != nil {
+			if p.refusal == nil {
+				go p.t.log.Warn("gone: can't connect, will retry", "address", p.addr, "err", why) // it may block
+			}
+			p.refusal, p.refusedAt = because(ErrRefused, why), now
 		}
-		p.refusal, p.refusedAt = because(ErrRefused, why), now
 	}
 	patience := stallRedial
-	if p.refusal != nil {
-		patience = renewAfter // it may be allowed by now
+	if p.refusal != nil || p.push == nil {
+		patience = renewAfter // it may be allowed, or known, by now
 	}
 	if err != nil || now.Sub(p.stalled) > patience && now.Sub(p.dialled) > patience {
 		p.redial()
@@ -484,18 +518,61 @@ func (p *peer) redial() {
 		return
 	}
 	p.renewal, p.dialled = false, time.Now()
-	if push, err := p.t.ctx.Dial(p.addr, p.key); err == nil {
-		_ = p.push.Close()
+	if p.name != "" {
+		p.lookup() // it may have moved
+		return
+	}
+	_ = p.dial()
+}
+
+// dial connects anew. It is the flusher's, and called with mu held.
+func (p *peer) dial() error {
+	p.resolved = false
+	push, err := p.t.ctx.Dial(p.host.String(), p.key)
+	if err == nil {
+		p.hangUp()
 		p.push = push
+	}
+	return err
+}
+
+// hangUp closes the socket, if there is one.
+func (p *peer) hangUp() {
+	if p.push != nil {
+		_ = p.push.Close()
+		p.push = nil
 	}
 }
 
-// refused returns why the other node turns this one away, nil if it does not. A
-// refusal repeats itself with each connection; one that does not was the end of
-// the other node, say.
+// lookup asks for the address of a name, unless it is at it, and then has the
+// flusher connect. It is called with mu held.
+func (p *peer) lookup() {
+	if p.looking {
+		return
+	}
+	p.looking = true
+	p.t.lookups.Go(func() {
+		ctx, cancel := context.WithTimeout(p.t.ended, lookupMost)
+		defer cancel()
+		host, err := resolve(ctx, p.name)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.looking, p.nowhere = false, err
+		if err == nil {
+			p.host.host, p.resolved = host, !p.closed
+		}
+	})
+}
+
+// refused returns why the other node turns this one away, or why it has no
+// address; nil if neither is so. A refusal repeats itself with each connection;
+// one that does not was the end of the other node, say.
 func (p *peer) refused() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.nowhere != nil {
+		return p.nowhere
+	}
 	if time.Since(p.refusedAt) > 2*renewAfter {
 		return nil
 	}
@@ -521,7 +598,7 @@ func (p *peer) closeIdle() bool {
 		return false
 	}
 	p.closed = true
-	_ = p.push.Close()
+	p.hangUp()
 	return true
 }
 
@@ -531,6 +608,6 @@ func (p *peer) close() {
 	defer p.mu.Unlock()
 	p.closed = true
 	if !p.flushing {
-		_ = p.push.Close()
+		p.hangUp()
 	}
 }

@@ -347,8 +347,18 @@ func growth(r *report, s *server, c crowd, callers int) error {
 			lines: []curve{{points: points(x, medians(rates)), dots: true}},
 		})
 	}
-	return errors.Join(show("ids", c.grow, ids), show("peers", c.peers, peers))
+	err := errors.Join(show("ids", c.grow, ids), show("peers", c.peers, peers))
+	r.printf(growthNotes)
+	return err
 }
+
+const growthNotes = `One caller does not notice how many ids and peers there are. Throughput with many callers does. With more ids each
+message finds its route, flow, mailbox, handler and their stacks further away: up to 1,000 ids fit in the caches of this
+machine, of 10,000 a profile shows comparisons of strings, map lookups and locks that wait for memory. With more peers
+the same callers share fewer frames: with one peer 64 messages share a frame and its ten context switches, with 100
+peers nearly each message has its own, as anywhere on TCP. More callers for each peer make frames fuller again.
+
+`
 
 // A target is ids that a node of this process sends to.
 type target struct {

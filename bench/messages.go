@@ -120,6 +120,21 @@ func speedOfMessages(r *report, s *server, p pace) error {
 const messageNotes = `Two processes on the loopback interface; each figure is from %v. The plain loop is pebbe's: one goroutine, a
 message a frame, counted when the last has arrived. SendData returns when the handler has received the message.
 
+What limits SendData, by profiles of 256 callers on this kind of machine, at 550,000 messages a second: Go takes
+1.05 µs of CPU a message in the sender's process and 1.15 µs in the holder's. Of that, most is the Go scheduler's:
+each message is handed from one goroutine to another on an unbuffered channel, as nil means that the handler has it
+(245 to 290 ns with nothing around it), and each caller is woken by itself (155 ns). A third of the time is the
+kernel's: messages share frames, about 64 in each, but a frame and its answer take ten context switches, from a caller
+to ZeroMQ's thread, to the other process's, to the receiver, and back. A quarter of the two CPUs is idle, waiting for
+these wake-ups. The plain loop has none of this: both of its ends run all the time, and take 0.8 µs a message together.
+SendBatch spares the sender's half of the switches; the receiver's half is what is left.
+
+What was tried and did not pay: reporting what was received in frames of 32, 128 or 256 (within 3 %%); waiting 30 to
+60 µs for a fuller frame by a timer (within 3 %%, and 16 callers lose 30 to 45 %%) or by yielding (it loses 17 to 60 %%);
+a hand-over that blocks instead of yielding (8 %% more with 256 callers, but acknowledgements of a slow handler come a
+millisecond late, and batches lose 5 %%). What would have to change for more: a handler that takes several messages at
+once, and callers that do not wait for each; both are other libraries than a send on an unbuffered channel.
+
 `
 
 // batch sends with SendBatch for d, and returns how many a second.

@@ -14,7 +14,7 @@ type Keys struct {
 	Public, Secret string
 	Allows         func(public string) bool
 	// Refused is told of everybody who is turned away: the IP address, and the
-	// public key, which is empty where there is none.
+	// public key, each empty where it is not known.
 	Refused func(address, public string)
 }
 
@@ -29,11 +29,23 @@ func PublicKey(secret string) (string, error) {
 	return zmq4.AuthCurvePublic(secret)
 }
 
+// checkVersion refuses libzmq before 4.3.3: with CURVE, strangers could overflow
+// the stack of 4.3.1 (CVE-2019-13132) and stop 4.3.2 (CVE-2020-15166).
+func checkVersion() error {
+	if major, minor, patch := zmq4.Version(); major*10000+minor*100+patch < 40303 {
+		return fmt.Errorf("libzmq %d.%d.%d is not safe with CURVE, 4.3.3 is", major, minor, patch)
+	}
+	return nil
+}
+
 // authenticate answers libzmq's questions about who connects (ZAP, RFC 27), on
 // this context alone: pebbe's own handler serves the default context. It ends
 // with the context, and not before: who is not answered does not get in, but
 // where nobody listens libzmq lets everybody in, under any User-Id.
 func (c *Context) authenticate() error {
+	if err := checkVersion(); err != nil {
+		return err
+	}
 	rep, err := c.ctx.NewSocket(zmq4.REP)
 	if err != nil {
 		return err
@@ -76,16 +88,50 @@ func (c *Context) authenticate() error {
 	return nil
 }
 
-// serve makes a socket one that only those who are allowed can connect to.
+// serve makes a socket one that only those who are allowed can connect to, and
+// has those counted who fail before they can be asked for their key: they know
+// another key of this node, or none.
 func (c *Context) serve(soc *zmq4.Socket) error {
 	if c.keys == nil {
 		return nil
 	}
-	return errors.Join(
+	at := c.monitorAddr()
+	events, err := c.ctx.NewSocket(zmq4.PAIR)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(
 		soc.SetCurveServer(1),
 		soc.SetCurvePublickey(c.keys.Public),
 		soc.SetCurveSecretkey(c.keys.Secret),
+		soc.Monitor(at, zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL),
+		events.SetLinger(0),
+		events.SetRcvhwm(0), // a full queue would block the I/O thread
+		events.Connect(at),
 	)
+	if err != nil {
+		_ = events.Close()
+		return err
+	}
+	c.watched = make(chan struct{})
+	go func() {
+		defer close(c.watched)
+		defer events.Close()
+		for {
+			event, _, _, err := events.RecvEvent(0)
+			switch {
+			case zmq4.AsErrno(err) == zmq4.ETERM, err == nil && event == zmq4.EVENT_MONITOR_STOPPED:
+				return
+			case err == nil:
+				c.keys.Refused("", "")
+			}
+		}
+	}()
+	return nil
+}
+
+func (c *Context) monitorAddr() string {
+	return fmt.Sprintf("inproc://gone.events.%d", c.monitors.Add(1))
 }
 
 // introduce has a socket connect with this node's key to that of another, and
@@ -94,7 +140,7 @@ func (c *Context) introduce(p *Push, server string) error {
 	if c.keys == nil {
 		return nil
 	}
-	at := fmt.Sprintf("inproc://gone.events.%d", c.monitors.Add(1))
+	at := c.monitorAddr()
 	events, err := c.ctx.NewSocket(zmq4.PAIR)
 	if err != nil {
 		return err

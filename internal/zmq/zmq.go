@@ -38,6 +38,7 @@ type Context struct {
 	ctx      *zmq4.Context
 	keys     *Keys         // nil: plain
 	zap      chan struct{} // closed when nobody is authenticated any more
+	watched  chan struct{} // closed when no failed handshakes are counted any more
 	monitors atomic.Uint64
 }
 
@@ -66,8 +67,10 @@ func NewContext(keys *Keys) (*Context, error) {
 // about to be, closed by its owner.
 func (c *Context) Term() error {
 	err := c.ctx.Term()
-	if c.zap != nil {
-		<-c.zap
+	for _, ended := range []chan struct{}{c.zap, c.watched} {
+		if ended != nil {
+			<-ended
+		}
 	}
 	return err
 }
