@@ -51,6 +51,7 @@ $(MODULES:%=test/%): test/%: deps-test
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test
 	cd faults && go run . -rounds 100 -out ../docs/faults.md $(ARGS)
+	cd faults && go run . -rounds 10 -curve -out ../docs/faults-curve.md $(ARGS)
 
 attacks: deps-test
 	cd faults && go run . -attacks -out ../docs/security.md $(ARGS)

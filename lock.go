@@ -30,8 +30,8 @@ type GoneLock interface {
 }
 
 // LockFactory makes the lock of an id. The value is what GetValue is to return
-// on every node while this lock holds the id: the node's address. It is called
-// once for each RunOne and about once for each id that is sent to from this
+// on every node while this lock holds the id: the node's address, with
+// [WithCurve] followed by a space and its public key. It is called once for each RunOne and about once for each id that is sent to from this
 // node, perhaps concurrently.
 type LockFactory func(id, value string) (GoneLock, error)
 

@@ -10,7 +10,8 @@
 //	frame  = "G" "1" from:u64 len:u8 addr:len header, then items to the end
 //	from   = random number, not 0, of the sending node's incarnation; a
 //	         restarted process has another one
-//	addr   = address of the sending node's PULL socket, for replies
+//	addr   = address of the sending node's PULL socket, for replies; with CURVE
+//	         followed by a space and the node's public key
 //
 // An item is a kind:u8 and its fields. Tenure and Flow set the context of the
 // items that follow them in the same frame.
