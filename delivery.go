@@ -83,6 +83,7 @@ type message struct {
 	waited    bool     // what was written had not left lately
 	asks      int
 	askAt     time.Time
+	asked     time.Time        // first question since the data was written; zero: none
 	withdrawn time.Time        // when a Cancel was sent
 	fate      wire.Status      // 0: not known
 	done      chan wire.Status // capacity 1; nil for one of a batch
@@ -296,11 +297,17 @@ func (f *flow) write(m *message, now time.Time) *peer {
 	m.peer = p
 	if f.Token == 0 || now.Sub(f.heard) > flowFresh { // the answer Missing lets it go
 		w.Ask(&f.Target, f.low, m.seq)
+		m.asked = now
 		m.pos = p.position(0)
 		p.end()
 		return p
 	}
-	m.copies++
+	if m.copies++; !m.asked.IsZero() {
+		// Other questions may be under way, and are not to be asked once more
+		// before they are answered.
+		m.askAt = m.askAt.Add(min(now.Sub(m.asked), askMost))
+		m.asked = time.Time{}
+	}
 	budget := uint64(0)
 	if !m.try {
 		// The refusal has to be back before the deadline.
@@ -507,6 +514,9 @@ func (f *flow) ask(ms []*message, now time.Time) {
 	if p, w := f.begin(); w != nil {
 		for _, m := range ms {
 			w.Ask(&f.Target, f.low, m.seq)
+			if m.asked.IsZero() {
+				m.asked = now
+			}
 		}
 		p.end()
 		p.flush()
@@ -522,8 +532,9 @@ func (f *flow) replied(seq, current uint64, s wire.Status, now time.Time) (p *pe
 	switch {
 	case m == nil || s == wire.Pending:
 	case s == wire.Missing:
-		// A copy that comes late gets the fate of this one.
-		if m.withdrawn.IsZero() {
+		// A copy that comes late gets the fate of this one. What was asked before
+		// the data was written does not count.
+		if m.withdrawn.IsZero() && !m.asked.IsZero() {
 			p = f.write(m, now)
 		}
 	case s == wire.Stranger && (m.copies > 1 || m.copies == 1 && (m.asks > 0 || !m.withdrawn.IsZero())):

@@ -267,7 +267,7 @@ func (g *Gone) receive(frame []byte) {
 		}
 		if s := m.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload), now); s != 0 {
 			p = g.answer(p, r.From, r.Addr, it, current, s)
-			if p != nil && it.Kind == wire.Ask && s != wire.Pending && s != wire.Missing {
+			if p != nil && it.Kind == wire.Ask && (s == wire.Received || s == wire.Busy || s == wire.Expired) {
 				p.renew() // the answer was given before and has not arrived
 			}
 		}

@@ -1038,7 +1038,7 @@ func TestASenderDoesNotWaitForARouteThatWasForgotten(t *testing.T) {
 			if f, err := r.next(context.Background(), time.Now().Add(time.Hour)); f != nil || err != nil {
 				t.Errorf("got %v, %v", f, err)
 			}
-			if f, err := r.lookOnce(); f != nil || err != nil {
+			if f, err := r.lookOnce(context.Background()); f != nil || err != nil {
 				t.Errorf("got %v, %v", f, err)
 			}
 			if d := time.Since(began); d > 0 {

@@ -291,3 +291,111 @@ func TestTheOutcomeOfWhatWasDroppedHereIsKnown(t *testing.T) {
 		ct.end()
 	})
 }
+
+// The holder that this node knew has died, and the next one ran here for a while.
+func TestWhoWaitedForAHandlerHereAsksTheNextHolderFirst(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		here := c.node(clusterAddrs[0])
+		c.setNet(func(_, _ string) carriage { return carriage{delay: time.Millisecond} })
+		died := c.acquire("a", clusterAddrs[1], func() {})
+		if err := c.send(context.Background(), here, "a", "s 1", false); err != nil {
+			t.Fatal(err)
+		}
+		c.setNet(func(from, to string) carriage {
+			return carriage{delay: time.Millisecond, lost: from == clusterAddrs[1] || to == clusterAddrs[1]}
+		})
+		died.end()
+		time.Sleep(time.Second)
+		stuck := make(chan struct{})
+		ct := c.acquire("a", clusterAddrs[0], func() { <-stuck })
+		c.senders.Go(func() {
+			if err := c.send(context.Background(), here, "a", "s 2", false); err != nil {
+				t.Errorf("planned hand-over: %v", err)
+			}
+		})
+		time.Sleep(flowFresh + 3*time.Second)
+		ct.exit()
+		close(stuck)
+		<-ct.done
+		c.release("a")
+		ct = c.acquire("a", clusterAddrs[2], func() {})
+		c.senders.Wait()
+		ct.end()
+	})
+}
+
+// The answers to questions that were asked before the data was sent say nothing
+// of the data.
+func TestALongWayCostsNoSecondCopy(t *testing.T) {
+	for _, latency := range []time.Duration{time.Millisecond, 110 * time.Millisecond, 320 * time.Millisecond} {
+		inCluster(t, 0, func(c *cluster) {
+			c.setNet(func(_, _ string) carriage { return carriage{delay: latency} })
+			ct := c.acquire("a", clusterAddrs[0], func() {})
+			data := c.dataTo(clusterAddrs[0])
+			for i := range 3 {
+				if err := c.send(context.Background(), c.node(clusterAddrs[1]), "a", fmt.Sprint("s ", i+1), false); err != nil {
+					t.Error(err)
+				}
+				if n := data.Load(); n != int32(i+1) {
+					t.Errorf("latency %v: %d copies of %d messages", latency, n, i+1)
+				}
+				time.Sleep(flowFresh + time.Second)
+			}
+			ct.end()
+		})
+	}
+}
+
+// Only an answer that was given before, and has not arrived, says that the way is
+// broken.
+func TestTheFirstQuestionDoesNotCostTheConnection(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		c.setNet(func(_, _ string) carriage { return carriage{delay: time.Millisecond} })
+		ct := c.acquire("a", clusterAddrs[0], func() {})
+		ended := c.token
+		time.Sleep(2 * renewAfter)
+		ct.end()
+		n := c.node(clusterAddrs[1])
+		for _, token := range []uint64{ended, 4711} { // over, and never known
+			f, err := n.delivery.newFlow("a", clusterAddrs[0], token, func(*flow, bool) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := n.delivery.message([]byte("data"), time.Now().Add(time.Minute), false)
+			if s := f.send(context.Background(), m, time.Now()); s != wire.NotHere && s != wire.Stranger {
+				t.Errorf("fate %d", s)
+			}
+		}
+		p := c.node(clusterAddrs[0]).transport.peers[clusterAddrs[1]]
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.renewal {
+			t.Error("it is replaced though nothing was lost")
+		}
+	})
+}
+
+// A hung lock is asked, and does not answer.
+type hungLock struct {
+	clusterLock
+	d time.Duration
+}
+
+func (l hungLock) Holder() (string, uint64, error) {
+	time.Sleep(l.d)
+	return l.clusterLock.Holder()
+}
+
+func TestTrySendDataDoesNotWaitForALockServiceThatHangs(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		n := c.node(clusterAddrs[2])
+		n.routes.newLock = func(id, _ string) (GoneLock, error) { return hungLock{clusterLock{c, id}, time.Minute}, nil }
+		began := time.Now()
+		if err := c.send(context.Background(), n, "a", "s 1", true); !errors.Is(err, ErrNotDelivered) {
+			t.Error(err)
+		}
+		if d := time.Since(began); d > tryTimeout+10*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+	})
+}

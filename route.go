@@ -275,16 +275,26 @@ func (r *route) learn(addr string, token uint64, err error) (nobody bool) {
 }
 
 // lookOnce is next for a sender that does not wait for a holder.
-func (r *route) lookOnce() (*flow, error) {
+func (r *route) lookOnce(ctx context.Context) (*flow, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.flow == nil && !r.evicted {
 		r.waiting++
+		looked := make(chan struct{})
+		r.rs.looks.Go(func() { // the lock can't be interrupted
+			defer close(looked)
+			addr, token, err := holder(r.lock)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.waiting--
+			r.learn(addr, token, err)
+		})
 		r.mu.Unlock()
-		addr, token, err := holder(r.lock)
+		select {
+		case <-looked:
+		case <-ctx.Done():
+		}
 		r.mu.Lock()
-		r.waiting--
-		r.learn(addr, token, err)
 	}
 	return r.flow, r.err
 }

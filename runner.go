@@ -265,11 +265,10 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		if ctx.Err() != nil {
 			return 0
 		}
-		if d := lease.left(); d > 0 {
-			return d
+		if lease.expired() { // not by comparing: an Extend may just have moved the deadline
+			return 0
 		}
-		lease.expired()
-		return 0
+		return max(lease.left(), 1)
 	}
 	r.Data, t.close = c.stage.begin(ctx, c.id, r.token, left)
 	c.count.tenures.Add(1)

@@ -230,6 +230,8 @@ func (g *Gone) ship(s *shipment) error {
 		case unknown:
 			if err := s.ctx.Err(); err != nil {
 				why = because(why, err)
+			} else if g.ctx.Err() != nil {
+				why = because(why, ErrClosed)
 			}
 			return because(ErrOutcomeUnknown, why)
 		case wire.Oversized:
@@ -275,15 +277,15 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 	f := r.known()
 	if f == nil {
 		if s.try {
-			f, err = r.lookOnce()
+			f, err = r.lookOnce(s.ctx)
 		} else {
 			f, err = r.next(s.ctx, s.deadline)
 		}
 		if f == nil {
 			return nobody, err
 		}
-		s.now = time.Now()
 	}
+	s.now = time.Now() // all before may have waited
 	fate, unsent := s.remote(f)
 	switch {
 	case fate == stale:

@@ -85,11 +85,13 @@ func newTransport(advertise string, o options, receive func(frame []byte)) (*tra
 		return nil, fmt.Errorf("gone: address %q: %w", local, err)
 	}
 
+	// An Over lists up to flowSpan numbers, behind other items.
+	maxFrame := max(o.maxMessageSize, frameSize, 8*flowSpan) + frameSize + wire.Overhead
 	ctx, err := zmq.NewContext(keys.zmq())
 	if err != nil {
 		return nil, fmt.Errorf("gone: %w", err)
 	}
-	pull, got, err := ctx.Listen(local.String(), int64(max(o.maxMessageSize, frameSize)+frameSize+wire.Overhead))
+	pull, got, err := ctx.Listen(local.String(), int64(maxFrame))
 	if err != nil {
 		_ = ctx.Term()
 		return nil, fmt.Errorf("gone: %w", err)
@@ -253,8 +255,8 @@ func (t *transport) dropRefused() {
 		if !t.keys.allows(p.key) {
 			p.mu.Lock()
 			p.drop(0)
+			p.shut()
 			p.mu.Unlock()
-			p.close()
 			delete(t.peers, identity)
 		}
 	}
@@ -360,7 +362,7 @@ func (p *peer) seal() {
 func (p *peer) drop(n int) {
 	p.seal()
 	from := p.number - uint64(len(p.queue)+n)
-	if p.dropped.to != from { // else nothing was sent in between
+	if p.dropped.to < from { // something was sent in between
 		p.dropped.from = from
 	}
 	p.dropped.to = p.number
@@ -606,6 +608,11 @@ func (p *peer) closeIdle() bool {
 func (p *peer) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.shut()
+}
+
+// shut is close with mu held.
+func (p *peer) shut() {
 	p.closed = true
 	if !p.flushing {
 		p.hangUp()
