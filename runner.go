@@ -265,10 +265,13 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		if ctx.Err() != nil {
 			return 0
 		}
-		if lease.expired() { // not by comparing: an Extend may just have moved the deadline
+		if d := lease.left(); d > 0 {
+			return d
+		}
+		if lease.expired() {
 			return 0
 		}
-		return max(lease.left(), 1)
+		return max(lease.left(), 1) // an Extend has just moved the deadline
 	}
 	r.Data, t.close = c.stage.begin(ctx, c.id, r.token, left)
 	c.count.tenures.Add(1)
