@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -228,6 +230,8 @@ func (c *Cluster) take(e Event) {
 			ID: e.ID, Node: e.Node, Token: e.Token, Begin: e.At,
 			Exit: never, Returned: never, Unlock: never, Killed: never,
 		})
+		// The logs of two nodes may be read in the other order.
+		slices.SortStableFunc(c.live[e.ID], func(a, b *Tenure) int { return cmp.Compare(a.Begin, b.Begin) })
 	case Exit, Returned, UnlockCall:
 		for _, t := range c.live[e.ID] {
 			if t.Node != e.Node || t.Token != e.Token {
