@@ -477,7 +477,7 @@ func TestDataForATenureBeforeARestartIsRefused(t *testing.T) {
 	restarted, sender := startNode(t, locks), startNode(t, locks)
 	s.do("SET", "a", restarted.Addr()+" 4711 secret", "PX", 60_000)
 
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 	defer cancel()
 	isOnly(t, sender.SendDataContext(ctx, "a", []byte("early")), gone.ErrNotDelivered, gone.ErrNoHolder)
 

@@ -216,7 +216,7 @@ func (r *route) silence(f *flow, silent bool) {
 // has. It is called with mu held.
 func (r *route) follow(f *flow) bool {
 	token := f.hint()
-	if token == f.Token || r.over(token) {
+	if token == 0 || token == f.Token || r.over(token) {
 		return false
 	}
 	r.use(f.addr, token)
