@@ -34,7 +34,9 @@ func (g *Gone) SendData(id string, data []byte) error {
 // SendDataContext is SendData until the context's deadline, where it has one.
 // When ctx ends, the data is withdrawn where that is still possible, and the
 // call returns at once, or where the holder has to be asked, with its answer,
-// for which it waits 200 ms at most.
+// for which it waits 200 ms at most. Whatever the deadline, the outcome is
+// unknown when a holder that may have received the data has been silent for five
+// minutes.
 func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) error {
 	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1})
 }
