@@ -367,6 +367,12 @@ func (f *flow) trim() {
 	f.open = f.open[n:]
 }
 
+// unsettled returns the messages without a fate, also while they are settled. It
+// is called with mu held.
+func (f *flow) unsettled() []*message {
+	return slices.DeleteFunc(slices.Clone(f.open), func(m *message) bool { return m == nil })
+}
+
 func (f *flow) get(seq uint64) *message {
 	if i := seq - f.low; i < uint64(len(f.open)) {
 		return f.open[i]
@@ -430,10 +436,7 @@ func (f *flow) tick() {
 	f.wakeAt = time.Time{}
 	wake := now.Add(askMost)
 	var ask []*message
-	for _, m := range append([]*message(nil), f.open...) {
-		if m == nil {
-			continue
-		}
+	for _, m := range f.unsettled() {
 		if f.ctx.Err() != nil && m.withdrawn.IsZero() && m.recall() {
 			// It was just being tried when the flow ended.
 			f.settle(m, f.left())
@@ -594,10 +597,8 @@ func (f *flow) ended(received wire.Seqs, now time.Time) {
 			f.settle(m, wire.Received)
 		}
 	}
-	for _, m := range append([]*message(nil), f.open...) {
-		if m != nil {
-			f.settle(m, wire.NotHere)
-		}
+	for _, m := range f.unsettled() {
+		f.settle(m, wire.NotHere)
 	}
 	f.end(ErrNoHolder)
 	f.hear(now, false)
@@ -638,8 +639,8 @@ func (f *flow) retire() {
 
 // takeBack takes back what has not left. It is called with mu held.
 func (f *flow) takeBack() {
-	for _, m := range append([]*message(nil), f.open...) {
-		if m != nil && m.recall() {
+	for _, m := range f.unsettled() {
+		if m.recall() {
 			f.settle(m, stale)
 		}
 	}
@@ -705,10 +706,8 @@ func (d *delivery) close() {
 	for _, f := range d.shut() {
 		f.mu.Lock()
 		f.over(nil)
-		for _, m := range append([]*message(nil), f.open...) {
-			if m != nil {
-				f.withdraw(m, now)
-			}
+		for _, m := range f.unsettled() {
+			f.withdraw(m, now)
 		}
 		f.arm(now.Add(withdrawGrace))
 		f.mu.Unlock()

@@ -326,7 +326,8 @@ func (g *Gone) tellPeer(addr string, write func(*wire.Writer)) {
 // received, so that they send it to the next holder. It returns when that is
 // done and everything is freed. A handler that has not returned after 10 s, or
 // what [WithCloseTimeout] says, is named in the error, as is an id for which the
-// lock service has not answered; the lock is released when they do. Later calls return the same as the first.
+// lock service has not answered; the lock is released when they do. Later calls
+// return the same as the first.
 func (g *Gone) Close() error {
 	g.once.Do(func() { g.closeErr = g.close() })
 	return g.closeErr

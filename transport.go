@@ -599,8 +599,7 @@ func (p *peer) closeIdle() bool {
 	if p.flushing || !p.w.Empty() || time.Since(p.used) < peerIdle {
 		return false
 	}
-	p.closed = true
-	p.hangUp()
+	p.shut()
 	return true
 }
 

@@ -33,9 +33,9 @@
 //
 // Data offers a payload to the tenure with that fencing token, and to no
 // other. Ask with a token of 0 is always answered with a refusal, which names
-// the current one. The budget is how many milliseconds the receiver may keep the payload
-// before it must refuse it as Expired; 0 means that it must be handed to a
-// handler that is receiving right now. Unless after is 0, the payload belongs
+// the current one. The budget is how many milliseconds the receiver may keep
+// the payload before it must refuse it as Expired; 0 means that it must be handed
+// to a handler that is receiving right now. Unless after is 0, the payload belongs
 // behind that of seq-after and must not be received without it: the receiver
 // refuses it as Busy or Expired when that one has not arrived or was refused.
 // The receiver answers each Data once, when its fate is known. Copies of one
@@ -46,8 +46,8 @@
 // place of Data, and the Data when the answer is Missing: so the receiver knows
 // whom to tell of its end before there is anything whose outcome could become
 // unknown. Cancel withdraws a number where that is still possible and is
-// answered with its fate. Settled only
-// carries the low of its Tenure: it acknowledges Over.
+// answered with its fate. Settled only carries the low of its Tenure: it
+// acknowledges Over.
 //
 // Replies go to addr in a frame of the same form. To repeats the incarnation
 // that the payload came from; a node ignores replies to another one. Current

@@ -95,22 +95,16 @@ func (c *Context) serve(soc *zmq4.Socket) error {
 	if c.keys == nil {
 		return nil
 	}
-	at := c.monitorAddr()
-	events, err := c.ctx.NewSocket(zmq4.PAIR)
-	if err != nil {
-		return err
-	}
-	err = errors.Join(
+	err := errors.Join(
 		soc.SetCurveServer(1),
 		soc.SetCurvePublickey(c.keys.Public),
 		soc.SetCurveSecretkey(c.keys.Secret),
-		soc.Monitor(at, zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL),
-		events.SetLinger(0),
-		events.SetRcvhwm(0), // a full queue would block the I/O thread
-		events.Connect(at),
 	)
 	if err != nil {
-		_ = events.Close()
+		return err
+	}
+	events, err := c.monitor(soc, zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+	if err != nil {
 		return err
 	}
 	c.watched = make(chan struct{})
@@ -130,31 +124,38 @@ func (c *Context) serve(soc *zmq4.Socket) error {
 	return nil
 }
 
-func (c *Context) monitorAddr() string {
-	return fmt.Sprintf("inproc://gone.events.%d", c.monitors.Add(1))
+// monitor returns a socket that receives events of another. It has to be read:
+// its queue has no bound, as a full one would block the I/O thread.
+func (c *Context) monitor(soc *zmq4.Socket, events zmq4.Event) (*zmq4.Socket, error) {
+	at := fmt.Sprintf("inproc://gone.events.%d", c.monitors.Add(1))
+	pair, err := c.ctx.NewSocket(zmq4.PAIR)
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(soc.Monitor(at, events), pair.SetLinger(0), pair.SetRcvhwm(0), pair.Connect(at))
+	if err != nil {
+		_ = pair.Close()
+		return nil, err
+	}
+	return pair, nil
 }
 
 // introduce has a socket connect with this node's key to that of another, and
-// watched for refusals.
-func (c *Context) introduce(p *Push, server string) error {
+// watched for refusals. Closing idle peers bounds how many wait to be read.
+func (c *Context) introduce(p *Push, server string) (err error) {
 	if c.keys == nil {
 		return nil
 	}
-	at := c.monitorAddr()
-	events, err := c.ctx.NewSocket(zmq4.PAIR)
-	if err != nil {
-		return err
-	}
-	p.events = events
-	return errors.Join(
+	err = errors.Join(
 		p.soc.SetCurvePublickey(c.keys.Public),
 		p.soc.SetCurveSecretkey(c.keys.Secret),
 		p.soc.SetCurveServerkey(server),
-		p.soc.Monitor(at, zmq4.EVENT_HANDSHAKE_FAILED_AUTH|zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL|zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL),
-		events.SetLinger(0),
-		events.SetRcvhwm(0), // a full queue would block the I/O thread; closing idle peers bounds it
-		events.Connect(at),
 	)
+	if err != nil {
+		return err
+	}
+	p.events, err = c.monitor(p.soc, zmq4.EVENT_HANDSHAKE_FAILED_AUTH|zmq4.EVENT_HANDSHAKE_FAILED_PROTOCOL|zmq4.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+	return err
 }
 
 // Refusal returns why the other side has turned this one away since the last
