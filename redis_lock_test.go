@@ -250,17 +250,17 @@ func TestAnAttemptThatArrivesLateIsRecognised(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
 	p := s.proxy()
-	l, other := p.lock(t, "a", 400*time.Millisecond), s.lock("a", time.Minute)
+	l, other := p.lock(t, "a", 8*time.Second), s.lock("a", time.Minute) // so a call may take 2 s
 	must(t, other.Lock())
+	is(t, l.Lock(), gone.ErrLockHeld) // and has a connection
 
 	deliver := p.hole()
-	isUnknown(t, l.Lock(), "a", "timeout")
+	isUnknown(t, l.Lock(), "a", "lock: ")
 	p.open()
 	is(t, l.Lock(), gone.ErrLockHeld) // overtakes it
 	other.Unlock()
-	deliver() // and now it is granted, for 400 ms
-	for s.do("EXISTS", "a") != int64(1) {
-	}
+	deliver() // and now it is granted, for 8 s
+	eventually(t, 10*time.Second, "it is granted", func() bool { return s.do("EXISTS", "a") == int64(1) })
 	s.do("PEXPIRE", "a", 60_000)
 	must(t, l.Lock())
 	must(t, l.Extend())
