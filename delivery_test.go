@@ -214,7 +214,7 @@ func TestAStuckHandlerSlowsNeitherAnotherIDNorAnotherPeer(t *testing.T) {
 				took = append(took, time.Since(began))
 			}
 			slices.Sort(took)
-			if d := took[len(took)/2]; d > 20*time.Millisecond {
+			if d := took[len(took)/2]; d > 200*time.Millisecond {
 				t.Errorf("to %s: median %v", id, d)
 			}
 		}
@@ -274,7 +274,7 @@ func TestACancelledSendReturnsAtOnceAndIsWithdrawn(t *testing.T) {
 			}
 			// A busy machine may delay a few.
 			slices.Sort(took)
-			if d := took[len(took)/2]; d > 20*time.Millisecond {
+			if d := took[len(took)/2]; d > 200*time.Millisecond {
 				t.Errorf("median %v after the cancel", d)
 			}
 			if d := took[len(took)-1]; d > time.Second {
@@ -293,7 +293,7 @@ func TestACancelledSendReturnsAtOnceAndIsWithdrawn(t *testing.T) {
 
 func TestTheDeadlineOfASendToAStuckHandlerIsNotDeliveredBusy(t *testing.T) {
 	locks := startRedis(t).locks(0)
-	holder, other := startNode(t, locks, gone.WithSendTimeout(200*time.Millisecond)), startNode(t, locks, gone.WithSendTimeout(200*time.Millisecond))
+	holder, other := startNode(t, locks, gone.WithSendTimeout(time.Second)), startNode(t, locks, gone.WithSendTimeout(time.Second))
 	open := make(chan struct{})
 	var l ledger
 	hold(t, holder, "a", func(r *gone.GoneRunner) {
@@ -309,9 +309,9 @@ func TestTheDeadlineOfASendToAStuckHandlerIsNotDeliveredBusy(t *testing.T) {
 			all.Go(func() {
 				began := time.Now()
 				data := fmt.Sprint(from, " ", i)
-				timeout := 200 * time.Millisecond // the default
+				timeout := time.Second // the default
 				if i%2 == 0 {
-					timeout = time.Duration(20+5*i) * time.Millisecond
+					timeout = time.Duration(500+5*i) * time.Millisecond
 					ctx, cancel := context.WithTimeout(context.Background(), timeout)
 					defer cancel()
 					isOnly(t, l.send(ctx, g, "a", data), gone.ErrNotDelivered, gone.ErrBusy, context.DeadlineExceeded)
@@ -320,7 +320,7 @@ func TestTheDeadlineOfASendToAStuckHandlerIsNotDeliveredBusy(t *testing.T) {
 					l.sent(data, err)
 					isOnly(t, err, gone.ErrNotDelivered, gone.ErrBusy)
 				}
-				if d := time.Since(began); d < timeout*8/10 || d > timeout+time.Second {
+				if d := time.Since(began); d < timeout*8/10 || d > timeout+5*time.Second {
 					t.Errorf("a send with %v took %v", timeout, d)
 				}
 			})
@@ -367,13 +367,13 @@ func TestWithoutAHolderASendWaitsForOne(t *testing.T) {
 }
 
 func TestWithoutAHolderTheDeadlineIsNotDeliveredNoHolder(t *testing.T) {
-	g := startNode(t, startRedis(t).locks(0), gone.WithSendTimeout(50*time.Millisecond))
+	g := startNode(t, startRedis(t).locks(0), gone.WithSendTimeout(300*time.Millisecond))
 	began := time.Now()
 	isOnly(t, g.SendData("a", nil), gone.ErrNotDelivered, gone.ErrNoHolder)
-	if d := time.Since(began); d < 50*time.Millisecond || d > time.Second {
+	if d := time.Since(began); d < 300*time.Millisecond || d > 5*time.Second {
 		t.Errorf("it took %v", d)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	isOnly(t, g.SendDataContext(ctx, "a", nil), gone.ErrNotDelivered, gone.ErrNoHolder, context.DeadlineExceeded)
 }

@@ -399,3 +399,28 @@ func TestTrySendDataDoesNotWaitForALockServiceThatHangs(t *testing.T) {
 		}
 	})
 }
+
+// A timer that has fired can't be stopped, and may be late.
+func TestAClosedNodeAsksNoLockWhereAHolderWas(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		n := c.node(clusterAddrs[0])
+		ct := c.acquire("a", clusterAddrs[1], func() {})
+		if err := c.send(context.Background(), n, "a", "s 1", false); err != nil {
+			t.Fatal(err)
+		}
+		r, err := n.routes.get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := r.known()
+		r.waiting++ // so that look would go on
+		n.cancel()
+		n.routes.close()
+		f.silence(f, true)
+		if r.mu.Lock(); r.looking {
+			t.Error("a look has begun")
+		}
+		r.mu.Unlock()
+		ct.end()
+	})
+}

@@ -189,7 +189,7 @@ func (s *redisServer) pubsub() string {
 func TestACrashedHoldersLockIsTakenWhenItExpires(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
-	const ttl = 200 * time.Millisecond
+	const ttl = time.Second
 	var late []time.Duration
 	for i := range 3 {
 		id := fmt.Sprint(i)
@@ -200,7 +200,7 @@ func TestACrashedHoldersLockIsTakenWhenItExpires(t *testing.T) {
 		late = append(late, time.Since(began)-ttl)
 	}
 	t.Logf("taken over %v after the TTL", late)
-	if m := median(late); m < 0 || m > 100*time.Millisecond {
+	if m := median(late); m < 0 || m > ttl/2 {
 		t.Errorf("the median was taken over %v after the TTL", m)
 	}
 }
@@ -208,7 +208,7 @@ func TestACrashedHoldersLockIsTakenWhenItExpires(t *testing.T) {
 func TestWaitingCostsNoCommandWhileTheHolderExtends(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
-	const ttl, waiters = time.Second, 5
+	const ttl, waiters = 2 * time.Second, 5
 	holder := s.lock("a", ttl)
 	must(t, holder.Lock())
 	must(t, holder.Extend()) // the script is known
@@ -247,7 +247,7 @@ func TestTheSameIDInAnotherDatabaseIsAnotherLock(t *testing.T) {
 	in := func(db int, ttl time.Duration) *gone.RedisLock {
 		return redisLock(t, poolLocks(s.pool(redis.DialDatabase(db)))(ttl), "a")
 	}
-	const ttl = 300 * time.Millisecond
+	const ttl = 2 * time.Second
 	busy, crashed, waiter := in(1, time.Minute), in(2, ttl), in(2, ttl)
 	must(t, busy.Lock())
 	must(t, crashed.Lock())
@@ -550,14 +550,14 @@ func TestEveryCallIsBoundedWhereRedisDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
 	p := s.proxy()
-	const ttl = 400 * time.Millisecond // so a call may take 100 ms
+	const ttl = 4 * time.Second // so a call may take a second
 	l, other := p.lock(t, "a", ttl), p.lock(t, "b", ttl)
 	must(t, l.Lock())
 	p.hole()
 	for name, f := range map[string]func(){
-		"Lock":     func() { isUnknown(t, other.Lock(), "b", "timeout") },
-		"Extend":   func() { isUnknown(t, l.Extend(), "a", "timeout") },
-		"GetValue": func() { _, err := l.GetValue(); isUnknown(t, err, "a", "timeout") },
+		"Lock":     func() { isUnknown(t, other.Lock(), "b", "lock: ") },
+		"Extend":   func() { isUnknown(t, l.Extend(), "a", "extend: ") },
+		"GetValue": func() { _, err := l.GetValue(); isUnknown(t, err, "a", "read: ") },
 		"Unlock":   func() { other.Unlock() },
 	} {
 		began := time.Now()

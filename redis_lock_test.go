@@ -616,7 +616,7 @@ func TestTheSmallestRightsSufficeAndNoneIsTooMany(t *testing.T) {
 		s.do("ACL", "LOG", "RESET")
 	}
 	grant(smallest)
-	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("any")))(300 * time.Millisecond)
+	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("any")))(time.Second)
 	denied := func() string { return fmt.Sprintf("%q", s.do("ACL", "LOG")) }
 	use := func(id, without string) {
 		l, other := redisLock(t, locks, id), redisLock(t, locks, id)
@@ -812,7 +812,7 @@ func TestAHugeValueIsNotRead(t *testing.T) {
 func TestALockWithoutATTLIsHeldAndPolled(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
-	l, other := s.lock("a", 200*time.Millisecond), s.lock("a", 0)
+	l, other := s.lock("a", 2*time.Second), s.lock("a", 0)
 	must(t, other.Lock())
 	s.do("PERSIST", "a")
 	is(t, l.Lock(), gone.ErrLockHeld)
@@ -822,7 +822,7 @@ func TestALockWithoutATTLIsHeldAndPolled(t *testing.T) {
 	defer cancel()
 	began := time.Now()
 	must(t, l.WaitFree(ctx))
-	if d := time.Since(began); d < 100*time.Millisecond {
+	if d := time.Since(began); d < time.Second {
 		t.Errorf("it was looked at again after %v", d)
 	}
 }
@@ -910,7 +910,7 @@ func TestTheTTLInRedisIsNeverShorterThanExpiry(t *testing.T) {
 func TestWithTheRestartGuardAnEmptyRestartGivesNoOverlap(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
-	const ttl = 500 * time.Millisecond
+	const ttl = 2 * time.Second
 	a, b := s.lock("a", ttl), s.lock("a", ttl)
 	must(t, a.Lock()) // from now on with the guard
 	a.RestartGuard, b.RestartGuard = true, true
@@ -938,7 +938,7 @@ func TestWithTheRestartGuardAnEmptyRestartGivesNoOverlap(t *testing.T) {
 	if d := time.Since(granted); d < ttl {
 		t.Errorf("it was granted to another after %v", d)
 	}
-	if d := time.Since(up); d > ttl+3*time.Second {
+	if d := time.Since(up); d > ttl+10*time.Second {
 		t.Errorf("it took %v from the start", d)
 	}
 	if n := s.scripts() - before; n > 10 {
@@ -993,7 +993,7 @@ func TestALockThatTooFewReplicasConfirmIsReleased(t *testing.T) {
 	is(t, free.Extend(), gone.ErrLockLost)
 	before := time.Now()
 	is(t, newLock("a").Lock(), gone.ErrLockHeld) // says so without waiting for a replica
-	if d := time.Since(before); d > 200*time.Millisecond {
+	if d := time.Since(before); d > 800*time.Millisecond {
 		t.Errorf("a refusal took %v", d)
 	}
 	replica.signal(syscall.SIGCONT)

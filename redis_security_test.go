@@ -130,7 +130,7 @@ func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
 	pool := sharedPool(t, func() (redis.Conn, error) {
 		return redis.Dial("unix", s.addr.Name, redis.DialUsername("node"), redis.DialPassword(password.Load().(string)))
 	})
-	const expiry = 500 * time.Millisecond
+	const expiry = 4 * time.Second
 	locks := poolLocks(pool)(expiry)
 	g, other := startNode(t, locks), startNode(t, locks)
 	var in inbox
@@ -141,7 +141,7 @@ func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
 				return
 			case data := <-r.Data:
 				in.add(data)
-			case <-time.After(expiry / 10):
+			case <-time.After(expiry / 200):
 			}
 			if r.Extend() != nil {
 				return
@@ -238,14 +238,14 @@ func TestAWaiterLooksAgainAfterItsOwnTTLWhateverTheKeysIs(t *testing.T) {
 	l, err := gone.NewRedisLock(s.addr, "id", "tcp://127.0.0.1:1")
 	must(t, err)
 	defer l.Close()
-	l.Expiry = 200 * time.Millisecond
+	l.Expiry = time.Second
 	held := func() {
 		if err := l.Lock(); !errors.Is(err, gone.ErrLockHeld) {
 			t.Fatal(err)
 		}
 	}
 	held()
-	for ctx := deadline(t, 2*time.Second); ctx.Err() == nil; { // until it listens, and does not poll
+	for ctx := deadline(t, 3*time.Second); ctx.Err() == nil; { // until it listens, and does not poll
 		_ = l.WaitFree(ctx)
 	}
 	held()

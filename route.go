@@ -48,7 +48,7 @@ type route struct {
 	changed chan struct{} // closed when it is worth looking again
 	looking bool          // look runs
 	waiting int           // senders
-	evicted bool          // there may be another route of the id
+	evicted bool          // nothing is looked for any more: the id may have another route, or none ever
 }
 
 // get finds or makes the route of an id.
@@ -118,6 +118,9 @@ func (rs *routes) close() {
 	ids := rs.ids
 	rs.ids = nil
 	rs.mu.Unlock()
+	for _, r := range ids {
+		r.evict() // a flow's timer may still find its holder silent
+	}
 	rs.looks.Wait() // one may be in a request to the lock service
 	for _, r := range ids {
 		closeLock(r.lock)
@@ -301,7 +304,7 @@ func (r *route) lookOnce(ctx context.Context) (*flow, error) {
 
 // lookLocked starts look, unless it runs. It is called with mu held.
 func (r *route) lookLocked() {
-	if !r.looking {
+	if !r.looking && !r.evicted {
 		r.looking = true
 		r.rs.looks.Go(r.look)
 	}
@@ -339,6 +342,12 @@ func (r *route) look() {
 		}
 		_ = sleepCtx(r.rs.ctx, jitter(pause))
 	}
+}
+
+func (r *route) evict() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.evicted = true
 }
 
 // retireIdle ends the route when nothing uses it, and reports whether it did.

@@ -121,7 +121,7 @@ func TestABatchStopsAtWhatIsTooLarge(t *testing.T) {
 
 func TestABatchWithoutADeadlineLastsAsLongAsItsMessagesAreReceived(t *testing.T) {
 	locks := startRedis(t).locks(0)
-	const patience = 300 * time.Millisecond
+	const patience = 800 * time.Millisecond
 	holder, stranger := startNode(t, locks, gone.WithSendTimeout(patience)), startNode(t, locks, gone.WithSendTimeout(patience))
 	hold(t, holder, "a", func(r *gone.GoneRunner) {
 		for {
