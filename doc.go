@@ -23,8 +23,8 @@
 //
 // The lease's deadline is the moment before the Lock or Extend request was sent,
 // plus nine tenths of the TTL, on a local clock that no one sets and that, on
-// Linux, goes on while the machine sleeps. Exit closes then, whatever the network does, and
-// so before the lock service can give the lock to another.
+// Linux, goes on while the machine sleeps. Exit closes then, whatever the
+// network does, and so before the lock service can give the lock to another.
 //
 // Nothing extends the lock but [GoneRunner.Extend], by which the handler proves
 // its health. Inside Extend, an answer that leaves open whether the lock is held
@@ -63,7 +63,9 @@
 // context's, or 10 s. It repeats by itself only what certainly was not received.
 // What one goroutine sends to one id arrives in that order. A handler that is
 // slow makes its senders wait, and nobody else. When a tenure ends, what its
-// handler did not take goes to the next holder through its sender.
+// handler did not take goes to the next holder through its sender. Data is
+// addressed to a tenure: another one, also of a process that was started anew on
+// the same address, refuses it.
 //
 // # When things fail
 //
@@ -74,7 +76,8 @@
 //	                                  in about a millisecond
 //	handler panics                    as if it returned; logged with its stack
 //	handler hangs                     no Extend, so Exit closes and the lock expires;
-//	                                  this node competes again when it has returned
+//	                                  this node competes again when it has returned;
+//	                                  logged, and counted as overdue
 //	handler does not read Data        senders wait, then get ErrNotDelivered (ErrBusy)
 //	lock service unreachable          Extend retries; Exit closes at the deadline;
 //	                                  everybody competes when it is back
@@ -84,7 +87,8 @@
 //	                                  on offer (see below); Extend says lost; the
 //	                                  protected resource refuses its token
 //	machine suspended                 the same within a second of waking (on Linux)
-//	holder unreachable for a sender   the send asks again until its deadline, then
+//	holder unreachable for a sender   the send asks again until its deadline, or a new
+//	                                  process on the address answers, then
 //	                                  ErrOutcomeUnknown; ErrNotDelivered if nothing
 //	                                  had left
 //	wake-ups lost                     waiters try when the TTL has run out

@@ -18,7 +18,7 @@ var (
 
 // Reasons.
 var (
-	// ErrNoHolder: nobody holds the lock of the id.
+	// ErrNoHolder: nobody holds the lock of the id, as far as was known last.
 	ErrNoHolder = errors.New("gone: no holder")
 	// ErrBusy: the handler did not receive the data in time, or too much data
 	// waits for it already.
@@ -29,7 +29,7 @@ var (
 	// holder, or the holder not to this node.
 	ErrRefused = errors.New("gone: refused")
 	// ErrTooLarge: the data is larger than the limit of [WithMaxMessageSize],
-	// here or on the holder's node.
+	// which is to be the same on all nodes.
 	ErrTooLarge = errors.New("gone: data too large")
 	// ErrClosed: the Gone, or the runner, has been closed.
 	ErrClosed = errors.New("gone: closed")

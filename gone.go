@@ -93,8 +93,8 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 func (g *Gone) Addr() string { return g.transport.addr }
 
 // RunOne competes for the id: whenever this node wins, handler runs here until
-// it returns or must end, and then again somewhere. It returns at once, with
-// the runner that is there when the id is run on this node already.
+// it returns or must end, and then again somewhere. It does not wait for that,
+// and returns the runner that is there when the id is run on this node already.
 //
 // The lock service is asked once before anything is started; an error says
 // that it can't be reached, refuses, or has something else under that id. It
@@ -325,9 +325,10 @@ func (g *Gone) tellPeer(addr string, write func(*wire.Writer)) {
 // released once its handler has returned, and senders are told what was not
 // received, so that they send it to the next holder. It returns when that is
 // done and everything is freed. A handler that has not returned after 10 s, or
-// what [WithCloseTimeout] says, is named in the error, as is an id for which the
-// lock service has not answered; the lock is released when they do. Later calls
-// return the same as the first.
+// what [WithCloseTimeout] says, is named in the error, as is an id whose lock's
+// Unlock has not; the lock is released when they do. A [RedisLock] gives up
+// sooner where Redis does not answer, and then expires; that is no error. Later
+// calls return the same as the first.
 func (g *Gone) Close() error {
 	g.once.Do(func() { g.closeErr = g.close() })
 	return g.closeErr

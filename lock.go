@@ -31,8 +31,10 @@ type GoneLock interface {
 
 // LockFactory makes the lock of an id. The value is what GetValue is to return
 // on every node while this lock holds the id: the node's address, with
-// [WithCurve] followed by a space and its public key. It is called once for each RunOne and about once for each id that is sent to from this
-// node, perhaps concurrently.
+// [WithCurve] followed by a space and its public key. It is called once for each
+// RunOne of an id that this node does not run yet, and about once for each id
+// that is sent to from this node, or asked for with [Gone.Holder]; perhaps
+// concurrently.
 type LockFactory func(id, value string) (GoneLock, error)
 
 // DefaultExpiry is the TTL of a lock that does not say otherwise.
@@ -58,8 +60,9 @@ type (
 	}
 
 	// Waiter is a lock that can tell when it is worth looking again. One
-	// goroutine at a time calls one of them. Both methods may return early, and must not return later than a poll would;
-	// they return the context's error when it ends.
+	// goroutine at a time calls one of them. Both methods may return early, and
+	// must not return later than a poll would; they return the context's error
+	// when it ends.
 	Waiter interface {
 		// WaitFree returns when the lock may be free: released or expired.
 		WaitFree(ctx context.Context) error

@@ -50,7 +50,9 @@ func WithSendTimeout(d time.Duration) Option { return func(o *options) { o.sendT
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
 
 // WithMaxMessageSize is the largest data in bytes that this node sends and
-// takes. All nodes should have the same.
+// takes. All nodes must have the same: what exceeds the holder's limit by more
+// than 64 KiB breaks the connection to its node each time it is sent, until the
+// send ends with ErrBusy at its deadline.
 func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
 
 // WithLogger logs there instead of glog.

@@ -391,7 +391,8 @@ func TestTrySendDataDoesNotWaitForALockServiceThatHangs(t *testing.T) {
 		n := c.node(clusterAddrs[2])
 		n.routes.newLock = func(id, _ string) (GoneLock, error) { return hungLock{clusterLock{c, id}, time.Minute}, nil }
 		began := time.Now()
-		if err := c.send(context.Background(), n, "a", "s 1", true); !errors.Is(err, ErrNotDelivered) {
+		err := c.send(context.Background(), n, "a", "s 1", true)
+		if !errors.Is(err, ErrNotDelivered) || !errors.Is(err, errNotAnswered) || errors.Is(err, ErrNoHolder) {
 			t.Error(err)
 		}
 		if d := time.Since(began); d > tryTimeout+10*time.Millisecond {

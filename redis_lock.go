@@ -27,8 +27,8 @@ import (
 // key is lost.
 //
 // All locks of a process that name one Redis address, or one pool, share its
-// connections: a pool of at most 16, and one more for wake-ups while any of
-// them waits.
+// connections: at most 16, or what that pool allows, and one more for wake-ups
+// while any of them waits.
 //
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
@@ -204,8 +204,11 @@ func (l *RedisLock) acquire() error {
 // Extend implements [GoneLock].
 func (l *RedisLock) Extend() error {
 	l.mu.Lock()
-	hold := l.hold
+	hold, closed := l.hold, l.closed
 	l.mu.Unlock()
+	if closed {
+		return l.failed("extend", ErrClosed)
+	}
 	if hold.secret == "" {
 		return fmt.Errorf("%w: redis lock %q is not held", ErrLockLost, l.id)
 	}

@@ -77,7 +77,7 @@ func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
 
 // Close ends this node's part in the competition for the id. It does not wait,
 // so a handler may call it; Exit of the runner that RunOne returned closes when
-// the handler has returned and the lock is released. It always returns nil.
+// the handler and the lock's Unlock have returned. It always returns nil.
 func (r *GoneRunner) Close() error {
 	r.c.stop(ErrClosed)
 	return nil

@@ -13,6 +13,9 @@ import (
 // tryTimeout bounds TrySendData where the holder does not answer.
 const tryTimeout = time.Second
 
+// errNotAnswered is the reason until anybody has said anything.
+var errNotAnswered = errors.New("gone: the lock service has not answered")
+
 // A send whose holder's key is refused for so long, or that the holder refuses,
 // ends: keys that are being changed need less.
 const refusedMost = 3 * time.Second
@@ -25,8 +28,8 @@ const refusedMost = 3 * time.Second
 //
 // An error wraps either ErrNotDelivered or ErrOutcomeUnknown, and the reason:
 // ErrNoHolder, ErrBusy, ErrUnreachable, ErrRefused, ErrTooLarge, ErrClosed, the
-// context's error, or what the lock service said. A key that is refused ends the
-// send after some seconds, whatever its deadline.
+// context's error, what the lock service said, or that it has not answered. A
+// key that is refused ends the send after some seconds, whatever its deadline.
 func (g *Gone) SendData(id string, data []byte) error {
 	return g.SendDataContext(context.Background(), id, data)
 }
@@ -43,10 +46,10 @@ func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) erro
 
 // TrySendData hands data over if the handler is receiving right now, as a
 // select with a default would; otherwise the error wraps ErrNotDelivered and
-// ErrBusy or ErrNoHolder. A holder on another node has to be asked, which takes
-// a round trip; one more, and a call to the lock service, where nothing was
-// heard of it for some seconds.
-// What the holder does not answer within a second ends as in SendData.
+// ErrBusy, ErrNoHolder, or another reason that SendData names. A holder on
+// another node has to be asked, which takes a round trip; one more, and a call
+// to the lock service, where nothing was heard of it for some seconds. What the
+// holder does not answer within a second ends as in SendData.
 func (g *Gone) TrySendData(id string, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
@@ -74,7 +77,8 @@ type Holder struct {
 
 // Holder asks the lock service who holds the id. The error wraps ErrNoHolder
 // when nobody does, ErrClosed, the context's error, or what the lock service
-// said. The answer may be out of date when it arrives.
+// said. The answer may be out of date when it arrives, and names a holder that
+// has died until the TTL has run out.
 func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	if err := checkID(id); err != nil {
 		return Holder{}, err
@@ -190,7 +194,7 @@ func (g *Gone) ship(s *shipment) error {
 	defer g.leave()
 
 	until, fixed := s.ctx.Deadline()
-	reason := ErrNoHolder
+	reason := errNotAnswered
 	pause, before := lookFirst, -1
 	var refused time.Time // since when
 	if err := s.ctx.Err(); err != nil {

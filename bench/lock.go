@@ -107,7 +107,7 @@ func speedOfTheLock(s *server, p plan) (string, error) {
 	}
 	t.write(&b, names, goals)
 	fmt.Fprintf(&b, lockNotes, p.steady, chunk, p.handovers, p.pollers, p.vigils, p.ttl)
-	b.WriteString("\nWhere gone is behind in this run:\n\n")
+	b.WriteString("\nWhere the lock is behind in this run:\n\n")
 	t.behind(&b, names, goals)
 	return b.String(), nil
 }

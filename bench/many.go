@@ -352,9 +352,10 @@ func growth(r *report, s *server, c crowd, callers int) error {
 	return err
 }
 
-const growthNotes = `One caller does not notice how many ids and peers there are. Throughput with many callers does. With more ids each
-message finds its route, flow, mailbox, handler and their stacks further away: up to 1,000 ids fit in the caches of this
-machine, of 10,000 a profile shows comparisons of strings, map lookups and locks that wait for memory. With more peers
+const growthNotes = `One caller hardly notices how many ids and peers there are; what differs goes either way. Throughput with many callers
+does. With more ids fewer messages come together at one handler, so more hand-overs have to wake one, and each message
+finds its route, flow, mailbox, handler and their stacks further away: of 10,000 ids a profile shows comparisons of
+strings, map lookups and locks that wait for memory, not more work. With more peers
 the same callers share fewer frames: with one peer 64 messages share a frame and its ten context switches, with 100
 peers nearly each message has its own, as anywhere on TCP. More callers for each peer make frames fuller again.
 

@@ -120,7 +120,7 @@ func speedOfMessages(r *report, s *server, p pace) error {
 const messageNotes = `Two processes on the loopback interface; each figure is from %v. The plain loop is pebbe's: one goroutine, a
 message a frame, counted when the last has arrived. SendData returns when the handler has received the message.
 
-What limits SendData, by profiles of 256 callers on this kind of machine, at 550,000 messages a second: Go takes
+What limits SendData, by profiles of 256 callers in runs of their own, at 550,000 messages a second: Go takes
 1.05 µs of CPU a message in the sender's process and 1.15 µs in the holder's. Of that, most is the Go scheduler's:
 each message is handed from one goroutine to another on an unbuffered channel, as nil means that the handler has it
 (245 to 290 ns with nothing around it), and each caller is woken by itself (155 ns). A third of the time is the

@@ -80,13 +80,13 @@ func (t table) ratios(g goal) (r []float64) {
 	return r
 }
 
-// behind lists what others do better than gone.
+// behind lists what others do better than gone, a rival's work by its name.
 func (t table) behind(w io.Writer, who []string, goals []goal) {
 	lines := 0
 	for _, g := range goals {
 		ours := median(t[g.work][nameGone])
 		for _, name := range who {
-			if v := t[g.work][name]; len(v) > 0 && median(v) < ours {
+			if v := t[cmp.Or(g.rivalWork, g.work)][name]; len(v) > 0 && median(v) < ours {
 				fmt.Fprintf(w, "- %s: %s %s, gone %s\n", g.work, name, digits(median(v)), digits(ours))
 				lines++
 			}
@@ -184,5 +184,6 @@ func kernel() string {
 	if err != nil {
 		return runtime.GOOS
 	}
-	return strings.TrimSpace(string(out))
+	version, _, _ := strings.Cut(strings.TrimSpace(string(out)), "-") // what follows is its builder's
+	return version
 }

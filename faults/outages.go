@@ -61,7 +61,7 @@ func redisScenarios() []Scenario {
 			},
 		},
 		{
-			Name: "redis-paused", Fault: "Redis stands still for 0.1 to 1.6 TTL (3 to 47 s of 30 s): SIGSTOP, DEBUG SLEEP, CLIENT PAUSE",
+			Name: "redis-paused", Fault: "Redis stands still for 0.1 to 1.6 TTL (3 to 48 s of 30 s): SIGSTOP, DEBUG SLEEP, CLIENT PAUSE",
 			Holds: "zero overlap; service resumes by itself",
 			TTL:   2 * ttl, Bound: 4 * ttl,
 			Play: func(c *Cluster, rounds int) {

@@ -90,7 +90,8 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 		p("  %d histories were too long to decide.", undecided)
 	}
 	p("- Every result of a send agrees with all handlers' logs: nil was received once; not delivered was never received;")
-	p("  nothing twice; in order for each sending goroutine. In planned rows every send returns nil.")
+	p("  nothing twice; in order for each sending goroutine. In planned rows every send returns")
+	p("  nil, but for a TrySendData that found nobody receiving.")
 	p("")
 	p("## Exactly one")
 	p("")
@@ -189,5 +190,6 @@ func machine() string {
 	if f := strings.Fields(one("redis-server", "--version")); len(f) > 2 {
 		redis = "Redis " + strings.TrimPrefix(f[2], "v=")
 	}
-	return fmt.Sprintf("Machine: %s, %d CPUs, %s; %s, %s.", cpu, runtime.NumCPU(), one("uname", "-sr"), runtime.Version(), redis)
+	kernel, _, _ := strings.Cut(one("uname", "-sr"), "-") // what follows is its builder's
+	return fmt.Sprintf("Machine: %s, %d CPUs, %s; %s, %s.", cpu, runtime.NumCPU(), kernel, runtime.Version(), redis)
 }

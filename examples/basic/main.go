@@ -9,7 +9,7 @@
 //
 // Type a line into each: all of them show up in the same terminal. End that
 // process with Ctrl-C, and another one takes over at once; kill -9 it, and
-// another one takes over when the lock has expired, 30 seconds later.
+// another one takes over when the lock has expired, within 30 seconds.
 package main
 
 import (
@@ -38,7 +38,7 @@ func redisLock(id, value string) (gone.GoneLock, error) {
 
 func runner(r *gone.GoneRunner) {
 	glog.V(1).Infof("The goroutine runs here now.")
-	ticker := time.NewTicker(25 * time.Second)
+	ticker := time.NewTicker(10 * time.Second)
 	defer ticker.Stop()
 	for {
 		select {
