@@ -486,9 +486,6 @@ func (f *flow) tick() {
 	silent := f.silent(now)
 	if silent {
 		f.peer.renew()
-		if errors.Is(f.peer.refused(), ErrRefused) { // the sender is not to wait for its deadline
-			f.takeBack()
-		}
 	}
 	if !f.unheard.IsZero() && !silent {
 		if len(f.open) == 0 { // what was not answered has been given up
@@ -498,6 +495,9 @@ func (f *flow) tick() {
 		wake = earlier(wake, f.unheard.Add(silentAfter))
 	}
 	f.ask(ask, now)
+	if silent && errors.Is(f.peer.refused(), ErrRefused) { // senders are not to wait for their deadlines
+		f.takeBack() // at the end, as what is settled is the sender's
+	}
 	if len(f.open) > 0 || !f.unheard.IsZero() && !silent {
 		f.arm(wake)
 	}

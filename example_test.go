@@ -59,7 +59,7 @@ func ExampleGone_SendDataContext() {
 	}
 	defer g.Close()
 
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err = g.SendDataContext(ctx, "nobody", []byte("hello"))
 	switch {

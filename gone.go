@@ -133,7 +133,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	}
 	c := &candidate{
 		id: id, lock: lock, handler: handler, stage: g,
-		now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext,
+		now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext, before: before,
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	c.ended, c.finish = context.WithCancelCause(context.Background())
@@ -141,6 +141,9 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	go func() {
 		if before != nil {
 			<-before.ended.Done() // its handler may still run
+			g.mu.Lock()
+			c.before = nil
+			g.mu.Unlock()
 		}
 		c.run()
 		g.mu.Lock()
@@ -360,7 +363,7 @@ func (g *Gone) close() error {
 		}
 		switch {
 		case c.ended.Err() != nil:
-		case c.running.Load():
+		case g.runs(c):
 			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
 		default:
 			late = append(late, fmt.Errorf("gone: close: the lock service has not answered for %q, whose lock may have to expire", c.id))
@@ -384,6 +387,16 @@ func (g *Gone) close() error {
 	g.transport.close()
 	g.routes.close()
 	return errors.Join(late...)
+}
+
+// runs reports whether a handler of the candidate's id has not returned.
+func (g *Gone) runs(c *candidate) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c != nil && !c.running.Load() {
+		c = c.before
+	}
+	return c != nil
 }
 
 // settleSenders repeats to the senders of ended tenures what was received,

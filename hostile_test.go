@@ -309,7 +309,7 @@ func TestAHostileAddressOfTheHolderIsAnErrorThatNamesIt(t *testing.T) {
 		"tcp://127.0.0.1 :1", "pgm://a;b:1", "tcp://127.0.0.1:1/../../x",
 	} {
 		g := startNode(t, func(string, string) (gone.GoneLock, error) { return heldBy(addr), nil })
-		err := g.SendDataContext(deadline(t, 50*time.Millisecond), "a", []byte("data"))
+		err := g.SendDataContext(deadline(t, 400*time.Millisecond), "a", []byte("data"))
 		if !errors.Is(err, gone.ErrNotDelivered) {
 			t.Errorf("%.40q: %v", addr, err)
 			continue

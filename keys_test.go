@@ -303,7 +303,7 @@ func TestOnlyTheHoldersKeyOpensAHandshake(t *testing.T) {
 			var log logged
 			held := func(string, string) (gone.GoneLock, error) { return heldBy(addr + " " + b.public), nil }
 			g := startNode(t, held, c.option(), gone.WithAllowedKeys(a.public, b.public), gone.WithLogger(log.logger()))
-			err := g.SendDataContext(deadline(t, 1500*time.Millisecond), "a", []byte("data"))
+			err := g.SendDataContext(deadline(t, 3*time.Second), "a", []byte("data"))
 			if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrUnreachable) || !errors.Is(err, gone.ErrRefused) {
 				t.Error(err)
 			}
@@ -563,4 +563,33 @@ func frameTo(id string, token uint64, identity, data string) []byte {
 	w.Reset(nil, rand.Uint64()|1, identity)
 	w.Data(&wire.Target{Flow: 1, Token: token, ID: id}, 1, 1, 1000, 0, []byte(data))
 	return w.Bytes()
+}
+
+// Messages that are taken back, as the holder's node refuses this one, are their
+// senders' at once.
+func TestWhatIsTakenBackIsTheSenders(t *testing.T) {
+	t.Parallel()
+	a, b := newKeypair(t), newKeypair(t)
+	redis := startRedis(t)
+	holder := startNode(t, redis.locks(0), a.option(), gone.WithAllowedKeys(b.public))
+	sender := startNode(t, redis.locks(0), b.option(), gone.WithAllowedKeys(a.public))
+	var in inbox
+	hold(t, holder, "a", in.run)
+	must(t, sender.SendData("a", []byte("first")))
+	must(t, holder.AllowKeys())
+	time.Sleep(5500 * time.Millisecond) // then the flow asks before it sends
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+			err := sender.SendDataContext(deadline(t, 6*time.Second), "a", fmt.Append(nil, i))
+			if !errors.Is(err, gone.ErrNotDelivered) {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if got := in.all(); len(got) != 1 {
+		t.Errorf("received: %q", got)
+	}
 }

@@ -43,7 +43,8 @@ const DefaultExpiry = 30 * time.Second
 // The optional extras of a GoneLock. A lock with the four methods alone works:
 // it is taken to expire after [DefaultExpiry], is polled, and has no fencing
 // tokens. io.Closer is an extra as well: Close is called when the lock is no
-// longer used.
+// longer used; an Extend may be under way still whose answer nobody waits for,
+// as its lease had ended.
 type (
 	// Expirer is a lock that knows its TTL, which must not change during a hold.
 	Expirer interface {

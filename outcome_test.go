@@ -425,3 +425,26 @@ func TestAClosedNodeAsksNoLockWhereAHolderWas(t *testing.T) {
 		ct.end()
 	})
 }
+
+func TestTheLockThatHolderAsksIsNotClosed(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		n := c.node(clusterAddrs[0])
+		n.routes.newLock = func(id, _ string) (GoneLock, error) { return hungLock{clusterLock{c, id}, time.Minute}, nil }
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := n.Holder(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		r, err := n.routes.get("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.retireIdle() {
+			t.Error("the route was evicted")
+		}
+		time.Sleep(time.Minute)
+		if !r.retireIdle() {
+			t.Error("the route is kept")
+		}
+	})
+}

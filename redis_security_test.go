@@ -206,7 +206,7 @@ func TestHostileContentOfAKeyIsAnErrorThatNamesTheKey(t *testing.T) {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			_, held := g.Holder(context.Background(), id)
-			sent := g.SendDataContext(deadline(t, 300*time.Millisecond), id, []byte("data"))
+			sent := g.SendDataContext(deadline(t, 600*time.Millisecond), id, []byte("data"))
 			tried := g.TrySendData(id, []byte("data"))
 			runtime.ReadMemStats(&after)
 			if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {

@@ -47,7 +47,7 @@ type route struct {
 	err     error         // why there is no flow
 	changed chan struct{} // closed when it is worth looking again
 	looking bool          // look runs
-	waiting int           // senders
+	waiting int           // senders, and who asks
 	evicted bool          // nothing is looked for any more: the id may have another route, or none ever
 }
 
@@ -82,6 +82,20 @@ func (rs *routes) get(id string) (*route, error) {
 	r = &route{rs: rs, id: id, lock: lock, changed: make(chan struct{})}
 	rs.ids[id] = r
 	return r, nil
+}
+
+// ask asks the lock service who holds an id.
+func (rs *routes) ask(id string) (addr string, token uint64, err error) {
+	for {
+		r, err := rs.get(id)
+		if err != nil {
+			return "", 0, err
+		}
+		if r.keep() {
+			defer r.release()
+			return holder(r.lock)
+		}
+	}
 }
 
 // evict forgets some ids that nobody sends to. It is called with mu held.
@@ -342,6 +356,23 @@ func (r *route) look() {
 		}
 		_ = sleepCtx(r.rs.ctx, jitter(pause))
 	}
+}
+
+// keep has the route not evicted until release. It returns false when it was.
+func (r *route) keep() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.evicted {
+		return false
+	}
+	r.waiting++
+	return true
+}
+
+func (r *route) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting--
 }
 
 func (r *route) evict() {

@@ -109,6 +109,7 @@ type candidate struct {
 	node   *GoneRunner // what RunOne returns
 
 	running atomic.Bool // the handler
+	before  *candidate  // of this id, until it has ended; the node's
 
 	// Of run.
 	fails, faults backoff

@@ -86,11 +86,6 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	if !g.enter() {
 		return Holder{}, ErrClosed
 	}
-	r, err := g.routes.get(id)
-	if err != nil {
-		g.leave()
-		return Holder{}, err
-	}
 	type answer struct {
 		h   Holder
 		err error
@@ -98,7 +93,7 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	got := make(chan answer, 1)
 	go func() { // the lock can't be interrupted
 		defer g.leave()
-		addr, token, err := holder(r.lock)
+		addr, token, err := g.routes.ask(id)
 		here := addr == g.transport.identity
 		addr, _, _ = strings.Cut(addr, " ")
 		if err == nil {

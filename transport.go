@@ -158,7 +158,7 @@ func numeric(host string) bool {
 	return err == nil
 }
 
-// close sends what is queued, as far as there are connections, and frees all.
+// close frees all. What ZeroMQ has not taken yet is lost.
 func (t *transport) close() {
 	t.mu.Lock()
 	t.closed = true
@@ -441,7 +441,7 @@ func (p *peer) drain() {
 		if p.renewal {
 			p.redial()
 		}
-		if p.resolved {
+		if p.resolved && !p.closed { // else the context may have ended
 			_ = p.dial()
 		}
 		push := p.push

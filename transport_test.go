@@ -479,3 +479,27 @@ func TestJunkAddressesAreBoundedAndKeepNoHonestPeerOut(t *testing.T) {
 	})
 	send(late)
 }
+
+// A context that has ended must not be connected through.
+func TestAClosedPeerIsNotConnectedWhenItsNameIsResolved(t *testing.T) {
+	tr := startTransport(t, "tcp://127.0.0.1:*", func([]byte) {})
+	p, err := tr.peer("tcp://localhost:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the name is resolved", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.resolved
+	})
+	p.mu.Lock()
+	p.w.Ask(&wire.Target{Flow: 1, Token: 1, ID: "a"}, 1, 1)
+	p.shut()
+	p.mu.Unlock()
+	p.drain()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.resolved {
+		t.Error("it was connected")
+	}
+}
