@@ -46,7 +46,7 @@ demo: deps-build
 # that libzmq or redis-server changed.
 test: $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
-	cd $* && go test -race -count=1 -timeout=5m $(if $(filter-out .,$*),-short) ./...
+	cd $* && go test -race -count=1 -timeout=10m $(if $(filter-out .,$*),-short) ./...
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test
