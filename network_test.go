@@ -275,6 +275,15 @@ func (c *cluster) release(id string) {
 	delete(c.holders, id)
 }
 
+// route is what a node knows of an id's holder.
+func (c *cluster) route(n *clusterNode, id string) *route {
+	r, err := n.routes.get(id)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}
+
 // send sends in one of the ways there are.
 func (c *cluster) send(ctx context.Context, n *clusterNode, id, msg string, try bool) error {
 	var err error
@@ -1028,10 +1037,7 @@ func TestASenderDoesNotWaitForARouteThatWasForgotten(t *testing.T) {
 			func(*route) {},
 			func(r *route) { _, _ = r.next(context.Background(), time.Now().Add(time.Second)) },
 		} {
-			r, err := n.routes.get("a")
-			if err != nil {
-				t.Fatal(err)
-			}
+			r := c.route(n, "a")
 			between(r)
 			synctest.Wait()
 			n.routes.mu.Lock()

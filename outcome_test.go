@@ -217,10 +217,7 @@ func TestALateAnswerOfTheLockServiceStopsNobodyForGood(t *testing.T) {
 		if err := c.send(context.Background(), n, "a", "s 1", false); err != nil {
 			t.Error(err)
 		}
-		r, err := n.routes.get("a")
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := c.route(n, "a")
 		// The holder is cut off for a while, a message has not left …
 		var cut atomic.Bool
 		cut.Store(true)
@@ -409,10 +406,7 @@ func TestAClosedNodeAsksNoLockWhereAHolderWas(t *testing.T) {
 		if err := c.send(context.Background(), n, "a", "s 1", false); err != nil {
 			t.Fatal(err)
 		}
-		r, err := n.routes.get("a")
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := c.route(n, "a")
 		f := r.known()
 		r.waiting++ // so that look would go on
 		n.cancel()
@@ -435,10 +429,7 @@ func TestTheLockThatHolderAsksIsNotClosed(t *testing.T) {
 		if _, err := n.Holder(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		r, err := n.routes.get("a")
-		if err != nil {
-			t.Fatal(err)
-		}
+		r := c.route(n, "a")
 		if r.retireIdle() {
 			t.Error("the route was evicted")
 		}

@@ -65,28 +65,27 @@ func (t table) write(w io.Writer, who []string, goals []goal) {
 	}
 }
 
+// theirs is the work of others that gone's is compared with.
+func (g goal) theirs() string { return cmp.Or(g.rivalWork, g.work) }
+
 // ratios are gone's figures divided by the rival's of the same round.
 func (t table) ratios(g goal) (r []float64) {
 	if g.rival == "" {
 		return nil
 	}
-	work := g.work
-	if g.rivalWork != "" {
-		work = g.rivalWork
-	}
-	for i, v := range t[work][g.rival] {
+	for i, v := range t[g.theirs()][g.rival] {
 		r = append(r, t[g.work][nameGone][i]/v)
 	}
 	return r
 }
 
-// behind lists what others do better than gone, a rival's work by its name.
+// behind lists what others do better than gone.
 func (t table) behind(w io.Writer, who []string, goals []goal) {
 	lines := 0
 	for _, g := range goals {
 		ours := median(t[g.work][nameGone])
 		for _, name := range who {
-			if v := t[cmp.Or(g.rivalWork, g.work)][name]; len(v) > 0 && median(v) < ours {
+			if v := t[g.theirs()][name]; len(v) > 0 && median(v) < ours {
 				fmt.Fprintf(w, "- %s: %s %s, gone %s\n", g.work, name, digits(median(v)), digits(ours))
 				lines++
 			}

@@ -1,6 +1,6 @@
 // Package zmq is all of ZeroMQ that gone needs: one context, one PULL socket
-// that is always drained, PUSH sockets that never block. No
-// other package knows of ZeroMQ.
+// that is always drained, PUSH sockets that never block. No other
+// package calls it.
 //
 // Ownership: a socket is used by one goroutine at a time, and misuse aborts
 // the process in C. Pull is owned by the goroutine that calls Receive; it
