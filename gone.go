@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"github.com/Diggs/go-one/internal/boottime"
-	"github.com/Diggs/go-one/internal/wire"
+	"github.com/Diggs/go-one/internal/link"
+	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/pulse"
+	"github.com/Diggs/go-one/internal/stream"
 )
 
 // A Gone is one node: a member of the cluster with one address. All its
@@ -20,11 +23,15 @@ type Gone struct {
 	log       *slog.Logger
 	newLock   LockFactory
 	transport *transport
-	tenures   tenures
-	delivery  *delivery
+	tick      *pulse.Pulse // one for all
+	mesh      *link.Mesh
+	room      *mailbox.Room
+	streams   *stream.Mux
 	routes    *routes
 	count     counters
 	malformed atomic.Uint64
+	receiving sync.Mutex // while a frame is dealt with
+	changing  sync.Mutex // while changes of links are
 
 	ctx    context.Context // ends when nothing can be sent any more
 	cancel context.CancelFunc
@@ -46,12 +53,12 @@ const (
 	// are over, where no message and no Extend noticed before.
 	wakeWatch = time.Second
 
-	// Close waits so long for senders to confirm what they were told, …
-	tellMost = time.Second
-	// … for messages on their way from senders that were not known before, …
-	stragglers = 50 * time.Millisecond
-	// … and for sends of this node that are under way.
-	sendsMost = time.Second
+	// Close waits so long for other nodes to confirm what they were told, and
+	// for sends of this node that are under way.
+	farewellMost = time.Second
+	sendsMost    = time.Second
+
+	idleMost = 2 * time.Minute // without traffic a link is ended
 )
 
 // NewGone starts a node. Addr ("tcp://host:port", port 0 or * for any free
@@ -73,20 +80,94 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		drained:    make(chan struct{}, 1),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	// Frames may arrive before NewGone returns; replies need all of this.
-	ready := make(chan struct{})
-	g.transport, err = newTransport(addr, o, func(frame []byte) { <-ready; g.receive(frame) })
+	g.transport, err = newTransport(addr, o)
 	if err != nil {
 		g.cancel()
 		return nil, err
 	}
-	g.delivery = &delivery{transport: g.transport, flows: map[uint64]*flow{}}
-	g.routes = &routes{self: g.transport.identity, here: g.tenures.open, newLock: newLock, delivery: g.delivery, ctx: g.ctx, ids: map[string]*route{}}
-	close(ready)
+	g.assemble(g.transport, g.transport.identity, g.transport.keys.vouches)
+	g.transport.receive(g.receive)
 	if g.transport.keys == nil {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
 	return g, nil
+}
+
+// assemble makes the rooms above a carrier.
+func (g *Gone) assemble(c link.Carrier, identity string, vouches func(identity []byte, key string) bool) {
+	g.tick = pulse.New(g.housekeep)
+	g.mesh = link.NewMesh(link.Config{Identity: identity, Carrier: c, Vouches: vouches}, g.tick)
+	g.room = mailbox.NewRoom(g.tick)
+	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
+	g.routes = &routes{
+		self: identity, here: g.here, newLock: g.newLock,
+		mesh: g.mesh, streams: g.streams, ctx: g.ctx, ids: map[string]*route{},
+	}
+}
+
+// here reports whether a tenure of an id on this node takes messages.
+func (g *Gone) here(id string) bool {
+	b := g.room.Box(id)
+	return b != nil && b.Open()
+}
+
+// housekeep does what time demands, and returns when to be called again.
+func (g *Gone) housekeep(now time.Time) (next time.Time) {
+	for _, at := range []time.Time{g.mesh.Tick(now), g.streams.Tick(now), g.room.Tick(now), g.leaveIdle(now)} {
+		next = pulse.Earliest(next, at)
+	}
+	g.changes()
+	return next
+}
+
+// leaveIdle takes leave of nodes with which nothing was spoken for long.
+func (g *Gone) leaveIdle(now time.Time) (next time.Time) {
+	if g.mesh.Count() == 0 {
+		return next
+	}
+	for _, l := range g.mesh.Idle(now, idleMost) {
+		if g.streams.Busy(l) {
+			continue
+		}
+		l.Refuse()
+		g.receiving.Lock() // what was taken has been dealt with
+		g.receiving.Unlock()
+		l.Bye()
+	}
+	return now.Add(idleMost / 2)
+}
+
+// receive takes a frame from the network, which came with a key.
+func (g *Gone) receive(frame []byte, key string) {
+	g.receiving.Lock()
+	defer g.receiving.Unlock()
+	l, items, err := g.mesh.Receive(frame, key)
+	if items != nil {
+		err = g.streams.Receive(l, items)
+	}
+	switch {
+	case errors.Is(err, link.ErrStranger) && g.transport.keys != nil:
+		g.transport.keys.refuse("", key)
+	case err != nil:
+		g.malformed.Add(1)
+	}
+	g.changes()
+}
+
+// changes has everybody know what has become of links.
+func (g *Gone) changes() {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	for _, c := range g.mesh.Changes() {
+		switch c.What {
+		case link.Silent:
+			g.routes.silent(c.Link)
+		case link.Recovered:
+			g.routes.recovered(c.Link)
+		case link.Ended:
+			g.streams.Ended(c.Link)
+		}
+	}
 }
 
 // Addr is the advertised address, with the real port.
@@ -175,15 +256,13 @@ func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() t
 		// has the same.
 		token = uint64(time.Now().UnixMicro())
 	}
-	m := newMailbox(ctx, id, token, left, g)
-	unhook := context.AfterFunc(ctx, m.shut)
-	g.tenures.begin(m)
+	b := g.room.Begin(ctx, id, token, left)
+	unhook := context.AfterFunc(ctx, b.Shut)
 	g.watchWakes()
 	g.routes.poke(id)
-	return m.data, func() {
+	return b.Data, func() {
 		unhook()
-		m.shut()
-		g.tenures.end(m, time.Now())
+		b.Shut()
 		g.routes.poke(id)
 	}
 }
@@ -199,129 +278,16 @@ func (g *Gone) watchWakes() {
 	g.watching = true
 	var look func()
 	look = func() {
-		ms := g.tenures.all()
-		for _, m := range ms {
-			m.left()
+		for _, b := range g.room.All() {
+			b.Left()
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.watching = len(g.tenures.all()) > 0; g.watching {
+		if g.watching = len(g.room.All()) > 0; g.watching {
 			time.AfterFunc(wakeWatch, look)
 		}
 	}
 	time.AfterFunc(wakeWatch, look)
-}
-
-// receive takes a frame from the network.
-func (g *Gone) receive(frame []byte) {
-	r, err := wire.NewReader(frame)
-	if err != nil {
-		g.malformed.Add(1)
-		return
-	}
-	var (
-		now     = time.Now()
-		f       *flow    // that was answered last
-		resent  *peer    // where its messages go again
-		p       *peer    // where the answers go
-		m       *mailbox // of the tenure that was addressed last
-		id      *byte    // of that tenure, in the frame
-		token   uint64
-		current uint64
-	)
-	for {
-		it, err := r.Next()
-		if err != nil {
-			g.malformed.Add(1)
-		}
-		if it == nil {
-			break
-		}
-		switch it.Kind {
-		case wire.Reply, wire.Over:
-			if it.To != g.transport.incarnation {
-				continue
-			}
-			if f == nil || f.Flow != it.Flow {
-				f = g.delivery.flow(it.Flow)
-			}
-			switch {
-			case f == nil || f.addr != string(r.Addr): // whom nobody asked
-			case it.Kind == wire.Reply:
-				if to := f.replied(it.Seq, it.Current, it.Status, now); to != nil {
-					if resent != nil && resent != to {
-						resent.flush()
-					}
-					resent = to
-				}
-			default:
-				f.ended(it.Seqs, now)
-			}
-			continue
-		case wire.Data:
-			if len(it.Payload) > g.opts.maxMessageSize {
-				p = g.answer(p, r.From, r.Addr, it, 0, wire.Oversized)
-				continue
-			}
-		}
-		if &it.ID[0] != id || it.Token != token {
-			id, token = &it.ID[0], it.Token
-			m, current = g.tenures.find(it.ID, token)
-		}
-		if s := m.asked(r.From, r.Addr, it, len(frame) > 2*len(it.Payload), now); s != 0 {
-			p = g.answer(p, r.From, r.Addr, it, current, s)
-			if p != nil && it.Kind == wire.Ask && (s == wire.Received || s == wire.Busy || s == wire.Expired) {
-				p.renew() // the answer was given before and has not arrived
-			}
-		}
-	}
-	for _, p := range []*peer{p, resent} {
-		if p != nil {
-			p.flush()
-		}
-	}
-}
-
-// answer appends a reply for the sender of a frame to p, which it finds if it
-// is nil.
-func (g *Gone) answer(p *peer, from uint64, addr []byte, it *wire.Item, current uint64, s wire.Status) *peer {
-	if p == nil {
-		var err error
-		if p, err = g.transport.peer(string(addr)); err != nil {
-			return nil // the sender will ask again
-		}
-	}
-	if w := p.begin(); w != nil {
-		w.Reply(wire.Return{To: from, Flow: it.Flow}, current, it.Seq, s)
-		p.end()
-	}
-	return p
-}
-
-// reply implements replier.
-func (g *Gone) reply(in *inflow, current uint64, vs []verdict) {
-	g.tellPeer(in.addr, func(w *wire.Writer) {
-		for _, v := range vs {
-			w.Reply(in.from, current, v.seq, v.s)
-		}
-	})
-}
-
-// overTo implements replier.
-func (g *Gone) overTo(addr string, to wire.Return, current uint64, received []uint64) {
-	g.tellPeer(addr, func(w *wire.Writer) { w.Over(to, current, received) })
-}
-
-func (g *Gone) tellPeer(addr string, write func(*wire.Writer)) {
-	p, err := g.transport.peer(addr)
-	if err != nil {
-		return
-	}
-	if w := p.begin(); w != nil {
-		write(w)
-		p.end()
-		p.flush()
-	}
 }
 
 // Close hands everything over: every handler's Exit closes, each lock is
@@ -370,8 +336,8 @@ func (g *Gone) close() error {
 		}
 	}
 
+	// Sends of this node end before its links: their answers have to come.
 	g.closed.Store(true)
-	g.settleSenders()
 	if g.sending.Load() > 0 {
 		select {
 		case <-g.drained:
@@ -379,11 +345,17 @@ func (g *Gone) close() error {
 		}
 	}
 	g.cancel()
-	g.delivery.close()
+	g.streams.Withdraw()
 	for g.sending.Load() > 0 {
 		<-g.drained
 	}
-	g.delivery.settle()
+	g.mesh.Refuse()
+	g.receiving.Lock() // what was taken has been dealt with
+	g.receiving.Unlock()
+	g.mesh.Farewell(farewellMost)
+	g.tick.Stop()
+	g.mesh.Close()
+	g.room.Close()
 	g.transport.close()
 	g.routes.close()
 	return errors.Join(late...)
@@ -397,19 +369,6 @@ func (g *Gone) runs(c *candidate) bool {
 		c = c.before
 	}
 	return c != nil
-}
-
-// settleSenders repeats to the senders of ended tenures what was received,
-// until they have confirmed or time is up, and refuses what is still on its way
-// to them.
-func (g *Gone) settleSenders() {
-	if g.tenures.empty() {
-		return
-	}
-	time.Sleep(stragglers)
-	for began := time.Now(); g.tenures.tell() > 0 && time.Since(began) < tellMost; {
-		time.Sleep(stragglers / 5)
-	}
 }
 
 // Stats are counts since the node was started, but for Held.

@@ -49,7 +49,11 @@ func (g *Gone) AllowKeys(public ...string) error {
 	if err := g.transport.keys.allow(public); err != nil {
 		return err
 	}
-	g.transport.dropRefused()
+	g.mesh.Drop(func(identity string) bool {
+		_, _, err := g.transport.keys.dialable(identity)
+		return err == nil
+	})
+	g.changes()
 	return nil
 }
 
@@ -152,15 +156,23 @@ func (k *keyring) identity(addr string) string {
 	return addr + " " + k.public
 }
 
-// vouches reports whether a frame that claims to come from identity does, as
-// far as is known: it came through a connection of that key's owner, who is
-// allowed.
+// admits reports whether frames that came with a key are looked at.
+func (k *keyring) admits(key string) bool {
+	if k == nil || k.allows(key) {
+		return true
+	}
+	k.refuse("", key)
+	return false
+}
+
+// vouches reports whether a Hello that claims to come from identity does, as far
+// as is known: it came through a connection of that key's owner.
 func (k *keyring) vouches(identity []byte, key string) bool {
 	if k == nil {
 		return true
 	}
 	n := len(identity) - len(key)
-	if n > 0 && key != "" && identity[n-1] == ' ' && string(identity[n:]) == key && k.allows(key) {
+	if n > 0 && key != "" && identity[n-1] == ' ' && string(identity[n:]) == key {
 		return true
 	}
 	k.refuse("", key)

@@ -106,13 +106,13 @@ type endpoint struct {
 
 func parseEndpoint(addr string) (endpoint, error) {
 	bad := func(why string) (endpoint, error) {
-		return endpoint{}, fmt.Errorf("gone: address %.*q: %s", wire.MaxAddr, addr, why)
+		return endpoint{}, fmt.Errorf("gone: address %.*q: %s", wire.MaxIdentity, addr, why)
 	}
 	hostport, ok := strings.CutPrefix(addr, "tcp://")
 	switch {
 	case !ok:
 		return bad("want tcp://host:port")
-	case len(addr) > wire.MaxAddr:
+	case len(addr) > wire.MaxIdentity:
 		return bad("too long")
 	}
 	host, port, err := net.SplitHostPort(hostport)

@@ -3,20 +3,29 @@ package gone
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/Diggs/go-one/internal/link"
+	"github.com/Diggs/go-one/internal/stream"
+	"github.com/Diggs/go-one/internal/wire"
 )
 
-// routes know which tenure holds an id: the flow to it is kept until the
+// routes know which tenure holds an id: the stream to it is kept until the
 // holder refuses or falls silent, so that a message costs no lock-service call
 // as long as there is one every few seconds.
+//
+// Locks: routes' mu, then that of a route, then those of streams and links.
 type routes struct {
-	self     string
-	here     func(id string) bool // a tenure on this node takes messages
-	newLock  LockFactory
-	delivery *delivery
-	ctx      context.Context // ends with the Gone
+	self    string
+	here    func(id string) bool // a tenure on this node takes messages
+	newLock LockFactory
+	mesh    *link.Mesh
+	streams *stream.Mux
+	ctx     context.Context // ends with the Gone
 
 	looks sync.WaitGroup // look goroutines, which use the locks
 
@@ -39,24 +48,32 @@ type route struct {
 	id   string
 	lock GoneLock // only asked, never locked
 
-	mu      sync.Mutex
-	flow    *flow         // to the holder; nil: not known
-	last    *flow         // the one before, or a silent one that may recover
-	dead    uint64        // tenures with tokens up to it are over, …
-	died    time.Time     // … as was said then
-	err     error         // why there is no flow
+	mu     sync.Mutex
+	stream *stream.Stream // to the holder; nil: not known, or silent
+	last   *stream.Stream // to one that is silent, and may recover
+	past
+	err     error         // why there is no stream
 	changed chan struct{} // closed when it is worth looking again
 	looking bool          // look runs
 	waiting int           // senders, and who asks
 	evicted bool          // nothing is looked for any more: the id may have another route, or none ever
 }
 
+// past is what is known of tenures that are not to be sent to.
+type past struct {
+	newest uint64    // highest token heard of: tenures below are over
+	dead   uint64    // tenures with tokens up to it are over, …
+	died   time.Time // … as was said then
+	// A node that does not know the tenure which the lock service names may be
+	// about to begin it, or never will: it is asked again after a growing pause.
+	absent uint64
+	pause  time.Duration
+	again  time.Time
+}
+
 // get finds or makes the route of an id.
 func (rs *routes) get(id string) (*route, error) {
-	rs.mu.RLock()
-	r := rs.ids[id]
-	rs.mu.RUnlock()
-	if r != nil {
+	if r := rs.known(id); r != nil {
 		return r, nil
 	}
 	// It is not known how long that takes.
@@ -77,11 +94,18 @@ func (rs *routes) get(id string) (*route, error) {
 		return r, nil
 	}
 	if len(rs.ids) >= routesMost {
-		rs.evict()
+		rs.evictLocked()
 	}
-	r = &route{rs: rs, id: id, lock: lock, changed: make(chan struct{})}
+	r := &route{rs: rs, id: id, lock: lock, changed: make(chan struct{})}
 	rs.ids[id] = r
 	return r, nil
+}
+
+// known returns the route of an id, nil if there is none.
+func (rs *routes) known(id string) *route {
+	rs.mu.RLock()
+	defer rs.mu.RUnlock()
+	return rs.ids[id]
 }
 
 // ask asks the lock service who holds an id.
@@ -98,8 +122,8 @@ func (rs *routes) ask(id string) (addr string, token uint64, err error) {
 	}
 }
 
-// evict forgets some ids that nobody sends to. It is called with mu held.
-func (rs *routes) evict() {
+// evictLocked forgets some ids that nobody sends to.
+func (rs *routes) evictLocked() {
 	n := 0
 	for id, r := range rs.ids {
 		if !r.retireIdle() {
@@ -116,13 +140,30 @@ func (rs *routes) evict() {
 // poke makes senders to an id look again, because a tenure of it has begun or
 // ended on this node.
 func (rs *routes) poke(id string) {
-	rs.mu.RLock()
-	r := rs.ids[id]
-	rs.mu.RUnlock()
-	if r != nil {
+	if r := rs.known(id); r != nil {
 		r.mu.Lock()
-		r.change()
+		r.changeLocked()
 		r.mu.Unlock()
+	}
+}
+
+// silent takes note that nothing arrives over a link any more: what has not left
+// can go to the next holder.
+func (rs *routes) silent(l *link.Link) {
+	for _, s := range rs.streams.On(l) {
+		s.TakeBack()
+		if r := rs.known(s.ID); r != nil {
+			r.silent(s)
+		}
+	}
+}
+
+// recovered takes note that a link that was silent is not any more.
+func (rs *routes) recovered(l *link.Link) {
+	for _, s := range rs.streams.On(l) {
+		if r := rs.known(s.ID); r != nil {
+			r.recovered(s)
+		}
 	}
 }
 
@@ -133,7 +174,9 @@ func (rs *routes) close() {
 	rs.ids = nil
 	rs.mu.Unlock()
 	for _, r := range ids {
-		r.evict() // a flow's timer may still find its holder silent
+		r.mu.Lock()
+		r.evicted = true
+		r.mu.Unlock()
 	}
 	rs.looks.Wait() // one may be in a request to the lock service
 	for _, r := range ids {
@@ -147,20 +190,20 @@ func closeLock(l GoneLock) {
 	}
 }
 
-// known returns the flow to the holder, nil when it is not known.
-func (r *route) known() *flow {
+// known returns the stream to the holder, nil when it is not known.
+func (r *route) known() *stream.Stream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.flow
+	return r.stream
 }
 
-// next returns the flow to the holder. When it is not known it waits for one
+// next returns the stream to the holder. When it is not known it waits for one
 // change and returns nil and why there is none.
-func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {
+func (r *route) next(ctx context.Context, deadline time.Time) (*stream.Stream, error) {
 	r.mu.Lock()
-	if f := r.flow; f != nil || r.evicted {
+	if s := r.stream; s != nil || r.evicted {
 		r.mu.Unlock()
-		return f, nil
+		return s, nil
 	}
 	changed := r.changed
 	r.waiting++
@@ -181,130 +224,168 @@ func (r *route) next(ctx context.Context, deadline time.Time) (*flow, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.waiting--
-	return r.flow, r.err
+	return r.stream, r.err
 }
 
-// over reports whether a tenure is, as far as is known: the lock service may name
-// it for a while. But not for ever, as tokens may have been forged, or begin
-// anew. It is called with mu held.
-func (r *route) over(token uint64) bool {
+// overLocked reports whether a tenure is, as far as is known: the lock service
+// may name it for a while. But not for ever, as tokens may have been forged, or
+// begin anew.
+func (r *route) overLocked(token uint64) bool {
 	return token <= r.dead && time.Since(r.died) < overFor
 }
 
-// change wakes everybody who waits. It is called with mu held.
-func (r *route) change() {
+// changeLocked wakes everybody who waits.
+func (r *route) changeLocked() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
-// refused drops a flow whose holder does not have the tenure. When the tenure
-// is over for good, the lock service is not believed if it still names it.
-func (r *route) refused(f *flow, over bool) {
+// refused takes note of what a request to a stream has ended in, if that was not
+// received: it may be that the tenure is over, or not there.
+func (r *route) refused(s *stream.Stream, status wire.Status) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// Without tokens of the lock those of two nodes can't be compared.
-	if _, ok := r.lock.(Fencer); ok && over {
-		r.dead, r.died = max(r.dead, f.Token), time.Now()
+	_, tokens := r.lock.(Fencer)
+	switch {
+	case status == wire.Ended && tokens:
+		r.dead, r.died = max(r.dead, s.Token), time.Now()
+	case status == wire.Absent && r.absent != s.Token:
+		r.absent, r.pause, r.again = s.Token, lookFirst, time.Now().Add(lookFirst)
+	case status == wire.Absent && r.stream == s:
+		r.pause = min(2*r.pause, lookMost)
+		r.again = time.Now().Add(jitter(r.pause))
 	}
-	if r.flow != f {
+	if r.stream != s {
 		return
 	}
-	r.flow, r.last = nil, f
-	r.follow(f)
+	r.stream = nil
+	if s.Link().Silent() || s.Over() == 0 {
+		r.last = s
+		return
+	}
+	retireAll(s)
+	if current := s.Current(); current != 0 && current != s.Token && !r.overLocked(current) {
+		r.useLocked(s.Link().Identity, current) // as the node itself has said
+	}
 }
 
-// silence is told by a flow that its holder has stopped to answer, or that it
-// has news: it answers again, or knows of another tenure.
-func (r *route) silence(f *flow, silent bool) {
+// silent takes note that a stream's holder has stopped to answer.
+func (r *route) silent(s *stream.Stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case silent && r.flow == f:
-		r.flow, r.last, r.err = nil, f, f.unreachable()
-		r.lookLocked() // what has not left can go to the next holder
-	case !silent && r.flow == nil && r.last == f:
-		if !r.follow(f) && f.ctx.Err() == nil {
-			r.use(f.addr, f.Token)
-		}
+	case s.Token < r.newest:
+		s.Abandon() // as in leaveLocked
+	case r.stream != nil && r.stream.Link() == s.Link():
+		r.stream, r.last, r.err = nil, r.stream, unreachable(r.stream)
+	}
+	if r.stream == nil {
+		r.lookLocked()
 	}
 }
 
-// follow goes on to another tenure that the holder's node has named, if it
-// has. It is called with mu held.
-func (r *route) follow(f *flow) bool {
-	token := f.hint()
-	if token == 0 || token == f.Token || r.over(token) {
-		return false
+// recovered takes note that a stream's holder answers again.
+func (r *route) recovered(s *stream.Stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stream == nil && r.last == s && s.Over() == 0 {
+		r.stream, r.last = s, nil
+		s.Use()
+		r.changeLocked()
 	}
-	r.use(f.addr, token)
-	return true
 }
 
-// use makes the flow to a tenure the route. It is called with mu held.
-func (r *route) use(addr string, token uint64) {
-	if f := r.last; f != nil && f.addr == addr && f.Token == token && f.ctx.Err() == nil {
-		if r.err = f.mute(); r.err == nil {
-			r.flow, r.last = f, nil
-			r.change()
+// retireAll leaves a stream and those of its batches.
+func retireAll(s *stream.Stream) {
+	for _, s := range s.To() {
+		s.Retire()
+	}
+}
+
+// useLocked makes the stream to a tenure the route.
+func (r *route) useLocked(identity string, token uint64) {
+	s := r.last
+	if s == nil || s.Link().Identity != identity || s.Token != token || s.Over() != 0 {
+		l, err := r.rs.mesh.To(identity)
+		if err == nil {
+			s, err = r.rs.streams.Open(l, r.id, token)
 		}
+		if err != nil {
+			r.err = ofHolder(r.id, err)
+			return
+		}
+		r.leaveLocked(token)
+	}
+	if r.last = nil; s.Link().Silent() {
+		r.last, r.err = s, unreachable(s)
 		return
 	}
-	f, err := r.rs.delivery.newFlow(r.id, addr, token, r.silence)
-	if err != nil {
-		r.err = ofHolder(r.id, err)
-		return
-	}
-	if r.last != nil {
-		r.last.retire()
-	}
-	r.flow, r.last, r.err = f, nil, nil
-	r.change()
+	s.Use()
+	r.stream, r.err = s, nil
+	r.changeLocked()
 }
 
-// learn takes an answer of the lock service and reports whether there is no
-// holder. It is called with mu held.
-func (r *route) learn(addr string, token uint64, err error) (nobody bool) {
+// leaveLocked leaves the stream to a silent holder for a tenure with a token. If
+// that is a higher one, the old tenure is over, and the holder will not say how
+// it ended.
+func (r *route) leaveLocked(token uint64) {
+	r.newest = max(r.newest, token)
+	s := r.last
+	if r.last = nil; s == nil {
+		return
+	}
+	for _, s := range s.To() {
+		if s.Token < token && s.Link().Silent() {
+			s.Abandon()
+		}
+		s.Retire()
+	}
+}
+
+// learnLocked takes an answer of the lock service and reports whether there is
+// no holder.
+func (r *route) learnLocked(identity string, token uint64, err error) (nobody bool) {
 	switch {
-	case r.flow != nil:
+	case r.stream != nil:
 	case errors.Is(err, ErrNoHolder):
 		r.err = err
 		return true
 	case err != nil:
 		r.err = err
-		if f := r.last; f != nil && f.ctx.Err() == nil {
+		if s := r.last; s != nil && s.Over() == 0 {
 			// The service can't say. The last holder refuses if it isn't any more.
-			r.use(f.addr, f.Token)
+			r.useLocked(s.Link().Identity, s.Token)
 		}
-	case token != 0 && r.over(token):
+	case token != 0 && r.overLocked(token):
 		r.err = ErrNoHolder // over without the service knowing it yet
 		return true
-	case addr == r.rs.self:
+	case token == r.absent && time.Now().Before(r.again):
+		r.err = ErrNoHolder // it was not there a moment ago
+	case identity == r.rs.self:
 		r.err = ErrNoHolder // about to begin, or about to end
-		if r.last != nil {
-			r.last.retire()
-			r.last = nil
-		}
+		r.leaveLocked(token)
 		return true
 	default:
-		r.use(addr, token)
+		r.useLocked(identity, token)
 	}
 	return false
 }
 
 // lookOnce is next for a sender that does not wait for a holder.
-func (r *route) lookOnce(ctx context.Context) (*flow, error) {
+func (r *route) lookOnce(ctx context.Context) (*stream.Stream, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.flow == nil && !r.evicted {
+	if r.stream == nil && !r.evicted {
 		r.waiting++
 		looked := make(chan struct{})
 		r.rs.looks.Go(func() { // the lock can't be interrupted
 			defer close(looked)
-			addr, token, err := holder(r.lock)
+			identity, token, err := holder(r.lock)
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.waiting--
-			r.learn(addr, token, err)
+			r.learnLocked(identity, token, err)
 		})
 		r.mu.Unlock()
 		select {
@@ -313,10 +394,10 @@ func (r *route) lookOnce(ctx context.Context) (*flow, error) {
 		}
 		r.mu.Lock()
 	}
-	return r.flow, r.err
+	return r.stream, r.err
 }
 
-// lookLocked starts look, unless it runs. It is called with mu held.
+// lookLocked starts look, unless it runs.
 func (r *route) lookLocked() {
 	if !r.looking && !r.evicted {
 		r.looking = true
@@ -324,27 +405,28 @@ func (r *route) lookLocked() {
 	}
 }
 
-// look asks the lock service for the holder until there is a flow, or nobody
+// look asks the lock service for the holder until there is a stream, or nobody
 // waits for one: no sender, and no message to a silent holder.
 func (r *route) look() {
 	for pause := lookFirst; ; pause = min(2*pause, lookMost) {
 		began := time.Now()
-		addr, token, err := holder(r.lock)
+		identity, token, err := holder(r.lock)
 		r.mu.Lock()
-		nobody := r.learn(addr, token, err)
+		nobody := r.learnLocked(identity, token, err)
 		if errors.Is(r.err, ErrRefused) {
-			r.change() // who has waited for long gives up
+			r.changeLocked() // who has waited for long gives up
 		}
-		idle := r.waiting == 0 && (r.last == nil || r.last.idle())
-		if r.flow != nil || idle || r.rs.ctx.Err() != nil {
+		silent := r.stream == nil && r.last != nil
+		idle := r.waiting == 0 && (r.last == nil || !busy(r.last))
+		if r.stream != nil || idle || r.rs.ctx.Err() != nil {
 			r.looking = false
-			r.change()
+			r.changeLocked()
 			r.mu.Unlock()
 			return
 		}
 		r.mu.Unlock()
 
-		if w, ok := r.lock.(Waiter); ok && nobody {
+		if w, ok := r.lock.(Waiter); ok && (nobody || silent) {
 			// The wake-up may be lost, so there is a poll behind it, too.
 			ctx, cancel := context.WithTimeout(r.rs.ctx, jitter(2*lookMost))
 			err = w.WaitHeld(ctx)
@@ -356,6 +438,16 @@ func (r *route) look() {
 		}
 		_ = sleepCtx(r.rs.ctx, jitter(pause))
 	}
+}
+
+// busy reports whether anything is under way to a stream's tenure.
+func busy(s *stream.Stream) bool {
+	for _, s := range s.To() {
+		if !s.Idle() {
+			return true
+		}
+	}
+	return false
 }
 
 // keep has the route not evicted until release. It returns false when it was.
@@ -375,12 +467,6 @@ func (r *route) release() {
 	r.waiting--
 }
 
-func (r *route) evict() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.evicted = true
-}
-
 // retireIdle ends the route when nothing uses it, and reports whether it did.
 func (r *route) retireIdle() bool {
 	r.mu.Lock()
@@ -388,25 +474,46 @@ func (r *route) retireIdle() bool {
 	if r.waiting > 0 || r.looking {
 		return false
 	}
-	for _, f := range []*flow{r.flow, r.last} {
-		if f != nil && !f.idle() {
+	for _, s := range []*stream.Stream{r.stream, r.last} {
+		if s != nil && busy(s) {
 			return false
 		}
 	}
-	for _, f := range []*flow{r.flow, r.last} {
-		if f != nil {
-			f.retire()
+	for _, s := range []*stream.Stream{r.stream, r.last} {
+		if s != nil {
+			retireAll(s)
 		}
 	}
-	r.flow, r.last, r.evicted = nil, nil, true
+	r.stream, r.last, r.evicted = nil, nil, true
 	return true
 }
 
-// holder asks a lock who holds it.
-func holder(l GoneLock) (value string, token uint64, err error) {
+// holder asks a lock who holds it: the node's identity, and the token.
+func holder(l GoneLock) (identity string, token uint64, err error) {
 	if f, ok := l.(Fencer); ok {
 		return f.Holder()
 	}
-	value, err = l.GetValue()
-	return value, 0, err
+	identity, err = l.GetValue()
+	return identity, 0, err
+}
+
+// unreachable says that a holder does not answer, and why as far as is known.
+func unreachable(s *stream.Stream) error {
+	addr, _, _ := strings.Cut(s.Link().Identity, " ")
+	err := fmt.Errorf("%w: %q at %s", ErrUnreachable, s.ID, addr)
+	if why := s.Link().Trouble(); why != nil {
+		return because(err, why)
+	}
+	return err
+}
+
+// ofHolder says whose address it is that no node can have.
+func ofHolder(id string, err error) error {
+	switch {
+	case errors.Is(err, link.ErrCrowded):
+		err = because(ErrUnreachable, err)
+	case errors.Is(err, link.ErrClosed):
+		err = ErrClosed
+	}
+	return because(fmt.Errorf("gone: holder of %q", id), err)
 }

@@ -850,7 +850,8 @@ func TestAnAttemptWithAnUnknownOutcomeIsReleasedOnClose(t *testing.T) {
 func TestASuspendedMachineNoticesWithinASecondOfWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		g := &Gone{routes: &routes{}}
+		g := &Gone{}
+		g.assemble(nil, "", nil)
 		tenures := 0
 		one := &candidate{
 			id: "id", lock: generousLock{}, stage: g,

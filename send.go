@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -114,11 +116,6 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	}
 }
 
-// ofHolder says whose address it is that no node can have.
-func ofHolder(id string, err error) error {
-	return because(fmt.Errorf("gone: holder of %q", id), err)
-}
-
 // enter and leave count the calls that use the transport or the routes. After
 // enter has returned false, leave must not be called.
 func (g *Gone) enter() bool {
@@ -148,7 +145,6 @@ type shipment struct {
 	n        int      // how many are to be sent
 	sent     int      // how many of them were received by the handler
 	try      bool
-	now      time.Time // when the attempt began
 	deadline time.Time
 }
 
@@ -196,11 +192,11 @@ func (g *Gone) ship(s *shipment) error {
 		return because(ErrNotDelivered, err)
 	}
 	for s.sent < s.n {
-		s.now = time.Now()
+		now := time.Now()
 		if s.sent > before { // at first, and after progress
 			pause, before = lookFirst, s.sent
 			if s.deadline = until; !fixed {
-				s.deadline = s.now.Add(g.opts.sendTimeout)
+				s.deadline = now.Add(g.opts.sendTimeout)
 			}
 		}
 		switch {
@@ -208,27 +204,27 @@ func (g *Gone) ship(s *shipment) error {
 			return because(ErrNotDelivered, because(reason, s.ctx.Err()))
 		case g.ctx.Err() != nil:
 			return because(ErrNotDelivered, ErrClosed)
-		case !s.now.Before(s.deadline):
+		case !now.Before(s.deadline):
 			if fixed { // the context's timer is about to say so
 				reason = because(reason, context.DeadlineExceeded)
 			}
 			return because(ErrNotDelivered, reason)
 		}
-		fate, why := g.attempt(s)
+		status, why := g.attempt(s)
 		switch {
 		case why == nil:
 		case !errors.Is(why, ErrRefused):
 			refused = time.Time{}
 		case refused.IsZero():
-			refused = s.now
-		case time.Since(refused) > refusedMost && fate != unknown:
+			refused = now
+		case time.Since(refused) > refusedMost && status != stream.Unknown:
 			return because(ErrNotDelivered, why)
 		}
 		if why != nil {
 			reason = why
 		}
-		switch fate {
-		case unknown:
+		switch status {
+		case stream.Unknown:
 			if err := s.ctx.Err(); err != nil {
 				why = because(why, err)
 			} else if g.ctx.Err() != nil {
@@ -258,16 +254,16 @@ func (g *Gone) ship(s *shipment) error {
 	return nil
 }
 
-// nobody is the fate of an attempt for which there was no tenure to send to.
+// nobody is the status of an attempt for which there was no tenure to send to.
 const nobody wire.Status = 0
 
 // attempt sends what is left to the tenure that holds the id now, as far as is
-// known, or waits for one. It returns the fate of the first message that was
+// known, or waits for one. It returns what became of the first message that was
 // not received and the reason, or nil when nothing new is known.
 func (g *Gone) attempt(s *shipment) (wire.Status, error) {
-	if m := g.tenures.current(s.id); m != nil {
-		if fate := s.local(m); fate != wire.NotHere {
-			return fate, ErrBusy
+	if b := g.room.Box(s.id); b != nil {
+		if status := s.local(b); status != wire.Ended {
+			return status, ErrBusy
 		}
 	}
 	r, err := g.routes.get(s.id)
@@ -275,36 +271,40 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 		_ = sleepCtx(s.ctx, jitter(min(lookMost, time.Until(s.deadline))))
 		return nobody, err
 	}
-	f := r.known()
-	if f == nil {
+	to := r.known()
+	if to == nil {
 		if s.try {
-			f, err = r.lookOnce(s.ctx)
+			to, err = r.lookOnce(s.ctx)
 		} else {
-			f, err = r.next(s.ctx, s.deadline)
+			to, err = r.next(s.ctx, s.deadline)
 		}
-		if f == nil {
+		if to == nil {
 			return nobody, err
 		}
 	}
-	s.now = time.Now() // all before may have waited
-	fate, unsent := s.remote(f)
-	switch {
-	case fate == stale:
-		r.refused(f, false)
+	end := s.remote(to)
+	switch end.Status {
+	case wire.Received:
+		return wire.Received, nil
+	case stream.Elsewhere:
+		r.refused(to, end.Status)
 		return nobody, nil
-	case fate == wire.NotHere || fate == wire.Stranger:
-		r.refused(f, fate == wire.NotHere)
-		return fate, ErrNoHolder
-	case unsent || fate == unknown:
-		return fate, f.unreachable()
+	case wire.Ended, wire.Absent:
+		r.refused(to, end.Status)
+		return end.Status, ErrNoHolder
+	case stream.Unknown:
+		return end.Status, unreachable(to)
 	}
-	return fate, ErrBusy
+	if end.Unsent {
+		return end.Status, unreachable(to)
+	}
+	return end.Status, ErrBusy
 }
 
-func (s *shipment) local(m *mailbox) wire.Status {
+func (s *shipment) local(b *mailbox.Box) wire.Status {
 	for s.sent < s.n {
-		if fate := m.local(s.ctx, s.next(), s.deadline, s.try); fate != wire.Received {
-			return fate
+		if status := b.Send(s.ctx, s.next(), s.deadline, s.try); status != wire.Received {
+			return status
 		}
 		s.sent++
 		if s.n > 1 && s.ctx.Err() != nil {
@@ -314,17 +314,19 @@ func (s *shipment) local(m *mailbox) wire.Status {
 	return wire.Received
 }
 
-func (s *shipment) remote(f *flow) (fate wire.Status, unsent bool) {
+func (s *shipment) remote(to *stream.Stream) (end stream.Result) {
 	if s.n-s.sent > 1 {
 		var n int
-		n, fate, unsent = f.sendBatch(s.ctx, s.msgs[s.sent:s.n], s.deadline)
+		n, end = to.SendBatch(s.ctx, s.msgs[s.sent:s.n], s.deadline)
 		s.sent += n
-		return fate, unsent
+		return end
 	}
-	m := f.d.message(s.next(), s.deadline, s.try)
-	defer f.d.free(m)
-	if fate = f.send(s.ctx, m, s.now); fate == wire.Received {
+	flags := uint64(0)
+	if s.try {
+		flags = wire.Try
+	}
+	if end = to.Send(s.ctx, s.next(), s.deadline, flags); end.Status == wire.Received {
 		s.sent++
 	}
-	return fate, m.unsent
+	return end
 }

@@ -1,0 +1,390 @@
+package link
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// outbound is what goes to the other side. Writers append items to the open
+// frame; one of them at a time has the role of the flusher, who owns the
+// connection and sends frame after frame until none may leave. So a lone writer
+// sends at once, and many share frames.
+//
+// Frames are numbered from 1. A frame is kept until it is acknowledged:
+//
+//	first ≤ … sent … < next ≤ … waiting … < first+len(queue) = the open frame
+//
+// Next goes back to first to send again. Given is the highest number that the
+// carrier has, perhaps, taken.
+type outbound struct {
+	w     wire.Writer // the open frame
+	queue []kept
+	first uint64
+	next  uint64
+	given uint64
+	size  int // bytes of queue
+	small int // frames of queue that are sent and bear few requests
+
+	greeting
+	ack, bye bool
+	held     time.Time // since when the open frame waits for others to join it
+	flight
+	role
+}
+
+// greeting is what is to be said.
+type greeting struct{ hello, welcome bool }
+
+// A kept frame is closed, and not acknowledged.
+type kept struct {
+	bytes []byte
+	small bool
+	bye   bool
+}
+
+// flight is how the sent frames fare.
+type flight struct {
+	resend  time.Duration // after so long without an acknowledgement
+	resent  time.Time     // when they were last, or first
+	rewound uint64        // the frame from which they were, because of a gap
+	stall   time.Duration
+	stalled time.Time // since when the carrier takes nothing; zero: it does
+	retry   time.Time // not before; zero: at once
+}
+
+// role is that of the flusher.
+type role struct {
+	flushing bool
+	busy     []byte // the frame that the carrier is being given
+	renew    bool   // it is to connect anew
+	hangUp   bool   // it is to close the connection
+	sent     time.Time
+	spare    [][]byte // buffers
+	control  []byte   // of frames that are not kept
+}
+
+// A Position is where an item waits to be sent.
+type Position struct {
+	frame uint64
+	at    int
+}
+
+// Begin locks the link and returns the open frame to append requests to. It
+// returns nil, without the lock, when the link has ended or too much waits.
+func (l *Link) Begin() *wire.Writer {
+	l.mu.Lock()
+	if l.state == ended || l.in.closed || l.out.size >= linkBytes || l.out.size >= frameSize && int(l.mesh.kept.Load()) >= l.mesh.Bytes {
+		l.mu.Unlock()
+		return nil
+	}
+	return &l.out.w
+}
+
+// BeginAnswer is Begin for answers, which must not get lost: if a link keeps
+// twice as much as it should because the other side acknowledges nothing, it
+// ends.
+func (l *Link) BeginAnswer() *wire.Writer {
+	l.mu.Lock()
+	if l.out.size >= 2*linkBytes || l.out.size >= frameSize && int(l.mesh.kept.Load()) >= 2*l.mesh.Bytes {
+		l.endLocked(errFlooded)
+	}
+	if l.state == ended || l.out.bye {
+		l.mu.Unlock()
+		return nil
+	}
+	return &l.out.w
+}
+
+// Position is that of an item that was appended at an offset since Begin.
+func (l *Link) Position(at int) Position {
+	return Position{l.out.first + uint64(len(l.out.queue)), at}
+}
+
+// End unlocks the link.
+func (l *Link) End() {
+	if l.out.w.Len() >= frameSize {
+		l.out.sealLocked(l.mesh)
+	}
+	l.mu.Unlock()
+}
+
+// sealLocked closes the open frame.
+func (o *outbound) sealLocked(m *Mesh) {
+	f := kept{bytes: o.w.Bytes(), small: o.w.Requests && o.w.Len() < frameSize}
+	o.queue = append(o.queue, f)
+	o.size += len(f.bytes)
+	m.kept.Add(int64(len(f.bytes)))
+	var buf []byte
+	if n := len(o.spare); n > 0 {
+		buf, o.spare = o.spare[n-1], o.spare[:n-1]
+	}
+	o.w.Reset(buf)
+	o.held = time.Time{}
+}
+
+// byeLocked appends the last frame.
+func (o *outbound) byeLocked(m *Mesh) {
+	if !o.w.Empty() {
+		o.sealLocked(m)
+	}
+	o.bye = true
+	o.sealLocked(m)
+	o.queue[len(o.queue)-1].bye = true
+}
+
+// dropLocked lets go of all that is kept, as the link has ended. What given says
+// stays.
+func (o *outbound) dropLocked(m *Mesh) {
+	m.kept.Add(-int64(o.size))
+	o.first += uint64(len(o.queue))
+	o.next = o.first
+	o.queue, o.size, o.small, o.spare = nil, 0, 0, nil
+	o.w.Reset(nil)
+}
+
+// Recall takes a Request or Batch back, if it has certainly not left this
+// process and now never will. If it returns false nobody here can tell whether
+// it arrives: only the other side's answer does. When the link has ended there
+// will be none, and the outcome is unknown.
+func (l *Link) Recall(p Position) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := &l.out
+	if l.state == ended || p.frame <= o.given {
+		return p.frame > o.given
+	}
+	if i := p.frame - o.first; i < uint64(len(o.queue)) {
+		wire.Withdraw(o.queue[i].bytes, p.at)
+	} else {
+		wire.Withdraw(o.w.Bytes(), p.at)
+	}
+	return true
+}
+
+// acknowledgeLocked lets go of what the other side has taken, and reports
+// whether something may leave because of it.
+func (l *Link) acknowledgeLocked(h wire.Header, now time.Time) bool {
+	o := &l.out
+	if l.state == ended || h.Ack > o.given {
+		return false
+	}
+	said := false
+	if h.Ack >= o.first {
+		for o.first <= h.Ack {
+			f := o.queue[0]
+			o.queue[0] = kept{}
+			o.queue = o.queue[1:]
+			o.first++
+			o.size -= len(f.bytes)
+			l.mesh.kept.Add(-int64(len(f.bytes)))
+			if f.small {
+				o.small--
+			}
+			if f.bye {
+				l.endLocked(errClosed)
+				return false
+			}
+			if len(o.spare) < 4 && cap(f.bytes) <= 2*frameSize && (len(o.busy) == 0 || &o.busy[0] != &f.bytes[0]) {
+				o.spare = append(o.spare, f.bytes)
+			}
+		}
+		o.next = max(o.next, o.first)
+		l.hearLocked(now)
+		said = true
+	}
+	if h.Kind == wire.Gap && o.first < o.next && (o.rewound != o.first || now.Sub(o.resent) > resendFirst/4) {
+		o.next, o.rewound, o.resent = o.first, o.first, now
+		said = true
+	}
+	if h.Kind == wire.Bye && h.Number == l.in.taken+1 {
+		o.given = h.Ack // what is above was not taken, and never will be
+	}
+	return said && (o.next < o.first+uint64(len(o.queue)) || !o.w.Empty())
+}
+
+// Flush sends what has been appended, unless somebody is at it.
+func (l *Link) Flush() {
+	l.mu.Lock()
+	o := &l.out
+	if o.flushing || o.hangUp || !o.retry.IsZero() {
+		l.mu.Unlock()
+		return
+	}
+	o.flushing = true
+	now := time.Now()
+	crowd := now.Sub(o.sent) < crowded
+	l.mu.Unlock()
+	if crowd {
+		// Others who are ready to run are about to write, too. This is what
+		// makes frames of many messages; a lone writer never gets here.
+		runtime.Gosched()
+	}
+	l.drain(now)
+}
+
+// drain is the flusher's work.
+func (l *Link) drain(now time.Time) {
+	o := &l.out
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		number, frame := l.pickLocked(now)
+		if frame == nil || o.hangUp {
+			o.flushing = false
+			l.hangUpLocked()
+			return
+		}
+		renew := o.renew
+		o.renew, o.busy = false, frame
+		first := number > o.given
+		if first {
+			o.given = number
+		}
+		l.mu.Unlock()
+		if renew {
+			l.conn.Renew()
+		}
+		sent := l.conn.Send(frame)
+		now = time.Now()
+		l.mu.Lock()
+		o.busy = nil
+		if sent {
+			o.sent, l.used = now, now
+			o.stall, o.stalled = 0, time.Time{}
+			continue
+		}
+		if number != 0 {
+			o.next = max(o.first, min(o.next, number))
+			if first && l.state != ended {
+				o.given = number - 1
+			}
+		} else if l.state != opening && o.next == o.first+uint64(len(o.queue)) && o.w.Empty() {
+			o.flushing = false // it is asked for again, if need be
+			l.hangUpLocked()
+			return
+		}
+		l.stallLocked(now)
+	}
+}
+
+// hangUpLocked closes the connection, if the flusher has been told to.
+func (l *Link) hangUpLocked() {
+	if l.out.hangUp {
+		l.conn.Close()
+	}
+}
+
+// stallLocked waits: the carrier takes nothing, as it has no connection, or does
+// not keep up.
+func (l *Link) stallLocked(now time.Time) {
+	o := &l.out
+	if o.stalled.IsZero() {
+		o.stalled = now
+	}
+	o.stall = min(max(2*o.stall, stallFirst), stallMost)
+	o.retry = now.Add(o.stall)
+	if l.state == opening {
+		o.greeting = greeting{hello: l.wanted, welcome: l.remote != 0}
+	}
+	l.mesh.tick.By(o.retry)
+	if !l.due.IsZero() {
+		l.mesh.tick.By(o.stalled.Add(stalledMost))
+	}
+}
+
+// pickLocked returns the next frame to send, nil if none may leave now, and its
+// number, 0 where it is not kept.
+func (l *Link) pickLocked(now time.Time) (uint64, []byte) {
+	o := &l.out
+	switch {
+	case !o.retry.IsZero():
+		return 0, nil
+	case (o.hello || o.welcome) && l.state != ended:
+		welcome := o.welcome
+		if welcome {
+			o.welcome = false
+		} else {
+			o.hello = false
+		}
+		o.control = wire.AppendHello(o.control[:0], welcome, l.id, l.remote, l.mesh.Identity)
+		return 0, o.control
+	case l.state == opening:
+		return 0, nil
+	case l.in.gap:
+		l.in.gap = false
+		return 0, l.controlLocked(wire.Gap)
+	}
+	if l.state == open {
+		if number, frame := l.nextLocked(now); frame != nil {
+			return number, frame
+		}
+	}
+	if o.ack {
+		return 0, l.controlLocked(wire.Ack)
+	}
+	return 0, nil
+}
+
+// nextLocked returns the next numbered frame, nil if none may leave now.
+func (l *Link) nextLocked(now time.Time) (uint64, []byte) {
+	o := &l.out
+	end := o.first + uint64(len(o.queue))
+	if o.next > o.given && o.first <= o.given && (o.next-o.first >= windowFrames || l.flightLocked() >= windowBytes) {
+		return 0, nil
+	}
+	if o.next == end {
+		if o.w.Empty() || l.heldLocked(now) {
+			return 0, nil
+		}
+		o.sealLocked(l.mesh)
+	}
+	number := o.next
+	f := &o.queue[number-o.first]
+	kind := wire.Items
+	if f.bye {
+		kind = wire.Bye
+	}
+	wire.PutHeader(f.bytes, wire.Header{Kind: kind, Link: l.remote, Number: number, Ack: l.in.taken})
+	if number > o.given && f.small {
+		o.small++
+	}
+	o.next++
+	o.ack, l.in.told, l.in.prove = false, l.in.taken, false
+	l.dueLocked(now)
+	return number, f.bytes
+}
+
+// flightLocked is how many bytes are sent and not acknowledged.
+func (l *Link) flightLocked() (n int) {
+	o := &l.out
+	for _, f := range o.queue[:o.next-o.first] {
+		n += len(f.bytes)
+	}
+	return n
+}
+
+// heldLocked reports whether the open frame waits for more to join it: while
+// two of its kind are on their way, and not for long. Answers never wait.
+func (l *Link) heldLocked(now time.Time) bool {
+	o := &l.out
+	if o.small < windowSmall || o.w.Answers || o.w.Len() >= frameSize {
+		return false
+	}
+	if o.held.IsZero() {
+		o.held = now
+	}
+	if now.Sub(o.held) >= holdMost {
+		return false
+	}
+	l.owe()
+	return true
+}
+
+func (l *Link) controlLocked(k wire.FrameKind) []byte {
+	o := &l.out
+	o.ack, l.in.told, l.in.prove = false, l.in.taken, false
+	o.control = wire.AppendFrame(o.control[:0], wire.Header{Kind: k, Link: l.remote, Ack: l.in.taken})
+	return o.control
+}

@@ -1,0 +1,577 @@
+// Package mailbox is the last step to the handler of a tenure: the bounded FIFO
+// of what waits for it. It knows the lease, but neither peers nor addresses.
+//
+// A box's mu is the innermost lock: no other room is entered with it, but for the
+// channel that the handler reads, and no lock is held when results are reported.
+package mailbox
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diggs/go-one/internal/pulse"
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// An Origin is the way back to who sent a message.
+type Origin interface {
+	// Answer reports the result of count messages with adjoining numbers, or of
+	// one batch, of which count messages were received.
+	Answer(number, count uint64, s wire.Status)
+	// Flush sends what was answered.
+	Flush()
+}
+
+// A Chain is of batches of which none is received behind one that was not
+// received whole.
+type Chain struct{ Broken atomic.Bool }
+
+// A Message waits for the handler: one payload, or a batch of them.
+type Message struct {
+	Payload []byte // of a batch: what is left of it, as on the wire
+	Batch   int    // how many messages a batch has; 0: it is none
+	Expires time.Time
+	Chain   *Chain // nil for none
+	Origin  Origin // nil for a sender on this node, whose Payload stays its own
+	Number  uint64
+
+	got        int // of the batch, received
+	withdrawn  bool
+	done       chan wire.Status // for a sender on this node; capacity 1
+	prev, next *Message
+}
+
+// Bounds of what waits in a box. A single message may exceed the bytes. Senders
+// on this node wait with their own data, as goroutines do.
+const (
+	mostMessages = 16 << 10
+	mostBytes    = 16 << 20
+)
+
+// A Box is the way to the handler of one tenure. It decides the result of every
+// message that reaches the node for it.
+//
+// Invariants: a message is received only when the handler takes it, from Data or
+// with Take, while the lease is not over. One goroutine at a time has the role of
+// the pump, which offers one message on Data: a sender on this node whose message
+// waits, or one that is there for that. It lets go when somebody comes to Take.
+// After Shut nothing is received any more.
+type Box struct {
+	ID    string
+	Token uint64
+	Data  chan []byte // unbuffered
+
+	exit context.Context
+	left func() time.Duration // of the lease; asked before each hand-over
+	room *Room
+
+	mu      sync.Mutex
+	over    bool
+	queue   queue
+	pump    pump
+	results []result // not reported yet
+	dirty   bool     // the room will report them
+
+	reporting sync.Mutex // before mu
+	ended     sync.Once
+}
+
+// pump is what concerns the role.
+type pump struct {
+	busy    bool          // somebody has it
+	free    chan struct{} // closed when nobody has; nil: nobody waits for that
+	offered *Message      // while it waits for the handler
+	kick    chan struct{} // makes it look again; capacity 1
+	takers  int           // who wait to Take
+	turn    chan struct{} // makes one of them look again; capacity 1
+}
+
+// A result is that of some adjoining messages of one origin.
+type result struct {
+	Origin
+	number, count uint64
+	s             wire.Status
+	batch         bool
+}
+
+// queue is a list of messages; what it counts are those of remote senders.
+type queue struct {
+	head, tail *Message
+	n, bytes   int
+	earliest   time.Time // none expires before
+}
+
+func (q *queue) push(m *Message) {
+	if q.head == nil || m.Expires.Before(q.earliest) {
+		q.earliest = m.Expires
+	}
+	m.prev, m.next = q.tail, nil
+	if q.head == nil {
+		q.head = m
+	} else {
+		q.tail.next = m
+	}
+	q.tail = m
+	if m.Origin != nil {
+		q.n += m.left()
+		q.bytes += len(m.Payload)
+	}
+}
+
+func (q *queue) remove(m *Message) {
+	if m.prev == nil {
+		q.head = m.next
+	} else {
+		m.prev.next = m.next
+	}
+	if m.next == nil {
+		q.tail = m.prev
+	} else {
+		m.next.prev = m.prev
+	}
+	m.prev, m.next = nil, nil
+	if m.Origin != nil {
+		q.n -= m.left()
+		q.bytes -= len(m.Payload)
+	}
+}
+
+// left is how many payloads have not been received.
+func (m *Message) left() int { return max(m.Batch, 1) - m.got }
+
+// cut takes the next payload of a batch.
+func (q *queue) cut(m *Message) []byte {
+	before := len(m.Payload)
+	data := wire.NextOfBatch(&m.Payload)
+	q.bytes -= before - len(m.Payload)
+	q.n--
+	m.got++
+	return data
+}
+
+// Arrive takes a message from another node, and returns its result if that is
+// known at once, else 0. Try is for a handler that is receiving right now. The
+// payload must not be changed any more; one that shares its buffer with much else
+// is copied, so as not to keep that alive.
+func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.over || b.left() <= 0:
+		return wire.Ended
+	case m.Chain != nil && m.Chain.Broken.Load():
+		return wire.Busy
+	}
+	if shared {
+		m.Payload = b.room.copy(m.Payload)
+	}
+	if m.Batch == 0 && b.idleLocked() {
+		select {
+		case b.Data <- m.Payload:
+			return wire.Received
+		default:
+		}
+	}
+	switch {
+	case try && (b.queue.head != nil || b.pump.takers == 0),
+		b.queue.n >= mostMessages,
+		b.queue.n > 0 && b.queue.bytes+len(m.Payload) > mostBytes:
+		if m.Chain != nil {
+			m.Chain.Broken.Store(true)
+		}
+		return wire.Busy
+	}
+	b.enqueueLocked(m)
+	return 0
+}
+
+// idleLocked reports whether nobody waits before a new message.
+func (b *Box) idleLocked() bool { return b.queue.head == nil && !b.pump.busy && b.pump.takers == 0 }
+
+func (b *Box) enqueueLocked(m *Message) {
+	b.queue.push(m)
+	b.room.tick.By(b.queue.earliest)
+	b.onLocked()
+}
+
+// onLocked sees to it that what waits is offered.
+func (b *Box) onLocked() {
+	switch {
+	case b.pump.busy || b.queue.head == nil:
+	case b.pump.takers > 0:
+		poke(b.pump.turn)
+	default:
+		b.pump.busy = true
+		go b.run(nil, nil)
+	}
+}
+
+// poke makes who waits on c look again.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run has the role of the pump: it hands over what waits, in order, until own
+// has its result or caller is closed, or, without one, until nothing is left. It
+// lets go earlier for somebody who comes to Take.
+func (b *Box) run(own *Message, caller <-chan struct{}) {
+	b.mu.Lock()
+	for {
+		var m *Message
+		if b.pump.takers == 0 && (own == nil || len(own.done) == 0) {
+			m = b.nextLocked()
+		}
+		if m == nil && len(b.results) == 0 {
+			break
+		}
+		if m == nil {
+			b.mu.Unlock()
+			b.report()
+			b.mu.Lock()
+			continue // there may be more by now
+		}
+		switch took := b.offer(m, caller); {
+		case took:
+			b.receivedLocked(m)
+		case m.withdrawn:
+			b.decideLocked(m, wire.Expired)
+		case ended(caller):
+			caller = nil
+			if len(own.done) == 0 {
+				b.decideLocked(own, wire.Expired)
+			}
+		}
+	}
+	b.pump.busy = false
+	if b.pump.free != nil {
+		close(b.pump.free)
+		b.pump.free = nil
+	}
+	b.onLocked()
+	b.mu.Unlock()
+}
+
+func ended(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// offer hands over the next payload of m when the handler receives. It returns
+// false when there may be something else to do. It is called with mu held, which
+// it leaves while it waits.
+func (b *Box) offer(m *Message, caller <-chan struct{}) bool {
+	data := m.Payload
+	switch { // the handler owns what it receives, and keeps nothing else alive by it
+	case m.Batch > 0:
+		data = b.room.copy(wire.NextOfBatch(&data))
+	case m.Origin == nil:
+		data = b.room.copy(data)
+	}
+	if len(b.results) > 0 && !b.dirty {
+		b.dirty = true
+		b.room.soon(b)
+	}
+	b.pump.offered = m
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		b.pump.offered = nil
+	}()
+	if b.exit.Err() != nil {
+		return false
+	}
+	select {
+	case b.Data <- data:
+		return true
+	case <-b.exit.Done(): // from here on the handler can't take it
+	case <-b.pump.kick:
+	case <-caller:
+	}
+	return false
+}
+
+// nextLocked returns the message to be offered, nil if none may be.
+func (b *Box) nextLocked() *Message {
+	for b.queue.head != nil {
+		m := b.queue.head
+		if b.over = b.over || b.left() <= 0; b.over {
+			b.decideLocked(m, wire.Ended)
+			continue
+		}
+		if m.Chain != nil && m.Chain.Broken.Load() {
+			b.decideLocked(m, wire.Busy)
+			continue
+		}
+		return m
+	}
+	return nil
+}
+
+// receivedLocked notes that the handler has the next payload of m.
+func (b *Box) receivedLocked(m *Message) {
+	if m.Batch > 0 {
+		if b.queue.cut(m); m.left() > 0 {
+			return
+		}
+	}
+	b.decideLocked(m, wire.Received)
+}
+
+// decideLocked takes a message out of the queue and notes its result.
+func (b *Box) decideLocked(m *Message, s wire.Status) {
+	b.queue.remove(m)
+	if m.Chain != nil && s != wire.Received {
+		m.Chain.Broken.Store(true)
+	}
+	if m.Origin == nil {
+		m.done <- s // now it is the sender's
+		return
+	}
+	batch, count := m.Batch > 0, uint64(1)
+	if batch {
+		count = uint64(m.got)
+	}
+	if n := len(b.results); n > 0 && !batch {
+		if r := &b.results[n-1]; r.Origin == m.Origin && r.s == s && !r.batch && r.number+r.count == m.Number {
+			r.count++
+			b.room.Free(m)
+			return
+		}
+	}
+	b.results = append(b.results, result{m.Origin, m.Number, count, s, batch})
+	b.room.Free(m)
+}
+
+// report tells the origins their results. When it returns, all that there were
+// have been told.
+func (b *Box) report() {
+	b.reporting.Lock()
+	defer b.reporting.Unlock()
+	b.mu.Lock()
+	rs := b.results
+	b.results, b.dirty = nil, false
+	b.mu.Unlock()
+	for i, r := range rs {
+		r.Answer(r.number, r.count, r.s)
+		if i+1 == len(rs) || rs[i+1].Origin != r.Origin {
+			r.Flush()
+		}
+	}
+	if len(rs) == 0 || cap(rs) > 256 {
+		return
+	}
+	clear(rs)
+	b.mu.Lock()
+	if b.results == nil {
+		b.results = rs[:0] // for use again
+	}
+	b.mu.Unlock()
+}
+
+// Cancel takes a message of an origin back, if it waits.
+func (b *Box) Cancel(o Origin, number uint64) {
+	b.withdraw(func(m *Message) bool { return m.Origin == o && m.Number == number })
+	b.report()
+}
+
+// Drop takes back all that waits of an origin that is gone.
+func (b *Box) Drop(o Origin) { b.withdraw(func(m *Message) bool { return m.Origin == o }) }
+
+// withdraw takes back what waits. What is being offered is the pump's to take
+// back, unless it has been received.
+func (b *Box) withdraw(which func(*Message) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for m := b.queue.head; m != nil; {
+		next := m.next
+		if which(m) {
+			b.withdrawLocked(m)
+		}
+		m = next
+	}
+}
+
+func (b *Box) withdrawLocked(m *Message) {
+	if m == b.pump.offered {
+		m.withdrawn = true
+		poke(b.pump.kick)
+		return
+	}
+	b.decideLocked(m, wire.Expired)
+}
+
+// expire takes back what has waited too long, and returns when something may
+// have again.
+func (b *Box) expire(now time.Time) (next time.Time) {
+	b.mu.Lock()
+	if b.queue.head == nil || now.Before(b.queue.earliest) {
+		defer b.mu.Unlock()
+		if b.queue.head != nil {
+			next = b.queue.earliest
+		}
+		return next
+	}
+	for m := b.queue.head; m != nil; {
+		after := m.next
+		if !now.Before(m.Expires) {
+			b.withdrawLocked(m)
+		} else {
+			next = pulse.Earliest(next, m.Expires)
+		}
+		m = after
+	}
+	if b.queue.earliest = next; b.queue.head != nil && next.IsZero() { // the one on offer
+		b.queue.earliest = now
+	}
+	b.mu.Unlock()
+	b.report()
+	return next
+}
+
+// Send hands over data of a sender on this node and returns the result. The
+// handler gets a copy. Try is for a handler that is receiving right now.
+func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try bool) wire.Status {
+	b.mu.Lock()
+	switch {
+	case b.over || b.left() <= 0:
+		b.mu.Unlock()
+		return wire.Ended
+	case b.idleLocked():
+		select {
+		case b.Data <- b.room.copy(data):
+			b.mu.Unlock()
+			return wire.Received
+		default:
+		}
+	}
+	if try && (b.queue.head != nil || b.pump.takers == 0) {
+		b.mu.Unlock()
+		return wire.Busy
+	}
+	m := b.room.local(data, deadline)
+	b.queue.push(m)
+	b.room.tick.By(b.queue.earliest)
+	if b.pump.busy || b.pump.takers > 0 {
+		b.onLocked()
+		b.mu.Unlock()
+	} else {
+		b.pump.busy = true
+		b.mu.Unlock()
+		b.run(m, ctx.Done())
+	}
+	return b.await(ctx, m)
+}
+
+// await waits for the result of a sender on this node.
+func (b *Box) await(ctx context.Context, m *Message) (s wire.Status) {
+	select {
+	case s = <-m.done:
+	case <-ctx.Done():
+		b.mu.Lock()
+		if len(m.done) == 0 {
+			b.withdrawLocked(m)
+		}
+		b.mu.Unlock()
+		s = <-m.done
+	}
+	b.room.Free(m)
+	return s
+}
+
+// Take waits until something does, and appends what waits, at most most payloads,
+// to into: they are received. It appends nothing when the tenure is over.
+func (b *Box) Take(most int, into [][]byte) [][]byte {
+	b.mu.Lock()
+	for b.exit.Err() == nil && (b.pump.busy || b.nextLocked() == nil) && !b.over {
+		b.pump.takers++
+		poke(b.pump.kick)
+		b.mu.Unlock()
+		b.report() // of what was refused
+		select {
+		case <-b.pump.turn:
+		case <-b.exit.Done():
+		}
+		b.mu.Lock()
+		b.pump.takers--
+	}
+	for most > 0 && b.exit.Err() == nil {
+		m := b.nextLocked()
+		if m == nil {
+			break
+		}
+		before := len(into)
+		into = b.takeLocked(m, most, into)
+		most -= len(into) - before
+	}
+	b.onLocked()
+	b.mu.Unlock()
+	b.report()
+	return into
+}
+
+// takeLocked takes m, or up to most payloads of it.
+func (b *Box) takeLocked(m *Message, most int, into [][]byte) [][]byte {
+	switch {
+	case m.Batch > 0:
+		for ; most > 0 && m.left() > 0; most-- {
+			into = append(into, b.queue.cut(m))
+		}
+		if m.left() > 0 {
+			return into
+		}
+	case m.Origin == nil:
+		into = append(into, b.room.copy(m.Payload))
+	default:
+		into = append(into, m.Payload)
+	}
+	b.decideLocked(m, wire.Received)
+	return into
+}
+
+// Open reports whether the handler may still receive something.
+func (b *Box) Open() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.over && b.left() > 0
+}
+
+// Waiting is how many messages of other nodes wait, and their bytes.
+func (b *Box) Waiting() (n, bytes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.queue.n, b.queue.bytes
+}
+
+// Left is what the lease has left.
+func (b *Box) Left() time.Duration { return b.left() }
+
+// Shut ends the hand-over for good: what waits is refused. When it returns, all
+// results have been reported.
+func (b *Box) Shut() {
+	b.ended.Do(func() {
+		b.mu.Lock()
+		b.over = true
+		for b.pump.busy {
+			free := make(chan struct{})
+			b.pump.free = free
+			b.mu.Unlock()
+			poke(b.pump.kick)
+			<-free
+			b.mu.Lock()
+		}
+		b.nextLocked()
+		poke(b.pump.turn)
+		b.mu.Unlock()
+		b.report()
+		b.room.end(b)
+	})
+}

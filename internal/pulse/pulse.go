@@ -1,0 +1,82 @@
+// Package pulse is a timer that many share, so that what waits in thousands
+// costs one timer and, while nothing waits, none.
+package pulse
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Pulse beats at the earliest of the times that were asked for.
+type Pulse struct {
+	beat  func(now time.Time) (next time.Time)
+	epoch time.Time
+
+	at atomic.Int64 // when the timer fires, in nanoseconds after epoch; 0: it is not set
+
+	beats   sync.Mutex // held during a beat, of which there is one at a time
+	mu      sync.Mutex // never held during one
+	timer   *time.Timer
+	stopped bool
+}
+
+// New makes a Pulse. Each beat returns by when there is to be another, or the
+// zero time.
+func New(beat func(now time.Time) (next time.Time)) *Pulse {
+	return &Pulse{beat: beat, epoch: time.Now()}
+}
+
+// By has it beat at t or before.
+func (p *Pulse) By(t time.Time) {
+	want := max(int64(t.Sub(p.epoch)), 1)
+	if at := p.at.Load(); at != 0 && at <= want {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if at := p.at.Load(); p.stopped || at != 0 && at <= want {
+		return
+	}
+	p.at.Store(want)
+	if p.timer == nil {
+		p.timer = time.AfterFunc(time.Until(t), p.fire)
+	} else {
+		p.timer.Reset(time.Until(t))
+	}
+}
+
+func (p *Pulse) fire() {
+	p.beats.Lock()
+	defer p.beats.Unlock()
+	p.mu.Lock()
+	p.at.Store(0)
+	stopped := p.stopped
+	p.mu.Unlock()
+	if stopped {
+		return
+	}
+	if next := p.beat(time.Now()); !next.IsZero() {
+		p.By(next)
+	}
+}
+
+// Stop ends it, when a beat that is under way has ended.
+func (p *Pulse) Stop() {
+	p.mu.Lock()
+	p.stopped = true
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.mu.Unlock()
+	p.beats.Lock() // waits for a beat
+	defer p.beats.Unlock()
+}
+
+// Earliest is the earlier of two times, where the zero time is none.
+func Earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,414 @@
+// Package stream is one tenure as seen from one sender: numbered requests to it,
+// each with exactly one answer, on a link that loses nothing. It knows links and
+// mailboxes, but neither sockets nor locks.
+//
+// A request is answered by the tenure's mailbox: received, busy, expired, ended;
+// by a process that has no such tenure: absent; or not at all, because its link
+// has ended or its sender waits no longer. Then [link.Link.Recall] decides: what
+// has not left goes elsewhere, and the outcome of what has is unknown.
+//
+// Locks: a stream's mu is taken before that of its link.
+package stream
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/Diggs/go-one/internal/link"
+	"github.com/Diggs/go-one/internal/pulse"
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// What a request can end in, besides an answer.
+const (
+	// Unknown: nobody can tell whether the handler received it.
+	Unknown wire.Status = 0xff
+	// Elsewhere: it was not received by this tenure and never will be; whoever
+	// holds the id now may be sent it.
+	Elsewhere wire.Status = 0xfe
+)
+
+const (
+	// A stream that was not used for so long is not trusted: its holder may have
+	// died or been paused.
+	fresh = 5 * time.Second
+	// A withdrawal waits so long for its answer.
+	withdrawGrace = 200 * time.Millisecond
+	// One node has so much under way to one tenure; what comes then waits for its
+	// turn. A message counts for at least windowBytes / windowMessages.
+	windowMessages = 2048
+	windowBytes    = 4 << 20
+	// A batch goes in items of about so many bytes, each in a frame of its own.
+	batchBytes = 60 << 10
+)
+
+// A Result is the end of a request.
+type Result struct {
+	Status wire.Status
+	Count  int    // of a batch: how many messages were received, from the front
+	Reply  []byte // of Reply and Failure
+	Failed bool   // by the handler
+	Unsent bool   // it has not left this process
+}
+
+// A Request is under way to a tenure, under one number.
+type Request struct {
+	data      []byte
+	msgs      [][]byte // of a batch
+	deadline  time.Time
+	flags     uint64
+	number    uint64
+	pos       link.Position
+	withdrawn time.Time
+	done      chan Result // capacity 1
+}
+
+var spare = sync.Pool{New: func() any { return &Request{done: make(chan Result, 1)} }}
+
+func newRequest(data []byte, msgs [][]byte, deadline time.Time, flags uint64) *Request {
+	r := spare.Get().(*Request)
+	r.data, r.msgs, r.deadline, r.flags = data, msgs, deadline, flags
+	return r
+}
+
+// free takes back a request that has ended.
+func (r *Request) free() {
+	*r = Request{done: r.done}
+	spare.Put(r)
+}
+
+// A Stream is the requests from this process to one tenure. Its methods may be
+// called concurrently.
+type Stream struct {
+	ID     string
+	Token  uint64
+	side   *side
+	number uint64
+	flags  uint64
+	window
+
+	mu       sync.Mutex
+	opened   bool
+	over     wire.Status // why nothing more is sent; 0: it is
+	current  uint64      // token of the id's tenure there, as a refusal said
+	requests             // without an answer
+}
+
+// requests are numbered one after the other.
+type requests struct {
+	low      uint64     // all below are answered
+	open     []*Request // low, low+1, …; nil: answered
+	earliest time.Time  // no deadline or grace ends before; zero: none is open
+	used     time.Time
+}
+
+// A window bounds what one node has under way to one tenure; others wait for
+// their turn.
+type window struct {
+	room *semaphore.Weighted // of windowBytes
+	ctx  context.Context     // ends with the stream
+	end  context.CancelFunc
+}
+
+func cost(n int) int64 { return min(max(int64(n), windowBytes/windowMessages), windowBytes) }
+
+// enter waits for room. A status says why it did not get it.
+func (w window) enter(ctx context.Context, cost int64, deadline time.Time) wire.Status {
+	if w.room.TryAcquire(cost) {
+		return 0
+	}
+	wait, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	defer context.AfterFunc(w.ctx, cancel)()
+	switch {
+	case w.room.Acquire(wait, cost) == nil:
+		return 0
+	case w.ctx.Err() != nil:
+		return Elsewhere
+	}
+	return wire.Expired
+}
+
+// Link is where the stream goes.
+func (s *Stream) Link() *link.Link { return s.side.link }
+
+// Send sends a request and waits for its end. When ctx ends, or the deadline
+// passes, the request is withdrawn.
+func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flags uint64) Result {
+	c := cost(len(data))
+	if !s.room.TryAcquire(c) {
+		if flags&wire.Try != 0 {
+			return Result{Status: wire.Busy}
+		}
+		if status := s.enter(ctx, c, deadline); status != 0 {
+			return Result{Status: status}
+		}
+	}
+	defer s.room.Release(c)
+	r := newRequest(data, nil, deadline, flags)
+	defer r.free()
+	if status := s.post(r); status != 0 {
+		return Result{Status: status, Unsent: true}
+	}
+	s.side.link.Flush()
+	if done := ctx.Done(); done != nil { // a select is dear
+		select {
+		case result := <-r.done:
+			return result
+		case <-done:
+			s.withdraw(r)
+		}
+	}
+	return <-r.done
+}
+
+// post appends a request to the link's open frame. With a status it did not.
+func (s *Stream) post(r *Request) wire.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	switch {
+	case s.over != 0:
+		return s.over
+	case len(s.open) == 0 && now.Sub(s.used) > fresh:
+		return Elsewhere
+	}
+	l := s.side.link
+	w := l.Begin()
+	if w == nil {
+		if l.Over() {
+			return Elsewhere
+		}
+		return wire.Busy
+	}
+	if !s.opened {
+		s.opened = true
+		w.Open(s.number, s.flags, s.Token, s.ID)
+	}
+	r.number = s.low + uint64(len(s.open))
+	s.open = append(s.open, r)
+	if r.msgs != nil {
+		r.pos = l.Position(w.Batch(s.number, r.number, budget(r.deadline.Sub(now)), r.msgs))
+	} else {
+		r.pos = l.Position(w.Request(s.number, r.number, budget(r.deadline.Sub(now)), r.flags, r.data))
+	}
+	l.End()
+	s.used = now
+	s.watchLocked(r.deadline)
+	return 0
+}
+
+// budget is for how long the receiver may keep a request, in milliseconds: its
+// refusal has to be back before the deadline.
+func budget(left time.Duration) uint64 {
+	left -= min(max(left/20, 2*time.Millisecond), 200*time.Millisecond)
+	return uint64(max(left.Milliseconds(), 1))
+}
+
+// watchLocked has tick look at the stream at t.
+func (s *Stream) watchLocked(t time.Time) {
+	if s.earliest.IsZero() || t.Before(s.earliest) {
+		s.earliest = t
+		s.side.mux.tick.By(t)
+	}
+}
+
+func (s *Stream) get(number uint64) *Request {
+	if i := number - s.low; i < uint64(len(s.open)) {
+		return s.open[i]
+	}
+	return nil
+}
+
+// settleLocked ends a request, which is its sender's from then on.
+func (s *Stream) settleLocked(r *Request, result Result) {
+	s.open[r.number-s.low] = nil
+	n := 0
+	for n < len(s.open) && s.open[n] == nil {
+		n++
+	}
+	s.low += uint64(n)
+	if s.open = s.open[n:]; len(s.open) == 0 {
+		s.earliest = time.Time{}
+	}
+	if s.flags&wire.Chained != 0 && result.Status != wire.Received {
+		s.endLocked(Elsewhere) // nothing may go behind it
+	}
+	r.done <- result
+}
+
+// answered takes an answer.
+func (s *Stream) answered(it *wire.Item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used = time.Now()
+	if it.Kind != wire.Answer {
+		if r := s.get(it.Number); r != nil {
+			s.settleLocked(r, Result{Status: wire.Received, Reply: it.Payload, Failed: it.Kind == wire.Failure})
+		}
+		return
+	}
+	if it.Status == wire.Ended || it.Status == wire.Absent {
+		s.endLocked(it.Status)
+		s.current = it.Current
+	}
+	if r := s.get(it.Number); r != nil && r.msgs != nil {
+		s.settleLocked(r, Result{Status: it.Status, Count: int(min(it.Count, uint64(len(r.msgs))))})
+		return
+	}
+	from, to := max(it.Number, s.low), s.low+uint64(len(s.open))
+	for n := from; n < to && n-it.Number < it.Count; n++ {
+		if r := s.get(n); r != nil {
+			s.settleLocked(r, Result{Status: it.Status})
+		}
+	}
+}
+
+// endLocked has nothing more sent.
+func (s *Stream) endLocked(why wire.Status) {
+	if s.over == 0 {
+		s.over = why
+		s.end()
+	}
+}
+
+// withdraw takes a request back, whose end is then known soon.
+func (s *Stream) withdraw(r *Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.withdrawLocked(r, time.Now())
+}
+
+func (s *Stream) withdrawLocked(r *Request, now time.Time) {
+	if s.get(r.number) != r || !r.withdrawn.IsZero() {
+		return
+	}
+	r.withdrawn = now
+	l := s.side.link
+	if l.Recall(r.pos) {
+		s.settleLocked(r, Result{Status: wire.Expired, Unsent: true})
+		return
+	}
+	if w := l.Begin(); w != nil {
+		w.Cancel(s.number, r.number)
+		l.End()
+		l.Flush()
+	}
+	s.watchLocked(now.Add(withdrawGrace))
+}
+
+// tick enforces deadlines. It returns when to call again.
+func (s *Stream) tick(now time.Time) (next time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.open) == 0 || now.Before(s.earliest) {
+		return s.earliest
+	}
+	for _, r := range append([]*Request(nil), s.open...) {
+		if r == nil {
+			continue
+		}
+		if r.withdrawn.IsZero() && !now.Before(r.deadline) {
+			s.withdrawLocked(r, now)
+		}
+		switch {
+		case s.get(r.number) != r: // it has left none behind
+		case r.withdrawn.IsZero():
+			next = pulse.Earliest(next, r.deadline)
+		case now.Sub(r.withdrawn) < withdrawGrace:
+			next = pulse.Earliest(next, r.withdrawn.Add(withdrawGrace))
+		default:
+			s.lastWordLocked(r, wire.Expired)
+		}
+	}
+	s.earliest = next
+	return next
+}
+
+// lastWordLocked ends a request of which no answer is waited for any more. What
+// has not left this process has a certain status; of the rest nobody can tell.
+func (s *Stream) lastWordLocked(r *Request, unsent wire.Status) {
+	if s.side.link.Recall(r.pos) {
+		s.settleLocked(r, Result{Status: unsent, Unsent: true})
+	} else {
+		s.settleLocked(r, Result{Status: Unknown})
+	}
+}
+
+// TakeBack has what has not left this process sent elsewhere.
+func (s *Stream) TakeBack() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range append([]*Request(nil), s.open...) {
+		if r != nil && s.side.link.Recall(r.pos) {
+			s.settleLocked(r, Result{Status: Elsewhere, Unsent: true})
+		}
+	}
+}
+
+// Abandon ends the stream and everything in it: there will be no more answers.
+func (s *Stream) Abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked(Elsewhere)
+	for _, r := range append([]*Request(nil), s.open...) {
+		if r != nil {
+			s.lastWordLocked(r, Elsewhere)
+		}
+	}
+}
+
+// Retire has nothing more sent: the tenure is over, or not the current one. What
+// has left is still waited for; the rest goes elsewhere.
+func (s *Stream) Retire() {
+	s.mu.Lock()
+	s.endLocked(Elsewhere)
+	s.mu.Unlock()
+	s.TakeBack()
+	s.side.leave(s)
+}
+
+// Withdraw takes everything back, as far as that is still possible.
+func (s *Stream) Withdraw() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	for _, r := range append([]*Request(nil), s.open...) {
+		if r != nil {
+			s.withdrawLocked(r, now)
+		}
+	}
+}
+
+// Idle reports whether nothing is under way.
+func (s *Stream) Idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open) == 0
+}
+
+// Over is why nothing more is sent, 0 while it is.
+func (s *Stream) Over() wire.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
+}
+
+// Current is the token of the id's tenure at the other side, as a refusal said;
+// 0 for none.
+func (s *Stream) Current() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
+}
+
+// Use makes the stream fresh: the lock service has just said that its tenure is
+// the current one.
+func (s *Stream) Use() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used = time.Now()
+}

@@ -1,0 +1,5 @@
+package gone_test
+
+const fewFiles = "X_FEW"
+
+func runOutOfFiles(string) {}
