@@ -250,7 +250,7 @@ func (g *Gone) candidate(id string) (*GoneRunner, error) {
 }
 
 // begin implements stage.
-func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() time.Duration) (<-chan []byte, func()) {
+func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() time.Duration) intake {
 	if token == 0 {
 		// For a lock without tokens: no other tenure of this id on this node
 		// has the same.
@@ -260,11 +260,11 @@ func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() t
 	unhook := context.AfterFunc(ctx, b.Shut)
 	g.watchWakes()
 	g.routes.poke(id)
-	return b.Data, func() {
+	return intake{b.Data, b.Take, func() {
 		unhook()
 		b.Shut()
 		g.routes.poke(id)
-	}
+	}}
 }
 
 // watchWakes looks at every lease once a second while there are any: timers

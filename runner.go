@@ -38,6 +38,7 @@ type GoneRunner struct {
 	lease *lease          // nil for RunOne's
 	ctx   context.Context // ends when Exit closes
 	token uint64
+	take  func(most int, into [][]byte) [][]byte
 }
 
 // ID is the id that was given to RunOne.
@@ -121,7 +122,14 @@ type candidate struct {
 type stage interface {
 	// begin opens the way for data. Data is handed over until ctx ends or
 	// nothing is left.
-	begin(ctx context.Context, id string, token uint64, left func() time.Duration) (data <-chan []byte, end func())
+	begin(ctx context.Context, id string, token uint64, left func() time.Duration) intake
+}
+
+// An intake is what a tenure receives.
+type intake struct {
+	data <-chan []byte
+	take func(most int, into [][]byte) [][]byte // all that waits at once
+	end  func()
 }
 
 // counters are what Stats shows.
@@ -274,7 +282,8 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		}
 		return max(lease.left(), 1) // an Extend has just moved the deadline
 	}
-	r.Data, t.close = c.stage.begin(ctx, c.id, r.token, left)
+	in := c.stage.begin(ctx, c.id, r.token, left)
+	r.Data, r.take, t.close = in.data, in.take, in.end
 	c.count.tenures.Add(1)
 	c.count.held.Add(1)
 	c.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)

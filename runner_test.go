@@ -125,8 +125,8 @@ func (b *logbook) with(text string) (at []time.Time) {
 // deadStage is a node to which nobody sends.
 type deadStage struct{ ended func() }
 
-func (s deadStage) begin(context.Context, string, uint64, func() time.Duration) (<-chan []byte, func()) {
-	return nil, s.ended
+func (s deadStage) begin(context.Context, string, uint64, func() time.Duration) intake {
+	return intake{end: s.ended}
 }
 
 // compete starts a candidate, which its test has to end.
