@@ -1,12 +1,6 @@
 // Bench measures gone against what a user would pick instead, in one run on one
-// redis-server that it starts itself (7.0.5 or later):
-//
-//	go run . -out ../docs/benchmarks.md    as make bench does
-//	go run . -rounds 1                     a first look
-//	go run . -only messages -rounds 1      at one chapter: lock, messages, rivals, ids, takeover, growth
-//
-// What crosses processes in use crosses them here: the other side is this
-// binary again (process.go).
+// redis-server that it starts itself (7.0.5 or later). What crosses processes in
+// use crosses them here: the other side is this binary again (process.go).
 package main
 
 import (
@@ -25,10 +19,17 @@ func main() {
 	}
 	flags := flag.NewFlagSet("bench", flag.ExitOnError) // glog has put its own into flag's
 	rounds := flags.Int("rounds", 5, "rounds, in each of which all contenders do all the work")
-	only := flags.String("only", "", "only chapters whose name matches")
-	out := flags.String("out", "", "write the report there, and pictures beside it")
+	only := flags.String("only", "", "measure only chapters whose name matches this regular expression, and write no file:\nlock, messages, rivals, ids, takeover, growth")
+	out := flags.String("out", "", "write the report of a whole run there, and pictures beside it")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), usageText)
+		flags.PrintDefaults()
+	}
 	_ = flags.Parse(os.Args[1:])
 	chapters, err := regexp.Compile(*only)
+	if *only != "" {
+		*out = ""
+	}
 	if err == nil {
 		err = bench(*rounds, chapters, *out)
 	}
@@ -37,6 +38,13 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+const usageText = `Measures gone against what a user would pick instead.
+
+  make bench                                        the whole, into docs/benchmarks.md; ten minutes
+  make bench ARGS='-only messages -rounds 1'        a first look at one chapter, to the terminal alone
+
+`
 
 // A size is how much of everything there is.
 type size struct {
