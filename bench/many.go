@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,17 +12,13 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
-	"golang.org/x/sync/errgroup"
 )
 
 // A crowd is how many ids, and for how long.
 type crowd struct {
-	ids   int
-	idle  time.Duration // of looking at idle nodes
-	ttl   time.Duration // of the mass takeover
-	each  time.Duration // of each measurement of growth
-	grow  []int         // numbers of ids
-	peers []int
+	ids  int
+	idle time.Duration // of looking at idle nodes
+	ttl  time.Duration // of the mass takeover
 }
 
 func names(prefix string, n int) (ids []string) {
@@ -61,8 +56,8 @@ func threadsWaited(pid int) (n int64) {
 	return n
 }
 
-// manyIDs is the chapter on a node with many ids.
-func manyIDs(r *report, s *server, c crowd) error {
+// idleIDs is the chapter on nodes with many ids that nobody sends to.
+func idleIDs(r *report, s *server, c crowd) error {
 	ids := names("many", c.ids)
 	var nodes [4]*child // holds them, waits for them, has none; and a process without a node
 	for i, has := range [][]string{ids, ids, nil, nil} {
@@ -127,13 +122,13 @@ func manyIDs(r *report, s *server, c crowd) error {
 	wakes := max(float64(waited)/elapsed, 0)
 	what := fmt.Sprintf("%d ids on one node", c.ids)
 	r.claim(claim{what + ", waiting: goroutines an id", 1, 2, false, "", []float64{g}})
-	r.claim(claim{what + ", waiting: bytes an id", 4096, 8192, false, "", []float64{b}})
+	r.claim(claim{what + ", waiting: bytes an id", 4096, 6700, false, "", []float64{b}})
 	r.claim(claim{what + ", held: goroutines an id besides the handler's", 1, 2, false, "", []float64{heldG - 1}})
 	r.claim(claim{"the node that waits, idle, 30 s expiry: % of a core", 1, 2, false, "%", []float64{load(1)}})
 	r.claim(claim{"the node that holds, idle, besides the Extends: % of a core", 1, 2, false, "%", []float64{max(load(0)-extends, 0)}})
 	r.claim(claim{"connections to Redis more after that time", 0, 0, false, "", []float64{float64(max(later-clients, 0))}})
 	r.claim(claim{"idle node without ids: wake-ups a second", 1, 5, false, "", []float64{wakes}})
-	r.printf("## Many ids\n\n%d ids, held by one node, waited for by another, each a process; %v of looking.\n\n", c.ids, c.idle)
+	r.printf("## Many ids, idle\n\n%d ids, held by one node, waited for by another, each a process; %v of looking.\n\n", c.ids, c.idle)
 	r.printf("| node | goroutines an id | bytes an id | %% of a core |\n|---|--:|--:|--:|\n")
 	r.printf("| holds all | %s | %.0f | %s, of which Extends %s |\n| waits for all | %s | %.0f | %s |\n| has none | | | %s; %s wake-ups a second |\n\n",
 		digits(heldG), heldB, digits(load(0)), digits(extends), digits(g), b, digits(load(1)), digits(load(2)), digits(wakes))
@@ -265,119 +260,4 @@ func (s *server) total() (n int64, err error) {
 	_, rest, _ := strings.Cut(info, "total_commands_processed:")
 	_, _ = fmt.Sscan(rest, &n)
 	return n, err
-}
-
-// growth is the chapter on the cost of a message by how many ids and peers
-// there are.
-func growth(r *report, s *server, c crowd, callers int) error {
-	var ids, peers []target
-	for _, n := range c.grow {
-		list := names(fmt.Sprintf("grow%d ", n), n)
-		remote, err := startRemote(s, list...)
-		if err != nil {
-			return err
-		}
-		defer remote.stop()
-		ids = append(ids, target{remote, list})
-	}
-	for _, n := range c.peers {
-		list := names(fmt.Sprintf("peer%d ", n), n)
-		const most = 25 // nodes in one process
-		var remote *remote
-		for some := range slices.Chunk(list, most) {
-			holder, err := startChild(role{Name: "gone", Redis: s.addr, IDs: some, TTL: longTTL, Nodes: len(some)})
-			if err != nil {
-				return err
-			}
-			defer holder.stop()
-		}
-		remote, err := startRemote(s)
-		if err != nil {
-			return err
-		}
-		defer remote.stop()
-		for _, id := range list {
-			if err := remote.SendData(id, []byte("ready?")); err != nil {
-				return err
-			}
-		}
-		peers = append(peers, target{remote, list})
-	}
-	measure := func(to []target) (rates, p50 [][]float64, err error) {
-		rates, p50 = make([][]float64, len(to)), make([][]float64, len(to))
-		order := make([]int, len(to))
-		for i := range order {
-			order[i] = i
-		}
-		for round := range r.rounds {
-			for _, i := range rotate(order, round) {
-				if err := to[i].all(); err != nil {
-					return nil, nil, err
-				}
-				f, err := load(callers, c.each, 128, to[i].any)
-				if err != nil {
-					return nil, nil, err
-				}
-				rates[i] = append(rates[i], f.perSecond)
-				if f, err = load(1, c.each/2, 128, to[i].any); err != nil {
-					return nil, nil, err
-				}
-				p50[i] = append(p50[i], f.p50)
-			}
-		}
-		return rates, p50, nil
-	}
-	r.printf("## The cost of a message as a cluster grows\n\n%d callers for the throughput, one for the time; each message goes to an id at random,\nafter one to each: a route that was not used for five seconds costs the next message a question to Redis.\n\n", callers)
-	show := func(what string, n []int, to []target) error {
-		rates, p50, err := measure(to)
-		if err != nil {
-			return err
-		}
-		r.printf("| %s | thousand messages a second | p50, µs |\n|--:|--:|--:|\n", what)
-		var x []float64
-		for i := range n {
-			x = append(x, float64(n[i]))
-			r.printf("| %d | %s | %s |\n", n[i], spread(scaled(rates[i], 1e-3)), spread(p50[i]))
-		}
-		r.printf("\n")
-		r.claim(claim{fmt.Sprintf("throughput from %d to %d %s: deviation from that of %d", n[0], n[len(n)-1], what, n[0]), 10, 25, false, "%", []float64{deviation(medians(rates))}})
-		r.claim(claim{"the same, p50 of one caller", 10, 25, false, "%", []float64{deviation(medians(p50))}})
-		return r.picture(what, "cost of a message by number of "+what, chart{
-			title: "Acknowledged messages of 128 B, " + fmt.Sprint(callers) + " callers", x: what, y: "messages a second", logX: true,
-			lines: []curve{{points: points(x, medians(rates)), dots: true}},
-		})
-	}
-	err := errors.Join(show("ids", c.grow, ids), show("peers", c.peers, peers))
-	r.printf(growthNotes)
-	return err
-}
-
-const growthNotes = `One caller hardly notices how many ids and peers there are; what differs goes either way. Throughput with many callers
-does. With more ids fewer messages come together at one handler, so more hand-overs have to wake one, and each message
-finds its route, flow, mailbox, handler and their stacks further away: of 10,000 ids a profile shows comparisons of
-strings, map lookups and locks that wait for memory, not more work. With more peers
-the same callers share fewer frames: with one peer 64 messages share a frame and its ten context switches, with 100
-peers nearly each message has its own, as anywhere on TCP. More callers for each peer make frames fuller again.
-
-`
-
-// A target is ids that a node of this process sends to.
-type target struct {
-	*remote
-	ids []string
-}
-
-// any sends to an id at random.
-func (t target) any(int) sender {
-	return func(data []byte) error { return t.SendData(t.ids[rand.IntN(len(t.ids))], data) }
-}
-
-// all sends one message to each id.
-func (t target) all() error {
-	var sending errgroup.Group
-	sending.SetLimit(64)
-	for _, id := range t.ids {
-		sending.Go(func() error { return t.SendData(id, []byte("ready?")) })
-	}
-	return sending.Wait()
 }

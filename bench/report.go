@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,8 +11,10 @@ import (
 // A report grows chapter by chapter. Its summary comes first.
 type report struct {
 	rounds int
+	brief  bool   // figures without explanations, and of what was measured alone
 	dir    string // of pictures; "" for none
 	claims []claim
+	behind []row
 	body   strings.Builder
 }
 
@@ -19,38 +22,96 @@ type report struct {
 // figure for each round.
 type claim struct {
 	work        string
-	goal, least float64
-	higher      bool // is better
+	goal, least float64 // least may be none
+	higher      bool    // is better
 	unit        string
 	got         []float64
 }
 
-func (r *report) claim(c claim) { r.claims = append(r.claims, c) }
+// none is the least where nothing but the goal is wanted.
+var none = math.NaN()
+
+// A row is what somebody does better than gone.
+type row struct{ work, how string }
+
+func (r *report) claim(c claim) {
+	if len(c.got) > 0 || !r.brief {
+		r.claims = append(r.claims, c)
+	}
+}
 
 func (r *report) printf(format string, args ...any) { fmt.Fprintf(&r.body, format, args...) }
 
-// head begins a table of figures.
-func (r *report) head(first string, columns ...string) {
-	r.printf("| %s | %s |\n|---|%s", first, strings.Join(columns, " | "), strings.Repeat("--:|", len(columns)))
+// explain is for readers of the whole report.
+func (r *report) explain(format string, args ...any) {
+	if !r.brief {
+		r.printf(format+"\n", args...)
+	}
+}
+
+// figures shows what there is of works by contender, and notes where gone is behind. Yardsticks
+// do less than is asked of the others, so nobody is behind them.
+func (r *report) figures(t table, who []string, works ...work) {
+	works = slices.DeleteFunc(works, func(w work) bool { return t[w] == nil })
+	if len(works) == 0 {
+		return
+	}
+	who = slices.DeleteFunc(slices.Clone(who), func(name string) bool {
+		return !slices.ContainsFunc(works, func(w work) bool { return t[w][name] != nil })
+	})
+	r.printf("| | %s |\n|---|%s\n", strings.Join(who, " | "), strings.Repeat("--:|", len(who)))
+	for _, w := range works {
+		r.printf("| %s |", w)
+		for _, name := range who {
+			r.printf(" %s |", spread(t[w][name]))
+			r.compare(t, w, name)
+		}
+		r.printf("\n")
+	}
+	r.printf("\n")
+}
+
+func (r *report) compare(t table, w work, name string) {
+	ours, theirs := t[w][nameGone], t[w][name]
+	if len(ours) == 0 || len(theirs) == 0 || strings.HasPrefix(name, nameGone) || slices.Contains(yardsticks, name) {
+		return
+	}
+	a, b := median(ours), median(theirs)
+	if w.moreIsBetter() && a < b || !w.moreIsBetter() && a > b {
+		r.behind = append(r.behind, row{w.String(), fmt.Sprintf("%s %s, gone %s", name, digits(b), digits(a))})
+	}
+}
+
+func (c claim) meets(want float64) bool {
+	if c.higher {
+		return median(c.got) >= want
+	}
+	return median(c.got) <= want
 }
 
 func (c claim) verdict() string {
-	v := median(c.got)
-	meets := func(want float64) bool {
-		if c.higher {
-			return v >= want
-		}
-		return v <= want
-	}
 	switch {
 	case len(c.got) == 0:
 		return "not measured"
-	case meets(c.goal):
+	case c.meets(c.goal):
 		return "goal"
-	case meets(c.least):
+	case c.meets(c.least):
 		return "at least"
+	case math.IsNaN(c.least):
+		return "no"
 	}
 	return "**missed**"
+}
+
+func (c claim) want(v float64) string {
+	sign := "≤"
+	if c.higher {
+		sign = "≥"
+	}
+	if math.IsNaN(v) {
+		return "–"
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %v %s", sign, v, c.unit))
 }
 
 func (r *report) summary() string {
@@ -60,14 +121,41 @@ func (r *report) summary() string {
 	var b strings.Builder
 	b.WriteString("## Summary\n\n| work | goal | at least | measured | reached |\n|---|---|---|---|---|\n")
 	for _, c := range r.claims {
-		sign := "≤"
-		if c.higher {
-			sign = "≥"
-		}
-		fmt.Fprintf(&b, "| %s | %s %v %s | %s %v %s | %s | %s |\n", c.work, sign, c.goal, c.unit, sign, c.least, c.unit, spread(c.got), c.verdict())
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", c.work, c.want(c.goal), c.want(c.least), spread(c.got), c.verdict())
 	}
 	b.WriteString("\nA ratio is taken within each round, in which all take their turns; shown is the median, with the lowest and the\nhighest round in brackets.\n\n")
 	return b.String()
+}
+
+// limits is what holds gone back in a row of the summary, or in one in which
+// somebody else is ahead. It is shown only while that is so.
+var limits = map[string]string{
+	workTake.String():   "it keeps the counter of fencing tokens, a second key, and publishes the new TTL and that the lock is free. That is what spares waiters the polling.",
+	workExtend.String(): "it publishes the new TTL, which spares waiters the polling.",
+	workCrash.String():  "waiters look at a random time in the first 20 ms, so that many do not at once.",
+}
+
+// whereBehind is the chapter on what gone does worse than was wanted, or than
+// somebody else does.
+func (r *report) whereBehind() {
+	rows := slices.Clone(r.behind)
+	for _, c := range r.claims {
+		// Where there is no least, a peer is the goal, and in the tables.
+		if len(c.got) > 0 && !math.IsNaN(c.least) && !c.meets(c.goal) {
+			rows = append(rows, row{c.work, fmt.Sprintf("wanted %s, measured %s", c.want(c.goal), digits(median(c.got)))})
+		}
+	}
+	r.printf("## Where gone is behind, and what limits it\n\nEvery figure in which a peer is better, and every goal that was not reached.\n\n")
+	for _, b := range rows {
+		why := limits[b.work]
+		if why == "" {
+			why = "what limits it was not looked into yet."
+		}
+		r.printf("- %s: %s; %s\n", b.work, b.how, why)
+	}
+	if len(rows) == 0 {
+		r.printf("Nowhere in this run.\n")
+	}
 }
 
 // picture draws and shows a chart.
@@ -80,36 +168,4 @@ func (r *report) picture(name, caption string, c chart) error {
 	}
 	r.printf("![%s](%s/%s.svg)\n\n", caption, filepath.Base(r.dir), name)
 	return nil
-}
-
-// ratios divides round by round.
-func ratios(a, b []float64) (r []float64) {
-	for i := range a {
-		r = append(r, a[i]/b[i])
-	}
-	return r
-}
-
-// deviation is how far the values are from the first, at most, in percent.
-func deviation(v []float64) (worst float64) {
-	for _, x := range v {
-		worst = max(worst, 100*max(x/v[0]-1, 1-x/v[0]))
-	}
-	return worst
-}
-
-func medians(v [][]float64) (m []float64) {
-	for _, x := range v {
-		m = append(m, median(x))
-	}
-	return m
-}
-
-// scaled multiplies a copy.
-func scaled(v []float64, by float64) []float64 {
-	v = slices.Clone(v)
-	for i := range v {
-		v[i] *= by
-	}
-	return v
 }
