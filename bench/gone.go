@@ -12,7 +12,7 @@ import (
 
 // gone, whose handler selects. A batch is a SendBatch.
 var (
-	courierGone     = courier{nameGone, openRemote(1)}
+	courierGone     = courier{nameGone, openRemote("gone", 1)}
 	courierSameNode = courier{"gone, same node", openSameNode}
 )
 
@@ -85,13 +85,14 @@ func serveGone(r role, ready func(...string)) error {
 	return err
 }
 
-// openRemote is a node of this process, and receivers with so many ids each.
-func openRemote(each int) func(*way, *server, int) error {
+// openRemote is a node of this process, and receivers of a role with so many ids
+// each.
+func openRemote(name string, each int) func(*way, *server, int) error {
 	return func(w *way, s *server, receivers int) error {
-		ids := names(fmt.Sprintf("remote %d/%d ", receivers, each), receivers*each)
+		ids := names(fmt.Sprintf("%s %d/%d ", name, receivers, each), receivers*each)
 		w.ids = len(ids) / receivers
 		for i := range receivers {
-			if _, err := w.child(role{Name: "gone", Redis: s.addr, IDs: ids[i*each : (i+1)*each], TTL: longTTL}); err != nil {
+			if _, err := w.child(role{Name: name, Redis: s.addr, IDs: ids[i*each : (i+1)*each], TTL: longTTL}); err != nil {
 				return err
 			}
 		}

@@ -20,14 +20,14 @@ type plan struct {
 var (
 	workTake       = work{"acquire + release", "µs"}
 	workExtend     = work{"extend", "µs"}
-	workPass       = work{"clean hand-over, p50", "ms"}
-	workPassWorst  = work{"clean hand-over, p99", "ms"}
-	workStalled    = work{"clean hand-overs that took 2 s or more, of a round's", ""}
-	workPassGone   = work{"clean hand-over of a whole Gone, p50", "ms"}
-	workPassGone99 = work{"clean hand-over of a whole Gone, p99", "ms"}
-	workCrash      = work{"crash takeover after the end of the TTL, p50", "ms"}
-	workCrashWorst = work{"crash takeover after the end of the TTL, worst", "ms"}
-	workIdle       = work{"idle waiting, commands a TTL and id", ""}
+	workPass       = work{"clean hand-over", "p50, ms"}
+	workPassWorst  = work{"clean hand-over", "p99, ms"}
+	workStalled    = work{"clean hand-overs that took 2 s or more", "of a round's"}
+	workPassGone   = work{"clean hand-over of a whole Gone", "p50, ms"}
+	workPassGone99 = work{"clean hand-over of a whole Gone", "p99, ms"}
+	workCrash      = work{"crash takeover after the end of the TTL", "p50, ms"}
+	workCrashWorst = work{"crash takeover after the end of the TTL", "worst, ms"}
+	workIdle       = work{"idle waiting", "commands a TTL and id"}
 )
 
 // speedOfTheLock is the first chapter of the report.
@@ -55,13 +55,13 @@ func speedOfTheLock(r *report, s *server, p plan) error {
 	}{
 		{"hand-over of a whole Gone, p50 ÷ rueidislock's bare lock", workPassGone, workPass, nameRueidis, 1, 1.1},
 		{"hand-over of a whole Gone, p99 ÷ rueidislock's bare lock", workPassGone99, workPassWorst, nameRueidis, 1, none},
-		{"hand-over of the lock, p50 ÷ rueidislock", workPass, workPass, nameRueidis, 1, none},
-		{"hand-over of the lock, p99 ÷ rueidislock", workPassWorst, workPassWorst, nameRueidis, 1, none},
-		{"acquire + release of the lock ÷ bare redigo", workTake, workTake, nameBare, 1.25, none},
+		{"hand-over of the lock, p50 ÷ rueidislock", workPass, workPass, nameRueidis, 1, 1},
+		{"hand-over of the lock, p99 ÷ rueidislock", workPassWorst, workPassWorst, nameRueidis, 1, 1},
+		{"acquire + release of the lock ÷ bare redigo", workTake, workTake, nameBare, 1.25, 1.25},
 	} {
-		r.claim(claim{c.what, c.goal, c.least, false, "×", t.ratios(c.ours, nameGone, c.theirs, c.rival)})
+		r.claim(claim{c.what, c.ours.what, c.goal, c.least, false, "×", t.ratios(c.ours, nameGone, c.theirs, c.rival)})
 	}
-	r.claim(claim{"idle waiting for a lock: commands a TTL and id", 1, none, false, "", t[workIdle][nameGone]})
+	r.claim(claim{"idle waiting for a lock: commands a TTL and id", workIdle.what, 1, 1, false, "", t[workIdle][nameGone]})
 	r.printf("## Speed of the lock\n\n")
 	var names []string
 	for _, c := range contenders {

@@ -76,10 +76,10 @@ type chapter struct {
 
 func (z size) chapters() []chapter {
 	return []chapter{
-		{"lock", contest{}, func(r *report, s *server, _ results) error { return speedOfTheLock(r, s, z.lock) }},
 		{"messages", messages(z.each), speedOfMessages},
 		{"receivers", receivers(z.receivers, z.each), speedOverReceivers},
 		{"ids", manyIDs(z.many.ids, z.each), speedToManyIDs},
+		{"lock", contest{}, func(r *report, s *server, _ results) error { return speedOfTheLock(r, s, z.lock) }},
 		{"idle", contest{}, func(r *report, s *server, _ results) error { return idleIDs(r, s, z.many) }},
 		{"takeover", contest{}, func(r *report, s *server, _ results) error { return massTakeover(r, s, z.many) }},
 	}

@@ -121,13 +121,13 @@ func idleIDs(r *report, s *server, c crowd) error {
 	heldG, heldB := per(0)
 	wakes := max(float64(waited)/elapsed, 0)
 	what := fmt.Sprintf("%d ids on one node", c.ids)
-	r.claim(claim{what + ", waiting: goroutines an id", 1, 2, false, "", []float64{g}})
-	r.claim(claim{what + ", waiting: bytes an id", 4096, 6700, false, "", []float64{b}})
-	r.claim(claim{what + ", held: goroutines an id besides the handler's", 1, 2, false, "", []float64{heldG - 1}})
-	r.claim(claim{"the node that waits, idle, 30 s expiry: % of a core", 1, 2, false, "%", []float64{load(1)}})
-	r.claim(claim{"the node that holds, idle, besides the Extends: % of a core", 1, 2, false, "%", []float64{max(load(0)-extends, 0)}})
-	r.claim(claim{"connections to Redis more after that time", 0, 0, false, "", []float64{float64(max(later-clients, 0))}})
-	r.claim(claim{"idle node without ids: wake-ups a second", 1, 5, false, "", []float64{wakes}})
+	r.claim(claim{what + ", waiting: goroutines an id", "", 1, 2, false, "", []float64{g}})
+	r.claim(claim{what + ", waiting: bytes an id", "", 4096, 6700, false, "", []float64{b}})
+	r.claim(claim{what + ", held: goroutines an id besides the handler's", "", 1, 2, false, "", []float64{heldG - 1}})
+	r.claim(claim{"the node that waits, idle, 30 s expiry: % of a core", "", 1, 2, false, "%", []float64{load(1)}})
+	r.claim(claim{"the node that holds, idle, besides the Extends: % of a core", "", 1, 2, false, "%", []float64{max(load(0)-extends, 0)}})
+	r.claim(claim{"connections to Redis more after that time", "", 0, 0, false, "", []float64{float64(max(later-clients, 0))}})
+	r.claim(claim{"idle node without ids: wake-ups a second", "", 1, 5, false, "", []float64{wakes}})
 	r.printf("## Many ids, idle\n\n%d ids, held by one node, waited for by another, each a process; %v of looking.\n\n", c.ids, c.idle)
 	r.printf("| node | goroutines an id | bytes an id | %% of a core |\n|---|--:|--:|--:|\n")
 	r.printf("| holds all | %s | %.0f | %s, of which Extends %s |\n| waits for all | %s | %.0f | %s |\n| has none | | | %s; %s wake-ups a second |\n\n",
@@ -245,7 +245,7 @@ func massTakeover(r *report, s *server, c crowd) error {
 	if len(late) != c.ids {
 		return fmt.Errorf("%d of %d ids were taken over", len(late), c.ids)
 	}
-	r.claim(claim{fmt.Sprintf("the node that holds %d ids dies: the last is taken over, after the TTL's end", c.ids), 500, 1000, false, "ms", []float64{quantile(late, 1)}})
+	r.claim(claim{fmt.Sprintf("the node that holds %d ids dies: the last is taken over, after the TTL's end", c.ids), "", 500, 1000, false, "ms", []float64{quantile(late, 1)}})
 	r.printf("## The death of a node with many ids\n\nA process that held %d ids is killed; two others compete for all of them. From the end of an id's TTL in Redis, %v\nafter its last Extend, to the first line of its next handler: p50 %s ms, p99 %s ms, the last %s ms. The TTLs ended\nwithin %v. Highest load of Redis in %v: %.0f commands a second, those of scripts included.\n\n",
 		c.ids, c.ttl, digits(quantile(late, .5)), digits(quantile(late, .99)), digits(quantile(late, 1)), last.Sub(first).Round(10*time.Millisecond), step, slices.Max(y))
 	return r.picture("takeover", "commands of Redis during the takeover", chart{

@@ -70,7 +70,7 @@ func receivers(n int, each time.Duration) contest {
 func manyIDs(n int, each time.Duration) contest {
 	c := contest{receivers: 1, each: each, trials: []trial{{loadMany, []courier{courierGone}}}}
 	for _, n := range []int{n / 100, n} {
-		c.trials[0].couriers = append(c.trials[0].couriers, courier{fmt.Sprintf("gone, %d ids", n), openRemote(n)})
+		c.trials[0].couriers = append(c.trials[0].couriers, courier{fmt.Sprintf("gone, %d ids", n), openRemote("gone", n)})
 	}
 	return c
 }
@@ -88,7 +88,7 @@ type ratio struct {
 func (r *report) ratios(t table, list []ratio) {
 	for _, c := range list {
 		w := c.of(c.load)
-		r.claim(claim{c.work, c.goal, c.least, w.moreIsBetter(), "×", t.ratios(w, c.who, w, c.rival)})
+		r.claim(claim{c.work, c.load.name, c.goal, c.least, w.moreIsBetter(), "×", t.ratios(w, c.who, w, c.rival)})
 	}
 }
 
@@ -105,10 +105,10 @@ func speedOfMessages(r *report, _ *server, got results) error {
 	for _, v := range got.table[loadLocal.rate()][courierSameNode.name] {
 		ns = append(ns, 1e6/v)
 	}
-	r.claim(claim{"to a handler on the same node", 500, 729, false, "ns", ns})
-	r.claim(claim{"its allocations", 0, 1, false, "", rounded(got.table[loadLocal.here()][courierSameNode.name])})
-	r.claim(claim{"256 callers: allocations a message, sender", 2, 4, false, "", got.table[loadMany.here()][nameGone]})
-	r.claim(claim{"256 callers: allocations a message, receiver", 2, 4, false, "", got.table[loadMany.there()][nameGone]})
+	r.claim(claim{"to a handler on the same node", loadLocal.name, 500, 729, false, "ns", ns})
+	r.claim(claim{"its allocations", loadLocal.name, 0, 1, false, "", rounded(got.table[loadLocal.here()][courierSameNode.name])})
+	r.claim(claim{"256 callers: allocations a message, sender", loadMany.name, 2, 4, false, "", got.table[loadMany.here()][nameGone]})
+	r.claim(claim{"256 callers: allocations a message, receiver", loadMany.name, 2, 4, false, "", got.table[loadMany.there()][nameGone]})
 	for _, l := range []load{loadOne, loadSome, loadMany} {
 		least := 1.0
 		if l == loadOne {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -14,7 +15,7 @@ type report struct {
 	brief  bool   // figures without explanations, and of what was measured alone
 	dir    string // of pictures; "" for none
 	claims []claim
-	behind []row
+	behind []fact
 	body   strings.Builder
 }
 
@@ -22,6 +23,7 @@ type report struct {
 // figure for each round.
 type claim struct {
 	work        string
+	about       string  // what limits explain, where that is not the same
 	goal, least float64 // least may be none
 	higher      bool    // is better
 	unit        string
@@ -31,8 +33,8 @@ type claim struct {
 // none is the least where nothing but the goal is wanted.
 var none = math.NaN()
 
-// A row is what somebody does better than gone.
-type row struct{ work, how string }
+// A fact is in what gone is behind.
+type fact struct{ about, text string }
 
 func (r *report) claim(c claim) {
 	if len(c.got) > 0 || !r.brief {
@@ -64,22 +66,13 @@ func (r *report) figures(t table, who []string, works ...work) {
 		r.printf("| %s |", w)
 		for _, name := range who {
 			r.printf(" %s |", spread(t[w][name]))
-			r.compare(t, w, name)
 		}
 		r.printf("\n")
+		if ahead := t.ahead(w, who); len(ahead) > 0 {
+			r.behind = append(r.behind, fact{w.what, w.unit + ": " + strings.Join(append(ahead, t.show(w, nameGone)), ", ")})
+		}
 	}
 	r.printf("\n")
-}
-
-func (r *report) compare(t table, w work, name string) {
-	ours, theirs := t[w][nameGone], t[w][name]
-	if len(ours) == 0 || len(theirs) == 0 || strings.HasPrefix(name, nameGone) || slices.Contains(yardsticks, name) {
-		return
-	}
-	a, b := median(ours), median(theirs)
-	if w.moreIsBetter() && a < b || !w.moreIsBetter() && a > b {
-		r.behind = append(r.behind, row{w.String(), fmt.Sprintf("%s %s, gone %s", name, digits(b), digits(a))})
-	}
 }
 
 func (c claim) meets(want float64) bool {
@@ -127,33 +120,29 @@ func (r *report) summary() string {
 	return b.String()
 }
 
-// limits is what holds gone back in a row of the summary, or in one in which
-// somebody else is ahead. It is shown only while that is so.
-var limits = map[string]string{
-	workTake.String():   "it keeps the counter of fencing tokens, a second key, and publishes the new TTL and that the lock is free. That is what spares waiters the polling.",
-	workExtend.String(): "it publishes the new TTL, which spares waiters the polling.",
-	workCrash.String():  "waiters look at a random time in the first 20 ms, so that many do not at once.",
-}
-
 // whereBehind is the chapter on what gone does worse than was wanted, or than
 // somebody else does.
 func (r *report) whereBehind() {
-	rows := slices.Clone(r.behind)
+	facts := slices.Clone(r.behind)
 	for _, c := range r.claims {
 		// Where there is no least, a peer is the goal, and in the tables.
 		if len(c.got) > 0 && !math.IsNaN(c.least) && !c.meets(c.goal) {
-			rows = append(rows, row{c.work, fmt.Sprintf("wanted %s, measured %s", c.want(c.goal), digits(median(c.got)))})
+			facts = append(facts, fact{cmp.Or(c.about, c.work), fmt.Sprintf("%s is %s, wanted %s", c.work, digits(median(c.got)), c.want(c.goal))})
 		}
+	}
+	var order []string
+	said := map[string][]string{}
+	for _, f := range facts {
+		if said[f.about] == nil {
+			order = append(order, f.about)
+		}
+		said[f.about] = append(said[f.about], f.text)
 	}
 	r.printf("## Where gone is behind, and what limits it\n\nEvery figure in which a peer is better, and every goal that was not reached.\n\n")
-	for _, b := range rows {
-		why := limits[b.work]
-		if why == "" {
-			why = "what limits it was not looked into yet."
-		}
-		r.printf("- %s: %s; %s\n", b.work, b.how, why)
+	for _, about := range order {
+		r.printf("- **%s**: %s. %s\n", about, strings.Join(said[about], "; "), cmp.Or(limits[about], unexplained))
 	}
-	if len(rows) == 0 {
+	if len(order) == 0 {
 		r.printf("Nowhere in this run.\n")
 	}
 }

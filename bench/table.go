@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -14,12 +15,7 @@ const thousands = "thousand a second"
 
 func (w work) moreIsBetter() bool { return w.unit == thousands }
 
-func (w work) String() string {
-	if w.unit == "" {
-		return w.what
-	}
-	return w.what + ", " + w.unit
-}
+func (w work) String() string { return w.what + ", " + w.unit }
 
 // A table has the figure of each round by work and contender.
 type table map[work]map[string][]float64
@@ -41,6 +37,24 @@ func (t table) ratios(ours work, who string, theirs work, rival string) (r []flo
 	}
 	return r
 }
+
+// ahead is who does better than gone. Nobody is behind a yardstick, which does
+// less than is asked of the others.
+func (t table) ahead(w work, who []string) (list []string) {
+	ours := t[w][nameGone]
+	for _, name := range who {
+		theirs := t[w][name]
+		if len(ours) == 0 || len(theirs) == 0 || slices.Contains(yardsticks, name) || strings.HasPrefix(name, nameGone) {
+			continue
+		}
+		if a, b := median(ours), median(theirs); w.moreIsBetter() && a < b || !w.moreIsBetter() && a > b {
+			list = append(list, t.show(w, name))
+		}
+	}
+	return list
+}
+
+func (t table) show(w work, name string) string { return name + " " + digits(median(t[w][name])) }
 
 // spread is "median (lowest–highest)".
 func spread(v []float64) string {
