@@ -127,7 +127,11 @@ func (r *report) whereBehind() {
 	for _, c := range r.claims {
 		// Where there is no least, a peer is the goal, and in the tables.
 		if len(c.got) > 0 && !math.IsNaN(c.least) && !c.meets(c.goal) {
-			facts = append(facts, fact{cmp.Or(c.about, c.work), fmt.Sprintf("%s is %s, wanted %s", c.work, digits(median(c.got)), c.want(c.goal))})
+			text := digits(median(c.got)) + ", wanted " + c.want(c.goal)
+			if c.about != "" {
+				text = c.work + ": " + text
+			}
+			facts = append(facts, fact{cmp.Or(c.about, c.work), text})
 		}
 	}
 	var order []string
