@@ -47,10 +47,11 @@ type lock interface {
 	release() error
 }
 
-// Names that the rows of the table compare.
+// Names that the claims compare.
 const (
-	nameGone = "gone"
-	nameBare = "bare redigo"
+	nameGone    = "gone"
+	nameBare    = "bare redigo"
+	nameRueidis = "rueidislock"
 )
 
 var contenders = []contender{
@@ -58,7 +59,7 @@ var contenders = []contender{
 	{nameBare, "github.com/gomodule/redigo", barePoll, itself, openBare},
 	{"redislock", "github.com/bsm/redislock", redislockPoll, itself, openRedislock},
 	{"redsync", "github.com/go-redsync/redsync/v4", redsyncPoll, itself, openRedsync},
-	{"rueidislock", "github.com/redis/rueidis", 0, func(id string) string { return "rueidislock:0:" + id }, openRueidislock},
+	{nameRueidis, "github.com/redis/rueidis", 0, func(id string) string { return "rueidislock:0:" + id }, openRueidislock},
 }
 
 func itself(id string) string { return id }
