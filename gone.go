@@ -18,34 +18,59 @@ import (
 
 // A Gone is one node: a member of the cluster with one address. All its
 // methods may be called concurrently.
+//
+// Locks, in the order in which they are taken; those of a line are never held
+// together:
+//
+//	Gone.receiving, Gone.changing
+//	Gone.mu, routes.mu
+//	route.mu
+//	stream: Mux.mu, side.mu
+//	stream: Stream.mu
+//	link: Mesh.mu
+//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
+//	pulse, and the lists in Mesh and Room
 type Gone struct {
-	opts      options
-	log       *slog.Logger
-	newLock   LockFactory
+	opts    options
+	log     *slog.Logger
+	newLock LockFactory
+	rooms
+	candidates
+	sends
+	count counters
+
+	closeErr error
+	once     sync.Once
+}
+
+// rooms are the parts of a node that messages go through.
+type rooms struct {
 	transport *transport
 	tick      *pulse.Pulse // one for all
 	mesh      *link.Mesh
 	room      *mailbox.Room
 	streams   *stream.Mux
 	routes    *routes
-	count     counters
-	malformed atomic.Uint64
 	receiving sync.Mutex // while a frame is dealt with
 	changing  sync.Mutex // while changes of links are
+	malformed atomic.Uint64
+}
 
-	ctx    context.Context // ends when nothing can be sent any more
-	cancel context.CancelFunc
+// candidates are the ids that a node runs.
+type candidates struct {
+	mu       sync.Mutex
+	byID     map[string]*candidate
+	closing  bool
+	watching bool // wakeWatch is set
+}
 
-	mu         sync.Mutex
-	candidates map[string]*candidate
-	closing    bool
-	watching   bool // wakeWatch is set
-
-	closed   atomic.Bool // no sends
-	sending  atomic.Int64
-	drained  chan struct{} // capacity 1: sending became 0 while closed
-	closeErr error
-	once     sync.Once
+// sends are the calls that use the rooms.
+type sends struct {
+	ctx     context.Context // ends when nothing can be sent any more
+	cancel  context.CancelFunc
+	closed  atomic.Bool // no more begin
+	sending atomic.Int64
+	drained chan struct{} // capacity 1: sending became 0 while closed
 }
 
 const (
@@ -76,8 +101,8 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		opts:       o,
 		log:        o.logger,
 		newLock:    newLock,
-		candidates: map[string]*candidate{},
-		drained:    make(chan struct{}, 1),
+		candidates: candidates{byID: map[string]*candidate{}},
+		sends:      sends{drained: make(chan struct{}, 1)},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.transport, err = newTransport(addr, o)
@@ -204,7 +229,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	before := g.candidates[id]
+	before := g.byID[id]
 	if g.closing || before != nil && before.ctx.Err() == nil {
 		closeLock(lock)
 		if g.closing {
@@ -218,7 +243,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	c.ended, c.finish = context.WithCancelCause(context.Background())
-	g.candidates[id] = c
+	g.byID[id] = c
 	go func() {
 		if before != nil {
 			<-before.ended.Done() // its handler may still run
@@ -229,8 +254,8 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		c.run()
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.candidates[id] == c {
-			delete(g.candidates, id)
+		if g.byID[id] == c {
+			delete(g.byID, id)
 		}
 	}()
 	return c.runner(), nil
@@ -243,7 +268,7 @@ func (g *Gone) candidate(id string) (*GoneRunner, error) {
 	if g.closing {
 		return nil, ErrClosed
 	}
-	if c := g.candidates[id]; c != nil && c.ctx.Err() == nil {
+	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
 		return c.runner(), nil
 	}
 	return nil, nil
@@ -306,8 +331,8 @@ func (g *Gone) Close() error {
 func (g *Gone) close() error {
 	g.mu.Lock()
 	g.closing = true
-	candidates := make([]*candidate, 0, len(g.candidates))
-	for _, c := range g.candidates {
+	candidates := make([]*candidate, 0, len(g.byID))
+	for _, c := range g.byID {
 		candidates = append(candidates, c)
 	}
 	g.mu.Unlock()
@@ -348,6 +373,9 @@ func (g *Gone) close() error {
 	g.streams.Withdraw()
 	for g.sending.Load() > 0 {
 		<-g.drained
+	}
+	for _, b := range g.room.All() { // of handlers that have not returned
+		b.Shut()
 	}
 	g.mesh.Refuse()
 	g.receiving.Lock() // what was taken has been dealt with

@@ -234,6 +234,11 @@ func (l *Link) settleUp(now time.Time) {
 	l.mu.Lock()
 	l.in.owing = false
 	l.out.ack = l.in.told < l.in.taken || l.in.prove
+	if held := l.out.held; !held.IsZero() {
+		if l.out.overdue = now.Sub(held) >= holdMost; !l.out.overdue {
+			l.owe()
+		}
+	}
 	l.mu.Unlock()
 	l.Flush()
 }
