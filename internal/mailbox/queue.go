@@ -104,4 +104,3 @@ type result struct {
 	s             wire.Status
 	batch         bool
 }
-
