@@ -35,7 +35,7 @@ help:
 	@echo 'make vuln   known vulnerabilities of every module; asks a database on the network'
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
 	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
-	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes'
+	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build

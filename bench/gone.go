@@ -10,9 +10,10 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-// gone, whose handler selects. A batch is a SendBatch.
+// gone, whose handler selects or takes batches. A batch is a SendBatch.
 var (
 	courierGone     = courier{nameGone, openRemote("gone", 1)}
+	courierBatches  = courier{"gone, Batches", openRemote("gone batches", 1)}
 	courierSameNode = courier{"gone, same node", openSameNode}
 )
 
@@ -42,6 +43,13 @@ func begunSoFar() []begun {
 	return append([]begun(nil), tenures.begun...)
 }
 
+// handleBatches receives all that waits, up to a frame of a sender's.
+func handleBatches(r *gone.GoneRunner) {
+	const most = 512
+	for range r.Batches(most) {
+	}
+}
+
 // handle receives, and extends at a third of the TTL.
 func handle(ttl time.Duration) gone.RunHandler {
 	return func(r *gone.GoneRunner) {
@@ -64,13 +72,13 @@ func handle(ttl time.Duration) gone.RunHandler {
 	}
 }
 
-func newGone(redisAddr string, ttl time.Duration, ids []string) (*gone.Gone, error) {
+func newGone(redisAddr string, ttl time.Duration, ids []string, handler gone.RunHandler) (*gone.Gone, error) {
 	g, err := gone.NewGone("tcp://127.0.0.1:0", factory(redisAddr, ttl))
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range ids {
-		if _, err := g.RunOne(id, handle(ttl)); err != nil {
+		if _, err := g.RunOne(id, handler); err != nil {
 			_ = g.Close()
 			return nil, err
 		}
@@ -80,7 +88,13 @@ func newGone(redisAddr string, ttl time.Duration, ids []string) (*gone.Gone, err
 
 // serveGone is a node that competes for ids.
 func serveGone(r role, ready func(...string)) error {
-	_, err := newGone(r.Redis, r.TTL, r.IDs)
+	_, err := newGone(r.Redis, r.TTL, r.IDs, handle(r.TTL))
+	ready()
+	return err
+}
+
+func serveGoneBatches(r role, ready func(...string)) error {
+	_, err := newGone(r.Redis, r.TTL, r.IDs, handleBatches)
 	ready()
 	return err
 }
@@ -120,7 +134,7 @@ func openSameNode(w *way, s *server, _ int) error {
 // sendTo is the sender's end: a node of this process that runs some ids and
 // sends to others.
 func sendTo(w *way, s *server, runs, ids []string) error {
-	g, err := newGone(s.addr, longTTL, runs)
+	g, err := newGone(s.addr, longTTL, runs, handle(longTTL))
 	if err != nil {
 		return err
 	}
