@@ -24,6 +24,7 @@ type Gone struct {
 	delivery  *delivery
 	routes    *routes
 	count     counters
+	node      *node
 	malformed atomic.Uint64
 
 	ctx    context.Context // ends when nothing can be sent any more
@@ -72,6 +73,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		candidates: map[string]*candidate{},
 		drained:    make(chan struct{}, 1),
 	}
+	g.node = &node{stage: g, now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	// Frames may arrive before NewGone returns; replies need all of this.
 	ready := make(chan struct{})
@@ -129,30 +131,29 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		if g.closing {
 			return nil, ErrClosed
 		}
-		return before.runner(), nil
+		return &before.runner, nil
 	}
-	c := &candidate{
-		id: id, lock: lock, handler: handler, stage: g,
-		now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext, before: before,
-	}
-	c.ctx, c.stop = context.WithCancelCause(context.Background())
-	c.ended, c.finish = context.WithCancelCause(context.Background())
+	c := newCandidate(id, lock, handler, g.node, before)
 	g.candidates[id] = c
 	go func() {
 		if before != nil {
-			<-before.ended.Done() // its handler may still run
+			<-before.runner.Exit // its handler may still run
 			g.mu.Lock()
 			c.before = nil
 			g.mu.Unlock()
 		}
 		c.run()
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.candidates[id] == c {
-			delete(g.candidates, id)
-		}
 	}()
-	return c.runner(), nil
+	return &c.runner, nil
+}
+
+// ended implements stage.
+func (g *Gone) ended(c *candidate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.candidates[c.id] == c {
+		delete(g.candidates, c.id)
+	}
 }
 
 // candidate returns the runner of an id that is run already.
@@ -163,7 +164,7 @@ func (g *Gone) candidate(id string) (*GoneRunner, error) {
 		return nil, ErrClosed
 	}
 	if c := g.candidates[id]; c != nil && c.ctx.Err() == nil {
-		return c.runner(), nil
+		return &c.runner, nil
 	}
 	return nil, nil
 }
@@ -355,14 +356,14 @@ func (g *Gone) close() error {
 	for _, c := range candidates {
 		if !expired {
 			select {
-			case <-c.ended.Done():
+			case <-c.runner.Exit:
 				continue
 			case <-patience:
 				expired = true
 			}
 		}
 		switch {
-		case c.ended.Err() != nil:
+		case c.runner.ctx.Err() != nil:
 		case g.runs(c):
 			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
 		default:
