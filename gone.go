@@ -38,6 +38,7 @@ type Gone struct {
 	candidates
 	sends
 	count counters
+	node  *node
 
 	closeErr error
 	once     sync.Once
@@ -104,6 +105,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		candidates: candidates{byID: map[string]*candidate{}},
 		sends:      sends{drained: make(chan struct{}, 1)},
 	}
+	g.node = &node{stage: g, now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.transport, err = newTransport(addr, o)
 	if err != nil {
@@ -235,30 +237,29 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		if g.closing {
 			return nil, ErrClosed
 		}
-		return before.runner(), nil
+		return &before.runner, nil
 	}
-	c := &candidate{
-		id: id, lock: lock, handler: handler, stage: g,
-		now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext, before: before,
-	}
-	c.ctx, c.stop = context.WithCancelCause(context.Background())
-	c.ended, c.finish = context.WithCancelCause(context.Background())
+	c := newCandidate(id, lock, handler, g.node, before)
 	g.byID[id] = c
 	go func() {
 		if before != nil {
-			<-before.ended.Done() // its handler may still run
+			<-before.runner.Exit // its handler may still run
 			g.mu.Lock()
 			c.before = nil
 			g.mu.Unlock()
 		}
 		c.run()
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.byID[id] == c {
-			delete(g.byID, id)
-		}
 	}()
-	return c.runner(), nil
+	return &c.runner, nil
+}
+
+// ended implements stage.
+func (g *Gone) ended(c *candidate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.byID[c.id] == c {
+		delete(g.byID, c.id)
+	}
 }
 
 // candidate returns the runner of an id that is run already.
@@ -269,7 +270,7 @@ func (g *Gone) candidate(id string) (*GoneRunner, error) {
 		return nil, ErrClosed
 	}
 	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
-		return c.runner(), nil
+		return &c.runner, nil
 	}
 	return nil, nil
 }
@@ -346,14 +347,14 @@ func (g *Gone) close() error {
 	for _, c := range candidates {
 		if !expired {
 			select {
-			case <-c.ended.Done():
+			case <-c.runner.Exit:
 				continue
 			case <-patience:
 				expired = true
 			}
 		}
 		switch {
-		case c.ended.Err() != nil:
+		case c.runner.ctx.Err() != nil:
 		case g.runs(c):
 			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
 		default:

@@ -85,7 +85,7 @@ func (r *GoneRunner) keepAlive() *heartbeat {
 	h := &heartbeat{again: make(chan struct{}, 1), stop: func() { close(done) }}
 	go func() {
 		for extended := time.Now(); ; {
-			timer := time.NewTimer(time.Until(extended.Add(r.lease.ttl / 3)))
+			timer := time.NewTimer(time.Until(extended.Add(r.lease.TTL() / 3)))
 			select {
 			case <-timer.C:
 			case <-h.again:
