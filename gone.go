@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/link"
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/pulse"
@@ -214,7 +213,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	}
 	c := &candidate{
 		id: id, lock: lock, handler: handler, stage: g,
-		now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext, before: before,
+		now: g.opts.now, log: g.log, count: &g.count, send: g.SendDataContext, before: before,
 	}
 	c.ctx, c.stop = context.WithCancelCause(context.Background())
 	c.ended, c.finish = context.WithCancelCause(context.Background())
