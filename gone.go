@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/link"
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/pulse"
@@ -105,7 +104,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		candidates: candidates{byID: map[string]*candidate{}},
 		sends:      sends{drained: make(chan struct{}, 1)},
 	}
-	g.node = &node{stage: g, now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext}
+	g.node = &node{stage: g, now: o.now, log: g.log, count: &g.count, send: g.SendDataContext}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.transport, err = newTransport(addr, o)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -33,6 +34,7 @@ type options struct {
 	maxMessageSize int
 	logger         *slog.Logger
 	keys           *keyOptions
+	now            func() time.Duration // the clock of leases
 }
 
 // An Option changes a default of [NewGone].
@@ -64,6 +66,7 @@ func newOptions(opts []Option) (options, error) {
 		closeTimeout:   DefaultCloseTimeout,
 		maxMessageSize: DefaultMaxMessageSize,
 		keys:           &keyOptions{},
+		now:            boottime.Now,
 	}
 	for _, opt := range opts {
 		if opt == nil {
