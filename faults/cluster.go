@@ -394,6 +394,11 @@ func (c *Cluster) tell(n *Node, format string, args ...any) {
 	c.must(err)
 }
 
+// let tells the handler of a tenure, and no other, how to behave.
+func (c *Cluster) let(t *Tenure, how string) {
+	c.tell(c.on(t), "behave %s %s %d", t.ID, how, t.Token)
+}
+
 // end waits for a node that was told to close, or sent SIGTERM.
 func (c *Cluster) end(n *Node, bound time.Duration) {
 	n.ended = true

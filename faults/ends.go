@@ -42,19 +42,21 @@ func nodeScenarios() []Scenario {
 				}
 			},
 		},
-		handOver("close", "Close of the holder's node", func(c *Cluster, n *Node) {
-			c.tell(n, "close")
+		handOver("close", "Close of the holder's node", func(c *Cluster, t *Tenure) {
+			n := c.on(t)
 			n.ended = true
+			c.tell(n, "close")
 		}),
-		handOver("sigterm", "SIGTERM of the holder", func(c *Cluster, n *Node) {
+		handOver("sigterm", "SIGTERM of the holder", func(c *Cluster, t *Tenure) {
+			n := c.on(t)
 			n.ended = true
 			c.must(n.cmd.Process.Signal(syscall.SIGTERM))
 		}),
-		handOver("leave", "Close of the holder's runner, by its own handler", func(c *Cluster, n *Node) {
-			c.tell(n, "behave %s leave", the)
+		handOver("leave", "Close of the holder's runner, by its own handler", func(c *Cluster, t *Tenure) {
+			c.let(t, "leave")
 		}),
-		handOver("return", "the handler returns", func(c *Cluster, n *Node) {
-			c.tell(n, "behave %s return", the)
+		handOver("return", "the handler returns", func(c *Cluster, t *Tenure) {
+			c.let(t, "return")
 		}),
 		{
 			Name: "sigstop", Fault: "SIGSTOP of the holder past its TTL, then SIGCONT",
@@ -297,7 +299,7 @@ func (c *Cluster) settle(t *Tenure) {
 
 // handOver is one kind of planned end. The time is from Unlock to the next
 // handler's first line.
-func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
+func handOver(name, fault string, end func(*Cluster, *Tenure)) Scenario {
 	return Scenario{
 		Name: name, Fault: fault,
 		Holds: "hand-over p50 ≤ 1 ms, p99 ≤ 3 ms on loopback; every send returns nil",
@@ -312,7 +314,7 @@ func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
 				t := c.holder(the)
 				c.settle(t)
 				n := c.on(t)
-				end(c, n)
+				end(c, t)
 				s := c.successor(t, 5*time.Second)
 				c.wait(5*time.Second, fmt.Sprintf("Unlock of %d", t.Token), func() bool { return t.Unlock != never })
 				c.measure(s.Begin - t.Unlock)
@@ -320,9 +322,7 @@ func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
 				case n.ended:
 					c.end(n, 30*time.Second)
 					c.start(nameOf(n.Name), n.Config)
-				case name == "return":
-					c.tell(n, "behave %s well", the)
-				default:
+				case name == "leave":
 					c.tell(n, "run %s", the)
 				}
 			}
@@ -333,7 +333,7 @@ func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
 // unharmed checks that a tenure goes on: its next Extend succeeds.
 func (c *Cluster) unharmed(t *Tenure) {
 	from := clock()
-	ok := c.within(c.ttl, func() bool {
+	ok := c.within(c.ttl+leeway, func() bool {
 		e := c.last[t.Node][Extended]
 		return t.End() != never || c.current(t.ID) != t || e.At > from && e.Text == "ok"
 	})
@@ -366,7 +366,7 @@ func badHandlers() Scenario {
 				starts := len(c.live[the])
 				switch kind := kinds[i%len(kinds)]; kind {
 				case "ignore":
-					c.tell(n, "behave %s ignore", the)
+					c.let(t, "ignore")
 					s := c.successor(t, c.ttl+5*time.Second)
 					if s.Node == t.Node {
 						c.Findings.add(s.Begin, "a second handler beside one that ignores Exit")
@@ -404,14 +404,13 @@ func badHandlers() Scenario {
 					}
 					all("well")
 				case "sluggish":
-					c.tell(n, "behave %s sluggish", the)
+					c.let(t, "sluggish")
 					c.pause(50 * time.Millisecond)
 					c.tell(n, "leave %s", the)
 					s := c.successor(t, c.ttl+5*time.Second)
 					if s.Begin < t.Returned {
 						c.Findings.add(s.Begin, "the lock was released before the handler had returned")
 					}
-					c.tell(n, "behave %s well", the)
 					c.tell(n, "run %s", the)
 				}
 			}

@@ -62,11 +62,10 @@ func messageScenarios() []Scenario {
 					n := c.on(t)
 					switch rand.IntN(3) {
 					case 0:
-						c.tell(n, "behave %s return", id)
+						c.let(t, "return")
 						c.successor(t, 5*time.Second)
-						c.tell(n, "behave %s well", id)
 					case 1:
-						c.tell(n, "behave %s leave", id)
+						c.let(t, "leave")
 						c.successor(t, 5*time.Second)
 						c.tell(n, "run %s", id)
 					case 2:
