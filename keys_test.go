@@ -93,6 +93,7 @@ func noLocks(string, string) (gone.GoneLock, error) { return nil, errors.New("no
 // Whatever the cluster's way, its members talk and the rest of the API shows
 // addresses.
 func TestMembersTalkEncrypted(t *testing.T) {
+	t.Parallel()
 	one, a, b := newKeypair(t), newKeypair(t), newKeypair(t)
 	for name, opts := range map[string][2][]gone.Option{
 		"one pair for all": {{one.option()}, {one.option()}},
@@ -127,6 +128,7 @@ func TestMembersTalkEncrypted(t *testing.T) {
 
 // Whoever has no key, a wrong one, or one that is not allowed.
 func TestAStrangerGetsNothingIn(t *testing.T) {
+	t.Parallel()
 	pair, strange := newKeypair(t), newKeypair(t)
 	redis := startRedis(t)
 	var log logged
@@ -181,6 +183,7 @@ func TestAStrangerGetsNothingIn(t *testing.T) {
 
 // Two pairs where there should be one: each side alone knows that it is wrong.
 func TestAWrongKeyInTheSimpleWayNamesItselfLongBeforeTheDeadline(t *testing.T) {
+	t.Parallel()
 	redis := startRedis(t)
 	holder, sender := startNode(t, redis.locks(0), newKeypair(t).option()), startNode(t, redis.locks(0), newKeypair(t).option())
 	plain := startNode(t, redis.locks(0))
@@ -209,6 +212,7 @@ func TestAWrongKeyInTheSimpleWayNamesItselfLongBeforeTheDeadline(t *testing.T) {
 // A wrong key names itself on the sender, is counted and logged on the
 // receiver, and heals when it is allowed.
 func TestAWrongKeyNamesItselfAndHealsWhenItIsAllowed(t *testing.T) {
+	t.Parallel()
 	a, b := newKeypair(t), newKeypair(t)
 	redis := startRedis(t)
 	var logA, logB logged
@@ -326,6 +330,7 @@ func TestOnlyTheHoldersKeyOpensAHandshake(t *testing.T) {
 
 // In the strict way a member can't send frames in the name of another.
 func TestNoNodePosesAsAnother(t *testing.T) {
+	t.Parallel()
 	a, b, c := newKeypair(t), newKeypair(t), newKeypair(t)
 	redis := startRedis(t)
 	g := startNode(t, redis.locks(0), a.option(), gone.WithAllowedKeys(b.public, c.public))
@@ -366,6 +371,7 @@ func TestNoNodePosesAsAnother(t *testing.T) {
 // Whoever was spoken to knows the number by which the sender's process goes.
 // Under it he can't take, withdraw or settle what the sender is about to send.
 func TestNoNodeActsOnAnothersMessages(t *testing.T) {
+	t.Parallel()
 	a, b, c := newKeypair(t), newKeypair(t), newKeypair(t)
 	redis := startRedis(t)
 	g := startNode(t, redis.locks(0), a.option(), gone.WithAllowedKeys(b.public, c.public))
@@ -413,6 +419,7 @@ func TestNoNodeActsOnAnothersMessages(t *testing.T) {
 // Old and new side by side, node after node, then the old ones are withdrawn,
 // while every node holds its turn and sends.
 func TestKeysAreChangedWithoutAnErrorOfAnySend(t *testing.T) {
+	t.Parallel()
 	const nodes = 3
 	old, young := make([]keypair, nodes), make([]keypair, nodes)
 	for i := range nodes {

@@ -62,6 +62,7 @@ func sharedPool(t *testing.T, dial func() (redis.Conn, error)) *redis.Pool {
 }
 
 func TestRedisOverTLS(t *testing.T) {
+	t.Parallel()
 	cert, key, trust := certify(t)
 	port := freePort(t)
 	startRedis(t, "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
@@ -98,6 +99,7 @@ func TestRedisOverTLS(t *testing.T) {
 // Running, sending, and handing over by a wake-up need no more than the
 // documentation of RedisLock says.
 func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
+	t.Parallel()
 	s := startRedis(t)
 	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights)...)
 	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))(0)
@@ -123,6 +125,7 @@ func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
 // The pool dials with whatever password there is now; connections that exist
 // stay. So a tenure outlives the change, and the old password.
 func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
+	t.Parallel()
 	s := startRedis(t)
 	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">old", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights)...)
 	var password atomic.Value
@@ -233,6 +236,7 @@ func TestHostileContentOfAKeyIsAnErrorThatNamesTheKey(t *testing.T) {
 
 // A TTL that no node of the cluster would set binds no waiter.
 func TestAWaiterLooksAgainAfterItsOwnTTLWhateverTheKeysIs(t *testing.T) {
+	t.Parallel()
 	s := startRedis(t)
 	s.do("SET", "id", "tcp://127.0.0.1:9 1790000000000000 secret", "PX", 24*3600*1000)
 	l, err := gone.NewRedisLock(s.addr, "id", "tcp://127.0.0.1:1")
@@ -256,6 +260,7 @@ func TestAWaiterLooksAgainAfterItsOwnTTLWhateverTheKeysIs(t *testing.T) {
 
 // Whoever could write a key for a while, and answers there as a node does.
 func TestAForgedTokenDoesNotBarTheTenuresToCome(t *testing.T) {
+	t.Parallel()
 	for _, token := range []string{"18446744073709551615", "9007199254740992", "9007199254740991"} {
 		t.Run(token, func(t *testing.T) {
 			s := startRedis(t)

@@ -24,6 +24,7 @@ func serverFor(t *testing.T) *server {
 
 // What is measured must be a lock in the first place.
 func TestEveryContenderExcludesExtendsAndHandsOver(t *testing.T) {
+	t.Parallel()
 	s := serverFor(t)
 	for _, c := range contenders {
 		t.Run(c.name, func(t *testing.T) {
@@ -83,6 +84,7 @@ func TestEveryContenderExcludesExtendsAndHandsOver(t *testing.T) {
 
 // All the work of the real run, but little of it.
 func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
+	t.Parallel()
 	report, err := speedOfTheLock(serverFor(t), plan{
 		rounds: 1, steady: 2 * chunk, handovers: 4, pollers: 4, vigils: 2, ttl: 300 * time.Millisecond,
 	})
@@ -114,6 +116,7 @@ func TestMain(m *testing.M) {
 
 // The other chapters, likewise.
 func TestEveryClaimIsMeasuredAndEveryPictureDrawn(t *testing.T) {
+	t.Parallel()
 	s := serverFor(t)
 	r := &report{rounds: 1, dir: filepath.Join(t.TempDir(), "pictures")}
 	little := size{

@@ -203,7 +203,7 @@ func messageScenarios() []Scenario {
 					}
 				}
 				c.remark("longest wait of a sender to the healthy handler %s", short(longest))
-				if longest > time.Second+leeway {
+				if longest > time.Second+slack() {
 					c.Findings.add(0, "a sender to the healthy handler waited %v", longest)
 				}
 			},

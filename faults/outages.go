@@ -451,7 +451,7 @@ func lostReplies() Scenario {
 					c.unharmed(t)
 				} else {
 					c.let(t, "return")
-					s := c.successor(t, 700*time.Millisecond+leeway)
+					s := c.successor(t, 700*time.Millisecond+slack())
 					c.wait(5*time.Second, "Unlock", func() bool { return t.Unlock != never })
 					c.measure(s.Begin - t.Unlock)
 				}
