@@ -24,6 +24,7 @@ func serverFor(t *testing.T) *server {
 
 // What is measured must be a lock in the first place.
 func TestEveryContenderExcludesExtendsAndHandsOver(t *testing.T) {
+	t.Parallel()
 	s := serverFor(t)
 	for _, c := range contenders {
 		t.Run(c.name, func(t *testing.T) {
@@ -97,6 +98,7 @@ var little = size{
 }
 
 func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
+	t.Parallel()
 	r := &report{rounds: 1, dir: filepath.Join(t.TempDir(), "pictures")}
 	if err := little.write(r, serverFor(t), regexp.MustCompile("")); err != nil {
 		t.Fatal(err)
@@ -135,6 +137,7 @@ func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 }
 
 func TestAChoiceOfTrialsMeasuresThoseAlone(t *testing.T) {
+	t.Parallel()
 	r := &report{rounds: 1, brief: true}
 	if err := little.write(r, serverFor(t), regexp.MustCompile("messages/batches|receivers/.*10")); err != nil {
 		t.Fatal(err)

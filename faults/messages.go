@@ -98,11 +98,10 @@ func messageScenarios() []Scenario {
 					n := c.on(t)
 					switch rand.IntN(3) {
 					case 0:
-						c.tell(n, "behave %s return", id)
+						c.let(t, "return")
 						c.successor(t, 5*time.Second)
-						c.tell(n, "behave %s well", id)
 					case 1:
-						c.tell(n, "behave %s leave", id)
+						c.let(t, "leave")
 						c.successor(t, 5*time.Second)
 						c.tell(n, "run %s", id)
 					case 2:
@@ -240,7 +239,7 @@ func messageScenarios() []Scenario {
 					}
 				}
 				c.remark("longest wait of a sender to the healthy handler %s", short(longest))
-				if longest > time.Second+leeway {
+				if longest > time.Second+slack() {
 					c.Findings.add(0, "a sender to the healthy handler waited %v", longest)
 				}
 			},
