@@ -25,7 +25,7 @@ func main() {
 	if os.Getenv(roleEnv) != "" {
 		childMain()
 	}
-	flags := flag.NewFlagSet("bench", flag.ExitOnError) // glog has put its own into flag's
+	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	rounds := flags.Int("rounds", 5, "in each round all contenders do all the work")
 	each := flags.Duration("each", time.Second, "what a contender has for a trial of a round")
 	only := flags.String("only", "", "measure only what matches this regular expression, explain nothing and write no file;\nwhat there is:"+listed())
