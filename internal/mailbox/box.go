@@ -183,21 +183,21 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) bool {
 	}
 	b.pump.offered = m
 	b.mu.Unlock()
-	defer func() {
-		b.mu.Lock()
-		b.pump.offered = nil
-	}()
-	if b.exit.Err() != nil {
-		return false
+	took := b.exit.Err() == nil
+	if took {
+		select {
+		case b.Data <- data:
+		case <-b.exit.Done(): // from here on the handler can't take it
+			took = false
+		case <-b.pump.kick:
+			took = false
+		case <-caller:
+			took = false
+		}
 	}
-	select {
-	case b.Data <- data:
-		return true
-	case <-b.exit.Done(): // from here on the handler can't take it
-	case <-b.pump.kick:
-	case <-caller:
-	}
-	return false
+	b.mu.Lock()
+	b.pump.offered = nil
+	return took
 }
 
 // nextLocked returns the message to be offered, nil if none may be.
@@ -338,21 +338,29 @@ func (b *Box) expire(now time.Time) (next time.Time) {
 	return next
 }
 
-// Send hands over data of a sender on this node and returns the result. The
-// handler gets a copy. Try is for a handler that is receiving right now.
+// Hand hands over data of a sender on this node, if the handler is receiving
+// right now. The handler gets a copy.
+func (b *Box) Hand(data []byte) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over || !b.idleLocked() || b.left() <= 0 {
+		return false
+	}
+	select {
+	case b.Data <- b.room.copy(data):
+		return true
+	default:
+		return false
+	}
+}
+
+// Send hands over data of a sender on this node, for which Hand was too early,
+// and returns the result. Try is for a handler that is receiving right now.
 func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try bool) wire.Status {
 	b.mu.Lock()
-	switch {
-	case b.over || b.left() <= 0:
+	if b.over {
 		b.mu.Unlock()
 		return wire.Ended
-	case b.idleLocked():
-		select {
-		case b.Data <- b.room.copy(data):
-			b.mu.Unlock()
-			return wire.Received
-		default:
-		}
 	}
 	if try && (b.queue.head != nil || b.pump.takers == 0) {
 		b.mu.Unlock()
