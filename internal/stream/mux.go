@@ -227,8 +227,14 @@ func (m *Mux) all() (ss []*Stream) {
 
 // Tick does what time demands, and returns when to call again.
 func (m *Mux) Tick(now time.Time) (next time.Time) {
+	probed := map[*link.Link]bool{}
 	for _, st := range m.all() {
 		next = pulse.Earliest(next, st.tick(now))
+		// What was acknowledged is not answered: its holder may die meanwhile.
+		if l := st.side.link; !probed[l] && !st.Idle() {
+			probed[l] = true
+			next = pulse.Earliest(next, l.Probe(now))
+		}
 		if st.Over() != 0 {
 			st.side.leave(st)
 		}

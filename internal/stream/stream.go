@@ -184,6 +184,7 @@ func (s *Stream) post(r *Request) wire.Status {
 	l.End()
 	s.used = now
 	s.watchLocked(r.deadline)
+	s.side.mux.tick.By(now.Add(link.ProbeAfter))
 	return 0
 }
 

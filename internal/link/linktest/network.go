@@ -24,12 +24,14 @@ type Network struct {
 	mu      sync.Mutex
 	hosts   map[string]*Host // by identity
 	weather func(from, to string, frame []byte) Fate
+	last    map[string]time.Time // the latest arrival, by identity
 }
 
 // New makes a network in which a frame takes no time.
 func New() *Network {
 	return &Network{
 		hosts:   map[string]*Host{},
+		last:    map[string]time.Time{},
 		weather: func(string, string, []byte) Fate { return Fate{} },
 	}
 }
@@ -116,12 +118,21 @@ func (c *conn) Send(frame []byte) bool {
 
 // Inject has a frame arrive, whoever has sent it.
 func (n *Network) Inject(from, to string, frame []byte, delay time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.carry(from, to, frame, delay)
 }
 
-// carry brings a frame to the process that has the identity then.
+// carry brings a frame to the process that has the identity then. Frames with the
+// same delay stay in order. It is called with mu held.
 func (n *Network) carry(from, to string, frame []byte, delay time.Duration) {
 	frame = append([]byte(nil), frame...)
+	at := time.Now().Add(delay)
+	if last := n.last[to]; !at.After(last) && last.Sub(at) < time.Microsecond {
+		delay += last.Sub(at) + 1
+		at = last.Add(1)
+	}
+	n.last[to] = at
 	time.AfterFunc(delay, func() {
 		n.mu.Lock()
 		h := n.hosts[to]
