@@ -42,8 +42,8 @@ func begunSoFar() []begun {
 	return append([]begun(nil), tenures.begun...)
 }
 
-// handle receives, and extends at a third of the TTL.
-func handle(ttl time.Duration) gone.RunHandler {
+// selects is a handler that receives, and extends at a third of the TTL.
+func selects(ttl time.Duration) gone.RunHandler {
 	return func(r *gone.GoneRunner) {
 		tenures.Lock()
 		tenures.begun = append(tenures.begun, begun{r.ID(), time.Now()})
@@ -64,13 +64,13 @@ func handle(ttl time.Duration) gone.RunHandler {
 	}
 }
 
-func newGone(redisAddr string, ttl time.Duration, ids []string) (*gone.Gone, error) {
+func newGone(redisAddr string, ttl time.Duration, ids []string, handler gone.RunHandler) (*gone.Gone, error) {
 	g, err := gone.NewGone("tcp://127.0.0.1:0", factory(redisAddr, ttl))
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range ids {
-		if _, err := g.RunOne(id, handle(ttl)); err != nil {
+		if _, err := g.RunOne(id, handler); err != nil {
 			_ = g.Close()
 			return nil, err
 		}
@@ -79,10 +79,12 @@ func newGone(redisAddr string, ttl time.Duration, ids []string) (*gone.Gone, err
 }
 
 // serveGone is a node that competes for ids.
-func serveGone(r role, ready func(...string)) error {
-	_, err := newGone(r.Redis, r.TTL, r.IDs)
-	ready()
-	return err
+func serveGone(handler func(ttl time.Duration) gone.RunHandler) func(role, func(...string)) error {
+	return func(r role, ready func(...string)) error {
+		_, err := newGone(r.Redis, r.TTL, r.IDs, handler(r.TTL))
+		ready()
+		return err
+	}
 }
 
 // openRemote is a node of this process, and receivers of a role with so many ids
@@ -120,7 +122,7 @@ func openSameNode(w *way, s *server, _ int) error {
 // sendTo is the sender's end: a node of this process that runs some ids and
 // sends to others.
 func sendTo(w *way, s *server, runs, ids []string) error {
-	g, err := newGone(s.addr, longTTL, runs)
+	g, err := newGone(s.addr, longTTL, runs, selects(longTTL))
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ type role struct {
 // roles are the mains of children. Each says ready, with the addresses that
 // others need, when others may begin, and serves until its input ends.
 var roles = map[string]func(role, func(addrs ...string)) error{
-	"gone":           serveGone,
+	"gone":           serveGone(selects),
 	"nothing":        func(_ role, ready func(...string)) error { ready(); return nil },
 	"plain":          servePlain,
 	"trip":           serveTrip,
