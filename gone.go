@@ -97,15 +97,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gone{
-		opts:       o,
-		log:        o.logger,
-		newLock:    newLock,
-		candidates: candidates{byID: map[string]*candidate{}},
-		sends:      sends{drained: make(chan struct{}, 1)},
-	}
-	g.node = &node{stage: g, now: o.now, log: g.log, count: &g.count, send: g.SendDataContext}
-	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g := newGone(o, newLock)
 	g.transport, err = newTransport(addr, o)
 	if err != nil {
 		g.cancel()
@@ -117,6 +109,20 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
 	return g, nil
+}
+
+// newGone makes a node without rooms.
+func newGone(o options, newLock LockFactory) *Gone {
+	g := &Gone{
+		opts:       o,
+		log:        o.logger,
+		newLock:    newLock,
+		candidates: candidates{byID: map[string]*candidate{}},
+		sends:      sends{drained: make(chan struct{}, 1)},
+	}
+	g.node = &node{stage: g, now: o.now, log: g.log, count: &g.count, send: g.SendDataContext}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	return g
 }
 
 // assemble makes the rooms above a carrier.

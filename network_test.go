@@ -159,15 +159,9 @@ func (c *cluster) start(addr string) *member {
 	}
 	received := make(chan struct{})
 	close(received)
-	g := &Gone{
-		opts: o, log: o.logger,
-		newLock: func(id, value string) (GoneLock, error) {
-			return &playedLock{s: c.service, n: n, id: id, value: value}, nil
-		},
-		candidates: map[string]*candidate{},
-		drained:    make(chan struct{}, 1),
-	}
-	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g := newGone(o, func(id, value string) (GoneLock, error) {
+		return &playedLock{s: c.service, n: n, id: id, value: value}, nil
+	})
 	g.transport = &transport{addr: addr, identity: addr, log: g.log, ctx: termed(), received: received}
 	g.transport.ended, g.transport.end = context.WithCancel(context.Background())
 	g.assemble(n.host, addr, func(identity []byte, from string) bool { return string(identity) == from })
@@ -400,7 +394,7 @@ func (c *cluster) end() {
 	for _, n := range all {
 		n.isolate(false)
 		n.Gone.mu.Lock()
-		for _, cand := range n.candidates {
+		for _, cand := range n.byID {
 			cand.stop(ErrClosed)
 		}
 		n.Gone.mu.Unlock()
@@ -729,7 +723,7 @@ func TestPlannedEndsAreSeenByNoSenderWhateverTheTiming(t *testing.T) {
 func (n *member) stop(id string) {
 	n.Gone.mu.Lock()
 	defer n.Gone.mu.Unlock()
-	if cand := n.candidates[id]; cand != nil {
+	if cand := n.byID[id]; cand != nil {
 		cand.stop(ErrClosed)
 	}
 }

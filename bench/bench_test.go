@@ -119,7 +119,7 @@ func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 	// Who carries one, 16 and 256 callers and batches; two rows of times for
 	// the callers, of allocations for the last; sizes.
 	one, some, many, batches := 7, 6, 7, 6
-	want += one + some + many + batches + 2*(one+some) + 2*(many-1) + 2*many + 2*4
+	want += one + some + many + batches + 2*(one+some) + 2*(many-1) + 2*many + 2*3
 	want += 2 * 3 * 4 // receivers
 	want += 3 * 3     // ids
 	if got := strings.Count(text, ") |"); got != want {

@@ -211,8 +211,8 @@ func (w *way) mallocs() (here, there uint64, err error) {
 
 // streamFor returns how many messages were acknowledged.
 func (w *way) streamFor(d time.Duration, size int) (n int, err error) {
-	const bytes = 10_000 * 128 // of messages at once
-	msgs := slices.Collect(slices.Chunk(make([]byte, bytes), size))
+	const atOnce = 10_000 * 128 // bytes
+	msgs := slices.Collect(slices.Chunk(make([]byte, atOnce/size*size), size))
 	for began := time.Now(); err == nil && time.Since(began) < d; n += len(msgs) {
 		err = w.stream(msgs)
 	}

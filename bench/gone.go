@@ -43,15 +43,8 @@ func begunSoFar() []begun {
 	return append([]begun(nil), tenures.begun...)
 }
 
-// handleBatches receives all that waits, up to a frame of a sender's.
-func handleBatches(r *gone.GoneRunner) {
-	const most = 512
-	for range r.Batches(most) {
-	}
-}
-
-// handle receives, and extends at a third of the TTL.
-func handle(ttl time.Duration) gone.RunHandler {
+// selects is a handler that receives, and extends at a third of the TTL.
+func selects(ttl time.Duration) gone.RunHandler {
 	return func(r *gone.GoneRunner) {
 		tenures.Lock()
 		tenures.begun = append(tenures.begun, begun{r.ID(), time.Now()})
@@ -72,6 +65,16 @@ func handle(ttl time.Duration) gone.RunHandler {
 	}
 }
 
+// takesBatches is a handler that receives all that waits, up to what a frame
+// holds.
+func takesBatches(time.Duration) gone.RunHandler {
+	return func(r *gone.GoneRunner) {
+		const most = 512
+		for range r.Batches(most) {
+		}
+	}
+}
+
 func newGone(redisAddr string, ttl time.Duration, ids []string, handler gone.RunHandler) (*gone.Gone, error) {
 	g, err := gone.NewGone("tcp://127.0.0.1:0", factory(redisAddr, ttl))
 	if err != nil {
@@ -87,16 +90,12 @@ func newGone(redisAddr string, ttl time.Duration, ids []string, handler gone.Run
 }
 
 // serveGone is a node that competes for ids.
-func serveGone(r role, ready func(...string)) error {
-	_, err := newGone(r.Redis, r.TTL, r.IDs, handle(r.TTL))
-	ready()
-	return err
-}
-
-func serveGoneBatches(r role, ready func(...string)) error {
-	_, err := newGone(r.Redis, r.TTL, r.IDs, handleBatches)
-	ready()
-	return err
+func serveGone(handler func(ttl time.Duration) gone.RunHandler) func(role, func(...string)) error {
+	return func(r role, ready func(...string)) error {
+		_, err := newGone(r.Redis, r.TTL, r.IDs, handler(r.TTL))
+		ready()
+		return err
+	}
 }
 
 // openRemote is a node of this process, and receivers of a role with so many ids
@@ -134,7 +133,7 @@ func openSameNode(w *way, s *server, _ int) error {
 // sendTo is the sender's end: a node of this process that runs some ids and
 // sends to others.
 func sendTo(w *way, s *server, runs, ids []string) error {
-	g, err := newGone(s.addr, longTTL, runs, handle(longTTL))
+	g, err := newGone(s.addr, longTTL, runs, selects(longTTL))
 	if err != nil {
 		return err
 	}

@@ -30,13 +30,12 @@ var (
 	loadBatches = load{"batches", 0, 1, 128}
 	loadLocal   = load{"same node", 0, 1, 128}
 	loadOver10  = load{"256 callers over 10 receivers", 256, 10, 128}
+	loadIDs     = load{"256 callers to many ids", 256, 1, 128}
 	loadOver30  = load{"256 callers over 30 receivers", 256, 30, 128}
 )
 
-// ofSize is the load of the throughput by size.
-func ofSize(bytes int) load { return load{fmt.Sprintf("256 callers, %d B", bytes), 256, 1, bytes} }
-
-var otherSizes = []int{16, 1 << 10, 64 << 10}
+// sizes are the same with other messages.
+var sizes = []load{{"256 callers, 16 B", 256, 1, 16}, {"256 callers, 1 KiB", 256, 1, 1 << 10}, {"256 callers, 64 KiB", 256, 1, 64 << 10}}
 
 // with is a list of couriers and the peers.
 func with(list ...courier) []courier { return slices.Concat(list, peers) }
@@ -50,8 +49,8 @@ func messages(each time.Duration) contest {
 		{loadBatches, append(with(courierGone, courierBatches), courierPlain)},
 		{loadLocal, []courier{courierSameNode}},
 	}}
-	for _, size := range otherSizes {
-		c.trials = append(c.trials, trial{ofSize(size), []courier{courierGone, courierPlain}})
+	for _, l := range sizes {
+		c.trials = append(c.trials, trial{l, []courier{courierGone, courierPlain}})
 	}
 	return c
 }
@@ -68,7 +67,7 @@ func receivers(n int, each time.Duration) contest {
 
 // manyIDs is the contest to several ids of one receiver.
 func manyIDs(n int, each time.Duration) contest {
-	c := contest{receivers: 1, each: each, trials: []trial{{loadMany, []courier{courierGone}}}}
+	c := contest{receivers: 1, each: each, trials: []trial{{loadIDs, []courier{courierGone}}}}
 	for _, n := range []int{n / 100, n} {
 		c.trials[0].couriers = append(c.trials[0].couriers, courier{fmt.Sprintf("gone, %d ids", n), openRemote("gone", n)})
 	}
@@ -140,11 +139,7 @@ func speedOfMessages(r *report, _ *server, got results) error {
 	r.figures(got.table, got.who, rates...)
 	r.figures(got.table, got.who, append(times, loadMany.here(), loadMany.there())...)
 	r.explain(messageNotes)
-	var sizes []work
-	for _, size := range otherSizes {
-		sizes = append(sizes, ofSize(size).rate())
-	}
-	r.figures(got.table, []string{nameGone, namePlain}, slices.Insert(sizes, 1, loadMany.rate())...)
+	r.figures(got.table, got.who, sizes[0].rate(), sizes[1].rate(), sizes[2].rate())
 	return picturesOfMessages(r, got, callers)
 }
 
@@ -223,9 +218,9 @@ func speedOverReceivers(r *report, _ *server, got results) error {
 // speedToManyIDs is the chapter on messages to many ids of one process.
 func speedToManyIDs(r *report, _ *server, got results) error {
 	most := got.who[len(got.who)-1]
-	r.ratios(got.table, []ratio{{"256 callers to many ids on one peer: " + most + " ÷ 1 id", load.rate, loadMany, most, nameGone, .9, .7}})
+	r.ratios(got.table, []ratio{{loadIDs.name + " of one peer: " + most + " ÷ 1 id", load.rate, loadIDs, most, nameGone, .9, .7}})
 	r.printf("## Messages to many ids\n\n")
-	r.figures(got.table, got.who, loadMany.rate(), loadMany.p50(), loadMany.p99())
+	r.figures(got.table, got.who, loadIDs.rate(), loadIDs.p50(), loadIDs.p99())
 	r.explain("Each column is a process that holds so many ids, gone alone one. Each message of 128 B goes to an id at random, after\none to each: a route that was not used for five seconds costs the next message a question to Redis.\n")
 	return nil
 }

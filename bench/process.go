@@ -30,8 +30,8 @@ type role struct {
 // roles are the mains of children. Each says ready, with the addresses that
 // others need, when others may begin, and serves until its input ends.
 var roles = map[string]func(role, func(addrs ...string)) error{
-	"gone":           serveGone,
-	"gone batches":   serveGoneBatches,
+	"gone":           serveGone(selects),
+	"gone batches":   serveGone(takesBatches),
 	"nothing":        func(_ role, ready func(...string)) error { ready(); return nil },
 	"plain":          servePlain,
 	"trip":           serveTrip,

@@ -51,8 +51,8 @@ func (r *report) explain(format string, args ...any) {
 	}
 }
 
-// figures shows what there is of works by contender, and notes where gone is behind. Yardsticks
-// do less than is asked of the others, so nobody is behind them.
+// figures shows what there is of works by contender, and notes where gone is
+// behind.
 func (r *report) figures(t table, who []string, works ...work) {
 	works = slices.DeleteFunc(works, func(w work) bool { return t[w] == nil })
 	if len(works) == 0 {

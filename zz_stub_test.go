@@ -1,5 +1,0 @@
-package gone_test
-
-const fewFiles = "X_FEW"
-
-func runOutOfFiles(string) {}
