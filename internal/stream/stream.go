@@ -245,26 +245,45 @@ func (s *Stream) answered(it *wire.Item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = time.Now()
-	if it.Kind != wire.Answer {
-		if r := s.get(it.Number); r != nil {
-			s.settleLocked(r, Result{Status: wire.Received, Reply: it.Payload, Failed: it.Kind == wire.Failure})
-		}
-		return
-	}
 	if it.Status == wire.Ended || it.Status == wire.Absent {
 		s.endLocked(it.Status)
 		s.current = it.Current
 	}
-	if r := s.get(it.Number); r != nil && r.msgs != nil {
-		s.settleLocked(r, Result{Status: it.Status, Count: int(min(it.Count, uint64(len(r.msgs))))})
+	switch r := s.get(it.Number); {
+	case r != nil && r.msgs != nil:
+		s.settleLocked(r, ofBatch(it, len(r.msgs)))
+		return
+	case it.Kind != wire.Answer:
+		if r != nil {
+			s.settleLocked(r, Result{Status: wire.Received, Reply: it.Payload, Failed: it.Kind == wire.Failure})
+		}
 		return
 	}
 	from, to := max(it.Number, s.low), s.low+uint64(len(s.open))
 	for n := from; n < to && n-it.Number < it.Count; n++ {
-		if r := s.get(n); r != nil {
-			s.settleLocked(r, Result{Status: it.Status})
+		r := s.get(n)
+		if r == nil || r.msgs != nil { // batches are answered one by one
+			continue
 		}
+		status := it.Status
+		if status == wire.NoReply && r.flags&wire.WantsReply == 0 {
+			status = wire.Received
+		}
+		s.settleLocked(r, Result{Status: status})
 	}
+}
+
+// ofBatch is what an answer says of a batch of n messages. One that says that it
+// was received, and not all of it, says nothing.
+func ofBatch(it *wire.Item, n int) Result {
+	count := int(min(it.Count, uint64(n)))
+	switch {
+	case it.Kind != wire.Answer, count < n && (it.Status == wire.Received || it.Status == wire.NoReply):
+		return Result{Status: Unknown}
+	case count == n:
+		return Result{Status: wire.Received, Count: n}
+	}
+	return Result{Status: it.Status, Count: count}
 }
 
 // endLocked has nothing more sent.
