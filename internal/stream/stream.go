@@ -301,15 +301,16 @@ func (s *Stream) withdraw(r *Request) {
 	s.withdrawLocked(r, time.Now())
 }
 
-func (s *Stream) withdrawLocked(r *Request, now time.Time) {
+// withdrawLocked reports whether the request has ended, and so is its sender's.
+func (s *Stream) withdrawLocked(r *Request, now time.Time) bool {
 	if s.get(r.number) != r || !r.withdrawn.IsZero() {
-		return
+		return false
 	}
 	r.withdrawn = now
 	l := s.side.link
 	if l.Recall(r.pos) {
 		s.settleLocked(r, Result{Status: wire.Expired, Unsent: true})
-		return
+		return true
 	}
 	if w := l.Begin(); w != nil {
 		w.Cancel(s.number, r.number)
@@ -317,6 +318,7 @@ func (s *Stream) withdrawLocked(r *Request, now time.Time) {
 		l.Flush()
 	}
 	s.watchLocked(now.Add(withdrawGrace))
+	return false
 }
 
 // tick enforces deadlines. It returns when to call again.
@@ -330,11 +332,10 @@ func (s *Stream) tick(now time.Time) (next time.Time) {
 		if r == nil {
 			continue
 		}
-		if r.withdrawn.IsZero() && !now.Before(r.deadline) {
-			s.withdrawLocked(r, now)
+		if r.withdrawn.IsZero() && !now.Before(r.deadline) && s.withdrawLocked(r, now) {
+			continue
 		}
 		switch {
-		case s.get(r.number) != r: // it has left none behind
 		case r.withdrawn.IsZero():
 			next = pulse.Earliest(next, r.deadline)
 		case now.Sub(r.withdrawn) < withdrawGrace:
