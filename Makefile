@@ -22,31 +22,39 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 # Inputs for each fuzz target. Not a time: when that is up, go test can take its own deadline for a
 # failure.
 FUZZTIME := 1500000x
-FUZZ     := .@FuzzHold .@FuzzNews .@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
+FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews .@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo test lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo test test-long lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
 	@echo 'make demo   run the IRC cluster in this terminal; ARGS=-script plays the story by itself'
 	@echo 'make test   test every module with the race detector; make test/examples/irc tests one'
+	@echo 'make test-long the tests that take long: more faults and attacks'
 	@echo 'make lint   format, vet, staticcheck and go.mod of every module'
 	@echo 'make fuzz   a minute of every fuzz target; FUZZTIME=50000x for less'
 	@echo 'make vuln   known vulnerabilities of every module; asks a database on the network'
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
 	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
-	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes'
+	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build
 	go build -C examples/irc -o ../../bin/irc .
 	@exec bin/irc $(ARGS)
 
-# The root module in full, the others in their short version. Never from the cache: it cannot see
-# that libzmq or redis-server changed.
-test: $(MODULES:%=test/%)
+# Never from the cache: it cannot see that libzmq or redis-server changed. Most tests wait more than
+# they work, so more of them run at a time than there are processors.
+GOTEST := go test -race -count=1 -timeout=10m -parallel=6
+
+# All tests but those that are called long. Three modules at a time: no more than one of them works.
+test: deps-test
+	@$(MAKE) --no-print-directory -j3 $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
-	cd $* && go test -race -count=1 -timeout=10m $(if $(filter-out .,$*),-short) ./...
+	cd $* && $(GOTEST) -skip '^TestLong' ./...
+
+test-long: deps-test
+	cd faults && $(GOTEST) -run '^TestLong' ./...
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test

@@ -61,6 +61,8 @@
 //
 // While an id has no holder, a send waits for one until its deadline: the
 // context's, or 10 s. It repeats by itself only what certainly was not received.
+// It never waits for a holder that cannot answer any more: when a successor is
+// known and the old holder is silent, the outcome is unknown at once.
 // What one goroutine sends to one id arrives in that order. A handler that is
 // slow makes its senders wait, and nobody else. When a tenure ends, what its
 // handler did not take goes to the next holder through its sender. Data is
@@ -87,10 +89,11 @@
 //	                                  on offer (see below); Extend says lost; the
 //	                                  protected resource refuses its token
 //	machine suspended                 the same within a second of waking (on Linux)
-//	holder unreachable for a sender   the send asks again until its deadline, or a new
-//	                                  process on the address answers, then
-//	                                  ErrOutcomeUnknown; ErrNotDelivered if nothing
-//	                                  had left
+//	holder crashes with messages on   their senders get ErrOutcomeUnknown about a second
+//	their way                         after the TTL, whatever their deadline; what had not
+//	                                  left goes to the next holder
+//	holder unreachable for a sender   the same once another holder is known; until then
+//	                                  the send waits, at most for its deadline
 //	wake-ups lost                     waiters try when the TTL has run out
 //
 // # Not promised

@@ -2,8 +2,9 @@ package gone
 
 import (
 	"errors"
-	"fmt"
 	"strings"
+
+	"github.com/Diggs/go-one/internal/lease"
 )
 
 // Results of a send. Every send that does not return nil returns an error that
@@ -40,10 +41,10 @@ var (
 	// ErrLockHeld: another holds the lock.
 	ErrLockHeld = errors.New("gone: lock held by another")
 	// ErrLockLost: the lock is another's or gone.
-	ErrLockLost = errors.New("gone: lock lost")
+	ErrLockLost = lease.ErrLost
 	// ErrLeaseExpired: the local deadline passed before an Extend was
 	// confirmed. It wraps ErrLockLost, as the holder must act as if it were.
-	ErrLeaseExpired = fmt.Errorf("%w: lease expired", ErrLockLost)
+	ErrLeaseExpired = lease.ErrExpired
 	// ErrHandlerReturned is the cause of a tenure's end when its handler
 	// returned, or panicked, of its own accord.
 	ErrHandlerReturned = errors.New("gone: handler returned")

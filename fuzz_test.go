@@ -3,7 +3,6 @@ package gone
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // What is read from Redis may be anybody's.
@@ -19,18 +18,6 @@ func FuzzHold(f *testing.F) {
 		value, token, ok := parseHold(s)
 		if ok && (value == "" || len(value) > maxValue || token == 0 || !strings.HasPrefix(s, value+" ")) {
 			t.Errorf("%q has value %q, token %d", s, value, token)
-		}
-	})
-}
-
-func FuzzNews(f *testing.F) {
-	for _, s := range []string{"", "1 0", "1790000000000000 30000", "1", " 1", "1 -1", "1 99999999999999999999", "x 1", "1 1 1"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		// 40 bits of milliseconds are 35 years: no sum of times overflows.
-		if n := parseNews(s); n != (news{}) && (time.Until(n.until) > 36*365*24*time.Hour || time.Since(n.until) > time.Minute) {
-			t.Errorf("%q is %+v", s, n)
 		}
 	})
 }

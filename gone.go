@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/link"
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/pulse"
@@ -18,34 +17,60 @@ import (
 
 // A Gone is one node: a member of the cluster with one address. All its
 // methods may be called concurrently.
+//
+// Locks, in the order in which they are taken; those of a line are never held
+// together:
+//
+//	Gone.receiving, Gone.changing
+//	Gone.mu, routes.mu
+//	route.mu
+//	stream: Mux.mu, side.mu
+//	stream: Stream.mu
+//	link: Mesh.mu
+//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
+//	pulse, and the lists in Mesh and Room
 type Gone struct {
-	opts      options
-	log       *slog.Logger
-	newLock   LockFactory
+	opts    options
+	log     *slog.Logger
+	newLock LockFactory
+	rooms
+	candidates
+	sends
+	count counters
+	node  *node
+
+	closeErr error
+	once     sync.Once
+}
+
+// rooms are the parts of a node that messages go through.
+type rooms struct {
 	transport *transport
 	tick      *pulse.Pulse // one for all
 	mesh      *link.Mesh
 	room      *mailbox.Room
 	streams   *stream.Mux
 	routes    *routes
-	count     counters
-	malformed atomic.Uint64
 	receiving sync.Mutex // while a frame is dealt with
 	changing  sync.Mutex // while changes of links are
+	malformed atomic.Uint64
+}
 
-	ctx    context.Context // ends when nothing can be sent any more
-	cancel context.CancelFunc
+// candidates are the ids that a node runs.
+type candidates struct {
+	mu       sync.Mutex
+	byID     map[string]*candidate
+	closing  bool
+	watching bool // wakeWatch is set
+}
 
-	mu         sync.Mutex
-	candidates map[string]*candidate
-	closing    bool
-	watching   bool // wakeWatch is set
-
-	closed   atomic.Bool // no sends
-	sending  atomic.Int64
-	drained  chan struct{} // capacity 1: sending became 0 while closed
-	closeErr error
-	once     sync.Once
+// sends are the calls that use the rooms.
+type sends struct {
+	ctx     context.Context // ends when nothing can be sent any more
+	cancel  context.CancelFunc
+	closed  atomic.Bool // no more begin
+	sending atomic.Int64
+	drained chan struct{} // capacity 1: sending became 0 while closed
 }
 
 const (
@@ -72,14 +97,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gone{
-		opts:       o,
-		log:        o.logger,
-		newLock:    newLock,
-		candidates: map[string]*candidate{},
-		drained:    make(chan struct{}, 1),
-	}
-	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g := newGone(o, newLock)
 	g.transport, err = newTransport(addr, o)
 	if err != nil {
 		g.cancel()
@@ -91,6 +109,20 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
 	return g, nil
+}
+
+// newGone makes a node without rooms.
+func newGone(o options, newLock LockFactory) *Gone {
+	g := &Gone{
+		opts:       o,
+		log:        o.logger,
+		newLock:    newLock,
+		candidates: candidates{byID: map[string]*candidate{}},
+		sends:      sends{drained: make(chan struct{}, 1)},
+	}
+	g.node = &node{stage: g, now: o.now, log: g.log, count: &g.count, send: g.SendDataContext}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	return g
 }
 
 // assemble makes the rooms above a carrier.
@@ -204,36 +236,35 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	before := g.candidates[id]
+	before := g.byID[id]
 	if g.closing || before != nil && before.ctx.Err() == nil {
 		closeLock(lock)
 		if g.closing {
 			return nil, ErrClosed
 		}
-		return before.runner(), nil
+		return &before.runner, nil
 	}
-	c := &candidate{
-		id: id, lock: lock, handler: handler, stage: g,
-		now: boottime.Now, log: g.log, count: &g.count, send: g.SendDataContext, before: before,
-	}
-	c.ctx, c.stop = context.WithCancelCause(context.Background())
-	c.ended, c.finish = context.WithCancelCause(context.Background())
-	g.candidates[id] = c
+	c := newCandidate(id, lock, handler, g.node, before)
+	g.byID[id] = c
 	go func() {
 		if before != nil {
-			<-before.ended.Done() // its handler may still run
+			<-before.runner.Exit // its handler may still run
 			g.mu.Lock()
 			c.before = nil
 			g.mu.Unlock()
 		}
 		c.run()
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.candidates[id] == c {
-			delete(g.candidates, id)
-		}
 	}()
-	return c.runner(), nil
+	return &c.runner, nil
+}
+
+// ended implements stage.
+func (g *Gone) ended(c *candidate) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.byID[c.id] == c {
+		delete(g.byID, c.id)
+	}
 }
 
 // candidate returns the runner of an id that is run already.
@@ -243,14 +274,14 @@ func (g *Gone) candidate(id string) (*GoneRunner, error) {
 	if g.closing {
 		return nil, ErrClosed
 	}
-	if c := g.candidates[id]; c != nil && c.ctx.Err() == nil {
-		return c.runner(), nil
+	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
+		return &c.runner, nil
 	}
 	return nil, nil
 }
 
 // begin implements stage.
-func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() time.Duration) (<-chan []byte, func()) {
+func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() time.Duration) intake {
 	if token == 0 {
 		// For a lock without tokens: no other tenure of this id on this node
 		// has the same.
@@ -260,11 +291,11 @@ func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() t
 	unhook := context.AfterFunc(ctx, b.Shut)
 	g.watchWakes()
 	g.routes.poke(id)
-	return b.Data, func() {
+	return intake{b.Data, b.Take, func() {
 		unhook()
 		b.Shut()
 		g.routes.poke(id)
-	}
+	}}
 }
 
 // watchWakes looks at every lease once a second while there are any: timers
@@ -306,8 +337,8 @@ func (g *Gone) Close() error {
 func (g *Gone) close() error {
 	g.mu.Lock()
 	g.closing = true
-	candidates := make([]*candidate, 0, len(g.candidates))
-	for _, c := range g.candidates {
+	candidates := make([]*candidate, 0, len(g.byID))
+	for _, c := range g.byID {
 		candidates = append(candidates, c)
 	}
 	g.mu.Unlock()
@@ -321,14 +352,14 @@ func (g *Gone) close() error {
 	for _, c := range candidates {
 		if !expired {
 			select {
-			case <-c.ended.Done():
+			case <-c.runner.Exit:
 				continue
 			case <-patience:
 				expired = true
 			}
 		}
 		switch {
-		case c.ended.Err() != nil:
+		case c.runner.ctx.Err() != nil:
 		case g.runs(c):
 			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
 		default:
@@ -348,6 +379,9 @@ func (g *Gone) close() error {
 	g.streams.Withdraw()
 	for g.sending.Load() > 0 {
 		<-g.drained
+	}
+	for _, b := range g.room.All() { // of handlers that have not returned
+		b.Shut()
 	}
 	g.mesh.Refuse()
 	g.receiving.Lock() // what was taken has been dealt with

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang/glog"
 	"github.com/gomodule/redigo/redis"
 
 	gone "github.com/Diggs/go-one"
@@ -183,7 +182,6 @@ func nothingLeft(t testing.TB, before residue) {
 // quiet waits until tests before this one have ended for good.
 func quiet(t testing.TB) residue {
 	t.Helper()
-	glog.Info("glog opens its file with the first line")
 	eventually(t, 10*time.Second, "nothing of gone runs", func() bool { return len(takeStock(t).goroutines) == 0 })
 	return takeStock(t)
 }
@@ -635,6 +633,7 @@ func TestCloseTwiceReturnsTheSame(t *testing.T) {
 }
 
 func TestCloseEndsSendsThatAreUnderWay(t *testing.T) {
+	t.Parallel()
 	locks := startRedis(t).locks(0)
 	other := startNode(t, locks)
 	g := startNode(t, locks, gone.WithSendTimeout(time.Minute))
@@ -750,6 +749,7 @@ func (l *logged) logger() *slog.Logger {
 }
 
 func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
+	t.Parallel()
 	const expiry = 2 * time.Second
 	locks := startRedis(t).locks(expiry)
 	var log logged
@@ -794,6 +794,7 @@ func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
 }
 
 func TestNothingIsDeliveredToAHandlerThatIgnoresExit(t *testing.T) {
+	t.Parallel()
 	locks := startRedis(t).locks(0)
 	g, other := startNode(t, locks), startNode(t, locks)
 	leave := make(chan struct{})
@@ -860,6 +861,19 @@ func TestWithLoggerGetsWhatIsLogged(t *testing.T) {
 		t.Errorf("Panics is %d", n)
 	}
 }
+
+func TestGoneLogsToTheDefaultLoggerUnlessToldOtherwise(t *testing.T) {
+	var l logged
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	slog.SetDefault(l.logger())
+	startNode(t, noLock)
+	if !l.has("the wire is plain") {
+		t.Errorf("logged %q", l.String())
+	}
+}
+
+func noLock(string, string) (gone.GoneLock, error) { return nil, errors.New("no lock service") }
 
 func TestCloseNamesTheHandlerThatKeepsTheNextOneWaiting(t *testing.T) {
 	g := startNode(t, startRedis(t).locks(0), gone.WithCloseTimeout(50*time.Millisecond))

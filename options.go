@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -33,6 +34,7 @@ type options struct {
 	maxMessageSize int
 	logger         *slog.Logger
 	keys           *keyOptions
+	now            func() time.Duration // the clock of leases
 }
 
 // An Option changes a default of [NewGone].
@@ -55,7 +57,7 @@ func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.clos
 // send ends with ErrBusy at its deadline.
 func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
 
-// WithLogger logs there instead of glog.
+// WithLogger logs there instead of to [slog.Default].
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
 func newOptions(opts []Option) (options, error) {
@@ -64,6 +66,7 @@ func newOptions(opts []Option) (options, error) {
 		closeTimeout:   DefaultCloseTimeout,
 		maxMessageSize: DefaultMaxMessageSize,
 		keys:           &keyOptions{},
+		now:            boottime.Now,
 	}
 	for _, opt := range opts {
 		if opt == nil {
@@ -80,7 +83,7 @@ func newOptions(opts []Option) (options, error) {
 		return o, fmt.Errorf("gone: max message size %d is not in 1 … %d", o.maxMessageSize, maxMessageSize)
 	}
 	if o.logger == nil {
-		o.logger = slog.New(glogHandler{})
+		o.logger = slog.Default()
 	}
 	return o, nil
 }

@@ -7,7 +7,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
 	"net"
 	"reflect"
 	"strconv"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+
+	"github.com/Diggs/go-one/internal/redisconn"
 )
 
 // RedisLock is a [GoneLock] in one Redis (5 or later), with all the extras.
@@ -56,16 +57,15 @@ type RedisLock struct {
 	Replicas int
 
 	id, value string
-	redis     *redisClient
+	redis     *redisconn.Client
 
 	taking sync.Mutex // Lock and Unlock: one at a time, as they come
 
 	mu      sync.Mutex
-	hold    redisHold     // the last that Lock obtained
-	attempt string        // a secret with which a Lock may have succeeded, or may yet
-	other   news          // of the hold that made Lock fail
-	wakeup  *subscription // from the first wait to what it waited for
-	uses    int           // requests under way
+	hold    redisHold               // the last that Lock obtained
+	attempt string                  // a secret with which a Lock may have succeeded, or may yet
+	other   redisconn.News          // of the hold that made Lock fail
+	wakeup  *redisconn.Subscription // from the first wait to what it waited for
 	closed  bool
 }
 
@@ -84,9 +84,9 @@ var (
 	//go:embed lua/release.lua
 	releaseLua string
 
-	acquireScript = newLuaScript(2, acquireLua)
-	extendScript  = newLuaScript(1, extendLua)
-	releaseScript = newLuaScript(1, releaseLua)
+	acquireScript = redisconn.NewScript(2, acquireLua)
+	extendScript  = redisconn.NewScript(1, extendLua)
+	releaseScript = redisconn.NewScript(1, releaseLua)
 )
 
 // NewRedisLock makes the lock of an id in the Redis at addr, a [net.TCPAddr] or
@@ -105,7 +105,7 @@ func NewRedisLock(addr net.Addr, id, value string) (*RedisLock, error) {
 	if err := checkRedisLock(id, value); err != nil {
 		return nil, err
 	}
-	return &RedisLock{id: id, value: value, redis: dialRedis(network, address)}, nil
+	return &RedisLock{id: id, value: value, redis: redisconn.Dial(network, address)}, nil
 }
 
 // NewRedisLockPool is NewRedisLock for a pool of the caller's, which brings
@@ -120,7 +120,7 @@ func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
 	if err := checkRedisLock(id, value); err != nil {
 		return nil, err
 	}
-	return &RedisLock{id: id, value: value, redis: useRedis(pool)}, nil
+	return &RedisLock{id: id, value: value, redis: redisconn.Use(pool)}, nil
 }
 
 func checkRedisLock(id, value string) error {
@@ -147,7 +147,7 @@ func (l *RedisLock) TTL() time.Duration {
 // Lock implements [GoneLock].
 func (l *RedisLock) Lock() error {
 	err := l.acquire()
-	if errors.Is(err, errUnconfirmed) {
+	if errors.Is(err, redisconn.ErrUnconfirmed) {
 		l.Unlock()
 	}
 	return err
@@ -193,7 +193,7 @@ func (l *RedisLock) acquire() error {
 	if left < 0 || left > l.TTL() {
 		left = l.TTL() // a key that someone made without a TTL, or with any
 	}
-	l.other = news{uint64(r[2]), time.Now().Add(left)}
+	l.other = redisconn.News{Token: uint64(r[2]), Until: time.Now().Add(left)}
 	if r[2] == 0 {
 		return fmt.Errorf("%w, perhaps: redis lock %q: Redis has just started and may have forgotten the holder; free in %v",
 			ErrLockHeld, l.id, left)
@@ -215,7 +215,7 @@ func (l *RedisLock) Extend() error {
 	// With the token: a copy of Lock's request that comes late must not look
 	// like this hold.
 	is := " " + strconv.FormatUint(hold.token, 10) + " " + hold.secret
-	r, err := l.eval(l.Replicas, extendScript, l.id, is, l.ms(), l.channel(), formatNews(hold.token, l.ms()))
+	r, err := l.eval(l.Replicas, extendScript, l.id, is, l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
 	switch {
 	case otherType(err):
 		r = []int64{0}
@@ -249,7 +249,7 @@ func (l *RedisLock) Unlock() {
 	}
 	_ = l.request(func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
-			_, err := l.redis.eval(ctx, 0, releaseScript, l.id, secret, l.channel(), formatNews(token, 0))
+			_, err := l.redis.Eval(ctx, 0, releaseScript, l.id, secret, l.channel(), redisconn.FormatNews(token, 0))
 			if err == nil || otherType(err) || sleepCtx(ctx, jitter(pause)) != nil {
 				return err
 			}
@@ -277,9 +277,9 @@ func (l *RedisLock) FencingToken() uint64 {
 func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	var s string
 	err = l.request(func(ctx context.Context) error {
-		return l.redis.with(ctx, func(conn redis.Conn) (err error) {
+		return l.redis.With(ctx, func(conn redis.Conn) (err error) {
 			// A bounded read, as the key may be anybody's.
-			s, err = redis.String(do(ctx, conn, "GETRANGE", l.id, 0, 1023))
+			s, err = redis.String(redisconn.Do(ctx, conn, "GETRANGE", l.id, 0, 1023))
 			return err
 		})
 	})
@@ -315,90 +315,70 @@ func cutLast(s string) (before, after string) {
 	return s[:max(i, 0)], s[i+1:]
 }
 
-// spread is how far the attempts of many waiters for one expired lock lie
-// apart, and how late the first may be.
-const spread = 20 * time.Millisecond
-
 // WaitFree implements [Waiter]: it returns on a release, when the TTL of the
 // holder that made Lock fail has run out, or for a poll where there are no
 // wake-ups. While wake-ups arrive, it costs no command: they carry the new TTL
-// after each Extend. One goroutine at a time may wait: of two, one may have to
-// until the TTL has run out.
-func (l *RedisLock) WaitFree(ctx context.Context) error {
-	l.mu.Lock()
-	other := l.other
-	l.mu.Unlock()
-	return l.wait(ctx, other.token, time.Until(other.until)+mathrand.N(spread), func(n news) (time.Duration, bool) {
-		// News of another hold: either this one is over, or there is a lock
-		// with the same id in another database, whose channel is the same.
-		left := min(time.Until(n.until), l.TTL())
-		return left + mathrand.N(spread), n.token == other.token && left > 0
-	})
-}
+// after each Extend. One goroutine at a time may wait: another wakes the first.
+func (l *RedisLock) WaitFree(ctx context.Context) error { return l.wait(ctx, l.held()) }
 
 // WaitHeld implements [Waiter]. What WaitFree says of goroutines holds for both
 // together.
-func (l *RedisLock) WaitHeld(ctx context.Context) error {
-	return l.wait(ctx, 0, l.TTL(), func(n news) (time.Duration, bool) {
-		return l.TTL(), n.token != 0 && !n.until.After(time.Now())
-	})
+func (l *RedisLock) WaitHeld(ctx context.Context) error { return l.wait(ctx, redisconn.News{}) }
+
+// whenFree implements [sleeper].
+func (l *RedisLock) whenFree(wake func()) error {
+	_, err := l.await(l.held(), wake)
+	return err
 }
 
-// wait returns when as long as patience has gone by, or as long as on said for
-// the latest news if it said to stay. That a hold with the given token goes on
-// is no reason to wake up.
-func (l *RedisLock) wait(ctx context.Context, token uint64, patience time.Duration, on func(news) (patience time.Duration, stay bool)) error {
+// held is the hold that made Lock fail, or one that is over.
+func (l *RedisLock) held() redisconn.News {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.other.Until.IsZero() {
+		return redisconn.News{Until: time.Now()}
+	}
+	return l.other
+}
+
+func (l *RedisLock) wait(ctx context.Context, hold redisconn.News) error {
+	woken := make(chan struct{})
+	wakeup, err := l.await(hold, func() { close(woken) })
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		wakeup.Abandon()
+		return ctx.Err()
+	case <-woken:
+		return nil
+	}
+}
+
+func (l *RedisLock) await(hold redisconn.News, wake func()) (*redisconn.Subscription, error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return l.failed("wait", ErrClosed)
+		return nil, l.failed("wait", ErrClosed)
 	}
 	if l.wakeup == nil {
-		l.wakeup = l.redis.wakeups.subscribe(l.channel())
+		l.wakeup = l.redis.Subscribe(l.channel())
 	}
 	wakeup := l.wakeup
 	l.mu.Unlock()
-	wakeup.watch(token)
-
-	timer := time.NewTimer(l.patience(patience, wakeup))
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timer.C:
-			n, ok := wakeup.extended()
-			if !ok {
-				return nil
-			}
-			patience, stay := on(n)
-			if !stay {
-				return nil
-			}
-			timer.Reset(l.patience(patience, wakeup))
-		case n := <-wakeup.news:
-			patience, stay := on(n)
-			if !stay {
-				return nil
-			}
-			timer.Reset(l.patience(patience, wakeup))
-		}
-	}
-}
-
-// patience shortens d to a poll interval where no wake-ups can be expected.
-func (l *RedisLock) patience(d time.Duration, s *subscription) time.Duration {
-	if s.live.Load() {
-		return d
-	}
-	return min(d, jitter(min(max(l.TTL()/10, 50*time.Millisecond), 5*time.Second)))
+	wakeup.Await(redisconn.Wait{
+		Hold: hold, Most: l.TTL(), Wake: wake,
+		Poll: min(max(l.TTL()/10, 50*time.Millisecond), 5*time.Second),
+	})
+	return wakeup, nil
 }
 
 // forget ends the subscription: what it waited for has happened, or it is
 // closed. It is called with mu held.
 func (l *RedisLock) forget() {
 	if l.wakeup != nil {
-		l.wakeup.cancel()
+		l.wakeup.Cancel()
 		l.wakeup = nil
 	}
 }
@@ -414,9 +394,7 @@ func (l *RedisLock) Close() error {
 	}
 	l.closed = true
 	l.forget()
-	if l.uses == 0 {
-		l.redis.release()
-	}
+	l.redis.Release()
 	return nil
 }
 
@@ -434,23 +412,17 @@ func (l *RedisLock) request(ask func(context.Context) error) error {
 		l.mu.Unlock()
 		return ErrClosed
 	}
-	l.uses++
+	l.redis.Retain()
 	l.mu.Unlock()
-	defer func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.uses--; l.uses == 0 && l.closed {
-			l.redis.release()
-		}
-	}()
+	defer l.redis.Release()
 	ctx, cancel := context.WithTimeout(context.Background(), min(l.TTL()/4, 5*time.Second))
 	defer cancel()
 	return ask(ctx)
 }
 
-func (l *RedisLock) eval(replicas int, script *luaScript, args ...any) (r []int64, err error) {
+func (l *RedisLock) eval(replicas int, script *redisconn.Script, args ...any) (r []int64, err error) {
 	err = l.request(func(ctx context.Context) error {
-		r, err = l.redis.eval(ctx, replicas, script, args...)
+		r, err = l.redis.Eval(ctx, replicas, script, args...)
 		return err
 	})
 	return r, err

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/Diggs/go-one/internal/lease"
 )
 
 // RunHandler is the goroutine of which one runs on the cluster. It should
@@ -35,9 +37,10 @@ type GoneRunner struct {
 	Exit <-chan struct{}
 
 	c     *candidate
-	lease *lease          // nil for RunOne's
+	lease *lease.Lease    // nil for RunOne's
 	ctx   context.Context // ends when Exit closes
 	token uint64
+	take  func(most int, into [][]byte) [][]byte
 }
 
 // ID is the id that was given to RunOne.
@@ -63,16 +66,18 @@ func (r *GoneRunner) Extend() error {
 	if r.lease == nil {
 		return fmt.Errorf("%w: Extend is for the runner that the handler was given", ErrLockLost)
 	}
-	return r.lease.extend(r.ctx)
+	return r.lease.Extend(r.ctx)
 }
 
 // SendData is [Gone.SendData] to this id. A handler that sends to itself waits
 // for itself, as on any unbuffered channel.
-func (r *GoneRunner) SendData(data []byte) error { return r.c.send(context.Background(), r.c.id, data) }
+func (r *GoneRunner) SendData(data []byte) error {
+	return r.c.node.send(context.Background(), r.c.id, data)
+}
 
 // SendDataContext is [Gone.SendDataContext] to this id.
 func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
-	return r.c.send(ctx, r.c.id, data)
+	return r.c.node.send(ctx, r.c.id, data)
 }
 
 // Close ends this node's part in the competition for the id. It does not wait,
@@ -94,40 +99,60 @@ type candidate struct {
 	id      string
 	lock    GoneLock
 	handler RunHandler
-	stage   stage
-	now     func() time.Duration
-	log     *slog.Logger
-	count   *counters
-	send    func(ctx context.Context, id string, data []byte) error
+	node    *node
+	before  *candidate // of this id, until it has ended; the node's
 
-	ctx  context.Context // ends when the candidate is closed
-	stop context.CancelCauseFunc
-
-	ended  context.Context // ends when the candidate has: the Exit of RunOne's runner
+	ctx    context.Context // ends when the candidate is closed
+	stop   context.CancelCauseFunc
+	runner GoneRunner // what RunOne returns; its Exit closes when the candidate has ended
 	finish context.CancelCauseFunc
-	once   sync.Once
-	node   *GoneRunner // what RunOne returns
 
 	running atomic.Bool // the handler
-	before  *candidate  // of this id, until it has ended; the node's
-
-	// Of run.
-	fails, faults backoff
-	troubles      []string      // kinds, since the lock service last answered
-	early         time.Duration // what a wake-up at once had to wait for
+	luck    luck        // of run
 }
 
-// stage is where the node learns of a tenure.
+// A node is what the candidates of one node share.
+type node struct {
+	stage
+	now   func() time.Duration
+	log   *slog.Logger
+	count *counters
+	send  func(ctx context.Context, id string, data []byte) error
+}
+
+// stage is where the node learns of tenures and of the end of a candidate.
 type stage interface {
 	// begin opens the way for data. Data is handed over until ctx ends or
 	// nothing is left.
-	begin(ctx context.Context, id string, token uint64, left func() time.Duration) (data <-chan []byte, end func())
+	begin(ctx context.Context, id string, token uint64, left func() time.Duration) intake
+	ended(c *candidate)
+}
+
+// An intake is what a tenure receives.
+type intake struct {
+	data <-chan []byte
+	take func(most int, into [][]byte) [][]byte // all that waits at once
+	end  func()
+}
+
+// A sleeper is a [Waiter] that needs no goroutine for those who wait: wake is
+// called once when WaitFree would have returned. It must not block.
+type sleeper interface {
+	whenFree(wake func()) error
 }
 
 // counters are what Stats shows.
 type counters struct {
 	tenures, lost, panics, overdue atomic.Uint64
 	held                           atomic.Int64
+}
+
+// luck is how a candidate has fared.
+type luck struct {
+	fails, faults backoff
+	troubles      []string      // kinds, since the lock service last answered
+	slept         time.Duration // when the last wait began
+	early         time.Duration // what a wake-up at once had to wait for
 }
 
 const (
@@ -138,51 +163,54 @@ const (
 	troublesMost = 16          // kinds logged, in case that none ever is the same
 )
 
-// runner is what RunOne returns, always the same.
-func (c *candidate) runner() *GoneRunner {
-	c.once.Do(func() {
-		c.node = &GoneRunner{Lock: c.lock, Exit: c.ended.Done(), c: c, ctx: c.ended}
-	})
-	return c.node
+func newCandidate(id string, lock GoneLock, handler RunHandler, n *node, before *candidate) *candidate {
+	c := &candidate{id: id, lock: lock, handler: handler, node: n, before: before}
+	c.ctx, c.stop = context.WithCancelCause(context.Background())
+	c.runner = GoneRunner{Lock: lock, c: c}
+	c.runner.ctx, c.finish = context.WithCancelCause(context.Background())
+	c.runner.Exit = c.runner.ctx.Done()
+	return c
 }
 
-// run competes until the candidate is closed. Thousands may wait in here: what
-// needs much stack is in functions that have returned by then, so that the
-// stack can shrink.
+// run competes until the candidate is closed. While its lock can wake it up,
+// it has returned: thousands may wait, without a goroutine and its stack.
 func (c *candidate) run() {
-	defer c.leave()
 	for c.ctx.Err() == nil {
-		sent := c.now()
+		sent := c.node.now()
 		err := c.attempt()
 		switch {
 		case c.ctx.Err() != nil:
 		case err == nil:
 			if !c.tenure(sent) {
-				c.fails = backoff{}
+				c.luck.fails = backoff{}
 			}
-			c.rest(&c.fails)
+			c.rest(&c.luck.fails)
 		case errors.Is(err, ErrLockHeld):
+			if c.sleep() {
+				return
+			}
 			c.wait()
 		default:
-			c.rest(&c.faults)
+			c.rest(&c.luck.faults)
 		}
 	}
+	c.leave()
 }
 
 // attempt tries to get the lock.
 func (c *candidate) attempt() error {
 	err := c.lock.Lock()
 	if err == nil || errors.Is(err, ErrLockHeld) {
-		c.faults, c.troubles = backoff{}, nil
+		c.luck.faults, c.luck.troubles = backoff{}, nil
 		if err == nil {
-			c.early = 0
+			c.luck.early = 0
 		}
 		return err
 	}
 	// Once for each kind of trouble, however long it lasts.
-	if k := kindOf(err); !slices.Contains(c.troubles, k) && len(c.troubles) < troublesMost {
-		c.troubles = append(c.troubles, k)
-		c.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
+	if k := kindOf(err); !slices.Contains(c.luck.troubles, k) && len(c.luck.troubles) < troublesMost {
+		c.luck.troubles = append(c.luck.troubles, k)
+		c.node.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
 	}
 	return err
 }
@@ -195,6 +223,7 @@ func (c *candidate) leave() {
 	c.lock.Unlock()
 	closeLock(c.lock)
 	c.finish(context.Cause(c.ctx))
+	c.node.ended(c)
 }
 
 // kindOf is the text of the innermost cause. That of the others may never be
@@ -206,24 +235,54 @@ func kindOf(err error) string {
 	return err.Error()
 }
 
-// wait returns when the lock may be free. A wake-up at once is welcome, but
-// must not become a hot loop: early is what the last one had to wait for, 0
-// when it came later. A lock without wake-ups is polled.
-func (c *candidate) wait() {
-	poll := min(ttlOf(c.lock)/10, time.Second)
-	if w, ok := c.lock.(Waiter); ok {
-		began := c.now()
-		if err := w.WaitFree(c.ctx); err == nil {
-			if c.now()-began > time.Millisecond {
-				c.early = 0
-				return
-			}
-			poll = min(max(2*c.early, time.Millisecond), poll)
-		}
+// sleep reports whether run will be called again when the lock may be free, or
+// the candidate is closed.
+func (c *candidate) sleep() bool {
+	lock, ok := c.lock.(sleeper)
+	if !ok {
+		return false
 	}
-	c.early = poll
-	_ = sleepCtx(c.ctx, jitter(poll))
+	c.luck.slept = c.node.now()
+	var once sync.Once
+	wake := func() {
+		once.Do(func() {
+			go func() {
+				c.woken()
+				c.run()
+			}()
+		})
+	}
+	unhook := context.AfterFunc(c.ctx, wake)
+	err := lock.whenFree(func() {
+		unhook()
+		wake()
+	})
+	return err == nil || !unhook()
 }
+
+// wait returns when the lock may be free. A lock without wake-ups is polled.
+func (c *candidate) wait() {
+	c.luck.slept = c.node.now()
+	if w, ok := c.lock.(Waiter); ok && w.WaitFree(c.ctx) == nil {
+		c.woken()
+		return
+	}
+	c.luck.early = c.poll()
+	_ = sleepCtx(c.ctx, jitter(c.luck.early))
+}
+
+// woken ends a wait. A wake-up at once is welcome, but must not become a hot
+// loop: early is what the last one had to wait for, 0 when it came later.
+func (c *candidate) woken() {
+	if c.node.now()-c.luck.slept > time.Millisecond {
+		c.luck.early = 0
+		return
+	}
+	c.luck.early = min(max(2*c.luck.early, time.Millisecond), c.poll())
+	_ = sleepCtx(c.ctx, jitter(c.luck.early))
+}
+
+func (c *candidate) poll() time.Duration { return min(ttlOf(c.lock)/10, time.Second) }
 
 // tenure runs the handler once, with a lock that a request sent at sent has
 // acquired, and reports whether it failed: the handler returned or panicked of
@@ -251,40 +310,35 @@ type tenure struct {
 // begin starts the handler, unless the lease is over already.
 func (c *candidate) begin(sent time.Duration) *tenure {
 	ctx, exit := context.WithCancelCause(c.ctx)
-	lease := newLease(c.lock, sent, c.now, exit)
-	if lease.expired() {
-		c.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.now()-sent)
+	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, exit)
+	if l.Left() == 0 {
+		c.node.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.node.now()-sent)
 		c.lock.Unlock()
 		return nil
 	}
-	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: lease, ctx: ctx}
+	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: l, ctx: ctx}
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
 	}
-	t := &tenure{GoneRunner: r, began: c.now(), returned: make(chan struct{}), exit: exit}
+	t := &tenure{GoneRunner: r, began: c.node.now(), returned: make(chan struct{}), exit: exit}
 	left := func() time.Duration {
 		if ctx.Err() != nil {
 			return 0
 		}
-		if d := lease.left(); d > 0 {
-			return d
-		}
-		if lease.expired() {
-			return 0
-		}
-		return max(lease.left(), 1) // an Extend has just moved the deadline
+		return l.Left()
 	}
-	r.Data, t.close = c.stage.begin(ctx, c.id, r.token, left)
-	c.count.tenures.Add(1)
-	c.count.held.Add(1)
-	c.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
-	t.overdue = c.watch(ctx, min(lease.margin, graceMost))
+	in := c.node.begin(ctx, c.id, r.token, left)
+	r.Data, r.take, t.close = in.data, in.take, in.end
+	c.node.count.tenures.Add(1)
+	c.node.count.held.Add(1)
 	c.running.Store(true)
 	go func() {
 		defer close(t.returned) // also when the handler calls runtime.Goexit
 		defer c.rescue()
 		c.handler(r)
 	}()
+	c.node.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
+	t.overdue = c.watch(ctx, min(l.Margin(), graceMost))
 	return t
 }
 
@@ -296,29 +350,29 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	t.close()
 
 	// Stop, then release: nothing of this tenure runs any more.
-	t.lease.end(ErrHandlerReturned)
-	over := t.lease.err() // another cause when it was over before
+	t.lease.End(ErrHandlerReturned)
+	over := t.lease.Err() // another cause when it was over before
 	lost := errors.Is(over, ErrLockLost)
 	if !lost || errors.Is(over, ErrLeaseExpired) { // a lapsed lock may still be this tenure's
 		c.lock.Unlock()
 	}
-	c.count.held.Add(-1)
+	c.node.count.held.Add(-1)
 	cause := context.Cause(t.ctx)
 	if lost {
-		c.count.lost.Add(1)
-		c.log.Warn("gone: tenure lost", "id", c.id, "token", t.token, "cause", over)
+		c.node.count.lost.Add(1)
+		c.node.log.Warn("gone: tenure lost", "id", c.id, "token", t.token, "cause", over)
 	} else {
-		c.log.Debug("gone: tenure released", "id", c.id, "token", t.token, "cause", cause)
+		c.node.log.Debug("gone: tenure released", "id", c.id, "token", t.token, "cause", cause)
 	}
-	ran := c.now() - t.began
-	return ran < t.lease.margin || ran <= t.lease.ttl && errors.Is(cause, ErrHandlerReturned)
+	ran := c.node.now() - t.began
+	return ran < t.lease.Margin() || ran <= t.lease.TTL() && errors.Is(cause, ErrHandlerReturned)
 }
 
 // rescue keeps a panic of the handler from ending the process.
 func (c *candidate) rescue() {
 	if p := recover(); p != nil {
-		c.count.panics.Add(1)
-		c.log.Error("gone: handler panicked", "id", c.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		c.node.count.panics.Add(1)
+		c.node.log.Error("gone: handler panicked", "id", c.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	}
 }
 
@@ -336,15 +390,33 @@ func (c *candidate) watch(ctx context.Context, grace time.Duration) (stop func()
 			case <-time.After(pause):
 			}
 			if pause == grace {
-				c.count.overdue.Add(1)
+				c.node.count.overdue.Add(1)
 			}
-			c.log.Warn("gone: handler ignores Exit", "id", c.id,
+			c.node.log.Warn("gone: handler ignores Exit", "id", c.id,
 				"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(ctx))
 		}
 	})
 	return func() {
 		unhook()
 		close(returned)
+	}
+}
+
+// jitter spreads d over [d/2, 3d/2).
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return d/2 + rand.N(d)
+}
+
+// sleepCtx waits for d or the end of ctx, whose error it returns.
+func sleepCtx(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"runtime"
@@ -16,6 +17,39 @@ import (
 	"testing/synctest"
 	"time"
 )
+
+// The locks of these tests expire after leaseTTL, so Exit closes after
+// leaseDeadline unless something moves it.
+const (
+	leaseTTL      = 10 * time.Second
+	leaseMargin   = leaseTTL / 10
+	leaseDeadline = leaseTTL - leaseMargin
+)
+
+var errUnknown = errors.New("i/o timeout")
+
+// A timedLock is the least that most of these tests need. They embed one and
+// override one method.
+type timedLock interface {
+	GoneLock
+	Expirer
+}
+
+// generousLock is always free and always extended.
+type generousLock struct{}
+
+func (generousLock) Lock() error               { return nil }
+func (generousLock) Extend() error             { return nil }
+func (generousLock) Unlock()                   {}
+func (generousLock) GetValue() (string, error) { return "", ErrNoHolder }
+func (generousLock) TTL() time.Duration        { return leaseTTL }
+
+type onExtend struct {
+	timedLock
+	do func() error
+}
+
+func (l onExtend) Extend() error { return l.do() }
 
 type onLock struct {
 	timedLock
@@ -39,6 +73,13 @@ type onWait struct {
 func (l onWait) WaitFree(ctx context.Context) error { return l.do(ctx) }
 func (l onWait) WaitHeld(ctx context.Context) error { return l.do(ctx) }
 
+type onWhenFree struct {
+	timedLock
+	do func(wake func()) error
+}
+
+func (l onWhenFree) whenFree(wake func()) error { return l.do(wake) }
+
 type onToken struct {
 	timedLock
 	do func() uint64
@@ -46,6 +87,50 @@ type onToken struct {
 
 func (l *onToken) FencingToken() uint64            { return l.do() }
 func (l *onToken) Holder() (string, uint64, error) { return "", 0, ErrNoHolder }
+
+// A bubbleClock is the clock of a synctest bubble, and of a machine that may
+// have slept: timers stand still meanwhile, the clock does not.
+type bubbleClock struct {
+	start time.Time
+	slept atomic.Int64
+}
+
+func newBubbleClock() *bubbleClock { return &bubbleClock{start: time.Now()} }
+
+func (c *bubbleClock) now() time.Duration {
+	return time.Since(c.start) + time.Duration(c.slept.Load())
+}
+
+func (c *bubbleClock) sleep(d time.Duration) { c.slept.Add(int64(d)) }
+
+// open checks that Exit has not closed. It and the next two may be used in
+// handlers, so they don't end their goroutine.
+func open(t *testing.T, exit context.Context) {
+	t.Helper()
+	synctest.Wait()
+	if exit.Err() != nil {
+		t.Errorf("Exit has closed: %v", context.Cause(exit))
+	}
+}
+
+// closed checks that Exit has closed by now, and why.
+func closed(t *testing.T, exit context.Context, cause error) {
+	t.Helper()
+	synctest.Wait()
+	if got := context.Cause(exit); !errors.Is(got, cause) {
+		t.Errorf("Exit closed for %v, want %v", got, cause)
+	}
+}
+
+// lapsesAt waits for Exit and checks that it closes at the deadline.
+func lapsesAt(t *testing.T, c *bubbleClock, exit context.Context, deadline time.Duration) {
+	t.Helper()
+	<-exit.Done()
+	if now := c.now(); now != deadline {
+		t.Errorf("Exit closed at %v, want %v", now, deadline)
+	}
+	closed(t, exit, ErrLeaseExpired)
+}
 
 // A watchedLock tells a journal what is asked of it.
 type watchedLock struct {
@@ -123,33 +208,32 @@ func (b *logbook) with(text string) (at []time.Time) {
 }
 
 // deadStage is a node to which nobody sends.
-type deadStage struct{ ended func() }
+type deadStage struct{ end func() }
 
-func (s deadStage) begin(context.Context, string, uint64, func() time.Duration) (<-chan []byte, func()) {
-	return nil, s.ended
+func (s deadStage) begin(context.Context, string, uint64, func() time.Duration) intake {
+	return intake{end: s.end}
 }
+
+func (deadStage) ended(*candidate) {}
 
 // compete starts a candidate, which its test has to end.
 func compete(now func() time.Duration, lock GoneLock, handler RunHandler) *candidate {
-	one := &candidate{
-		id: "id", lock: lock, handler: handler, stage: deadStage{func() {}},
-		now: now, log: slog.New(&logbook{}), count: &counters{},
-	}
-	start(one)
+	one := onStage(deadStage{func() {}}, now, lock)
+	one.handler = handler
+	go one.run()
 	return one
 }
 
-func start(one *candidate) {
-	one.ctx, one.stop = context.WithCancelCause(context.Background())
-	one.ended, one.finish = context.WithCancelCause(context.Background())
-	go one.run()
+// onStage makes a candidate that is to be given a handler, and to be run.
+func onStage(s stage, now func() time.Duration, lock GoneLock) *candidate {
+	return newCandidate("id", lock, nil, &node{stage: s, now: now, log: slog.New(&logbook{}), count: &counters{}}, nil)
 }
 
-func logOf(one *candidate) *logbook { return one.log.Handler().(*logbook) }
+func logOf(one *candidate) *logbook { return one.node.log.Handler().(*logbook) }
 
 // retire closes a candidate and waits for its end.
 func retire(one *candidate) {
-	r := one.runner()
+	r := &one.runner
 	_ = r.Close()
 	<-r.Exit
 }
@@ -256,14 +340,11 @@ func TestTheTenuresLife(t *testing.T) {
 				}}, &j}
 				var first *GoneRunner
 				c := newBubbleClock()
-				one := &candidate{
-					id: "id", lock: lock, stage: deadStage{func() { j.add("end") }},
-					now: c.now, log: slog.New(&logbook{}), count: &counters{},
-				}
+				one := onStage(deadStage{func() { j.add("end") }}, c.now, lock)
 				one.handler = func(r *GoneRunner) {
 					j.add("begin")
 					defer j.add("return")
-					if n := one.count.held.Load(); n != 1 {
+					if n := one.node.count.held.Load(); n != 1 {
 						t.Errorf("%d held", n)
 					}
 					if first != nil {
@@ -278,8 +359,8 @@ func TestTheTenuresLife(t *testing.T) {
 					life.part(r)
 					synctest.Wait()
 				}
-				start(one)
-				<-one.runner().Exit
+				go one.run()
+				<-one.runner.Exit
 
 				want := "held held acquired begin " + life.journal
 				tenures := uint64(1)
@@ -293,16 +374,27 @@ func TestTheTenuresLife(t *testing.T) {
 				if cause := context.Cause(first.Context()); !errors.Is(cause, life.cause) {
 					t.Errorf("cause %v, want %v", cause, life.cause)
 				}
-				if cause := context.Cause(one.runner().Context()); cause != ErrClosed {
+				if cause := context.Cause(one.runner.Context()); cause != ErrClosed {
 					t.Errorf("cause of the end %v", cause)
 				}
-				n := one.count
+				n := one.node.count
 				if n.tenures.Load() != tenures || n.panics.Load() != life.panics || n.lost.Load() != life.lost || n.held.Load() != 0 {
 					t.Errorf("%d tenures, %d panics, %d lost, %d held", n.tenures.Load(), n.panics.Load(), n.lost.Load(), n.held.Load())
 				}
 			})
 		})
 	}
+}
+
+func TestALockWithoutTTLExpiresAfterTheDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		one := compete(c.now, struct{ GoneLock }{generousLock{}}, func(r *GoneRunner) {
+			lapsesAt(t, c, r.Context(), DefaultExpiry*9/10)
+			_ = r.Close()
+		})
+		<-one.runner.Exit
+	})
 }
 
 func TestDeadlineOfATenureCountsFromBeforeTheLockRequest(t *testing.T) {
@@ -316,7 +408,7 @@ func TestDeadlineOfATenureCountsFromBeforeTheLockRequest(t *testing.T) {
 				lapsesAt(t, c, r.Context(), leaseDeadline)
 				_ = r.Close()
 			})
-		<-one.runner().Exit
+		<-one.runner.Exit
 	})
 }
 
@@ -336,7 +428,7 @@ func TestDeadlineOfARepeatedLockCountsFromBeforeTheLastRequest(t *testing.T) {
 			lapsesAt(t, c, r.Context(), sent+leaseDeadline)
 			_ = r.Close()
 		})
-		<-one.runner().Exit
+		<-one.runner.Exit
 	})
 }
 
@@ -354,7 +446,7 @@ func TestNoHandlerBeginsAfterItsDeadline(t *testing.T) {
 			open(t, r.Context())
 			_ = r.Close()
 		})
-		<-one.runner().Exit
+		<-one.runner.Exit
 		if got, want := j.String(), "acquired unlock acquired begin unlock unlock"; got != want {
 			t.Errorf("\n got %s\nwant %s", got, want)
 		}
@@ -381,7 +473,7 @@ func TestNothingIsUnlockedBeforeTheHandlerHasReturned(t *testing.T) {
 					running = false
 					_ = r.Close()
 				})
-				<-one.runner().Exit
+				<-one.runner.Exit
 			})
 		})
 	}
@@ -396,7 +488,7 @@ func TestExitOfRunOnesRunnerClosesWhenTheLockIsReleased(t *testing.T) {
 			unlocks = append(unlocks, c.now())
 		}}, func(r *GoneRunner) { <-r.Exit; time.Sleep(5 * time.Second) })
 		synctest.Wait()
-		r := one.runner()
+		r := &one.runner
 		if err := r.Close(); err != nil || r.Context().Err() != nil {
 			t.Errorf("Close: %v, and Exit: %v", err, context.Cause(r.Context()))
 		}
@@ -421,7 +513,7 @@ func TestExtendOfATenureThatIsOverAsksNobody(t *testing.T) {
 			kept = r
 		})
 		time.Sleep(leaseTTL / 2)
-		if one.count.held.Load() != 1 || one.count.tenures.Load() != 2 {
+		if one.node.count.held.Load() != 1 || one.node.count.tenures.Load() != 2 {
 			t.Error("no second tenure")
 		}
 		if err := kept.Extend(); !errors.Is(err, ErrHandlerReturned) {
@@ -442,7 +534,7 @@ func TestTheTwoRunners(t *testing.T) {
 				_ = r.Close()
 			}
 		})
-		r := one.runner()
+		r := &one.runner
 		if r.ID() != "id" || r.FencingToken() != 0 || r.Data != nil || r.Lock != one.lock {
 			t.Errorf("RunOne's: %+v", r)
 		}
@@ -458,10 +550,10 @@ func TestTheTwoRunners(t *testing.T) {
 
 func TestARunnersSendGoesToItsID(t *testing.T) {
 	var got string
-	r := (&candidate{id: "id", ended: t.Context(), send: func(ctx context.Context, id string, data []byte) error {
+	r := &newCandidate("id", generousLock{}, nil, &node{send: func(ctx context.Context, id string, data []byte) error {
 		got += id + " " + string(data) + ";"
 		return ctx.Err()
-	}}).runner()
+	}}, nil).runner
 	if err := r.SendData([]byte("a")); err != nil {
 		t.Error(err)
 	}
@@ -510,7 +602,7 @@ func TestAHandlerThatIgnoresExitIsReportedAndKeepsItsNodeOutOfTheRace(t *testing
 				if got := j.String(); got != "acquired" {
 					t.Errorf("meanwhile: %s", got)
 				}
-				if n := one.count.overdue.Load(); n != 1 {
+				if n := one.node.count.overdue.Load(); n != 1 {
 					t.Errorf("counted %d times", n)
 				}
 				// In intervals that double: 1, 2, 4, … margins.
@@ -536,7 +628,7 @@ func TestAHandlerThatIgnoresExitIsCountedOnceWhateverTheExpiry(t *testing.T) {
 			one := compete(c.now, longLock{generousLock{}, ttl}, func(r *GoneRunner) { <-r.Exit; time.Sleep(ttl) })
 			synctest.Wait()
 			retire(one)
-			if n := one.count.overdue.Load(); n != 1 {
+			if n := one.node.count.overdue.Load(); n != 1 {
 				t.Errorf("TTL %v: counted %d times", ttl, n)
 			}
 		})
@@ -555,8 +647,8 @@ func TestAHandlerThatReturnsInTimeIsNotReported(t *testing.T) {
 		one := compete(newBubbleClock().now, generousLock{}, func(r *GoneRunner) { <-r.Exit; time.Sleep(leaseMargin - 1) })
 		time.Sleep(10 * leaseTTL)
 		retire(one)
-		if one.count.tenures.Load() < 5 || one.count.overdue.Load() != 0 || len(logOf(one).with("ignores Exit")) != 0 {
-			t.Errorf("%d of %d tenures", one.count.overdue.Load(), one.count.tenures.Load())
+		if one.node.count.tenures.Load() < 5 || one.node.count.overdue.Load() != 0 || len(logOf(one).with("ignores Exit")) != 0 {
+			t.Errorf("%d of %d tenures", one.node.count.overdue.Load(), one.node.count.tenures.Load())
 		}
 	})
 }
@@ -724,7 +816,7 @@ func TestALockWithTheFourMethodsAloneIsPolled(t *testing.T) {
 			lapsesAt(t, c, r.Context(), c.now()+DefaultExpiry*9/10)
 			_ = r.Close()
 		})
-		<-one.runner().Exit
+		<-one.runner.Exit
 		if attempts < 400 || attempts > 1200 {
 			t.Errorf("%d attempts in %v", attempts, busy)
 		}
@@ -732,56 +824,93 @@ func TestALockWithTheFourMethodsAloneIsPolled(t *testing.T) {
 }
 
 func TestAWaiterIsWoken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newBubbleClock()
-		attempts := 0
-		const busy = 10 * time.Minute
-		one := compete(c.now, onWait{busyFor(c, busy, &attempts), func(ctx context.Context) error {
-			return sleepCtx(ctx, busy)
-		}}, func(r *GoneRunner) {
-			if c.now() != busy || attempts != 2 {
-				t.Errorf("acquired at %v by attempt %d", c.now(), attempts)
-			}
-			_ = r.Close()
-		})
-		<-one.runner().Exit
-	})
-}
-
-func TestAWakeUpAtOnceIsWelcome(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newBubbleClock()
-		attempts := 0
-		for range 20 { // also when it follows a hold
-			attempts = 0
-			began := c.now()
-			one := compete(c.now, onWait{busyFor(c, c.now()+1, &attempts), func(context.Context) error { return nil }},
-				func(r *GoneRunner) { _ = r.Close() })
-			<-one.runner().Exit
-			if took := c.now() - began; took > 2*time.Millisecond || attempts != 2 {
-				t.Errorf("acquired after %v by attempt %d", took, attempts)
-			}
-		}
-	})
-}
-
-func TestAWaiterThatDoesNotWaitIsNoHotLoop(t *testing.T) {
-	for name, wait := range map[string]func(context.Context) error{
-		"returns at once": func(context.Context) error { return nil },
-		"fails at once":   func(context.Context) error { return errUnknown },
+	const busy = 10 * time.Minute
+	for name, waiting := range map[string]func(timedLock) GoneLock{
+		"its wait returns": func(l timedLock) GoneLock {
+			return onWait{l, func(ctx context.Context) error { return sleepCtx(ctx, busy) }}
+		},
+		"it is called": func(l timedLock) GoneLock {
+			return onWhenFree{l, func(wake func()) error { time.AfterFunc(busy, wake); return nil }}
+		},
+		"it is called more than once": func(l timedLock) GoneLock {
+			return onWhenFree{l, func(wake func()) error {
+				for range 3 {
+					time.AfterFunc(busy, wake)
+				}
+				return nil
+			}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newBubbleClock()
 				attempts := 0
+				one := compete(c.now, waiting(busyFor(c, busy, &attempts)), func(r *GoneRunner) {
+					if c.now() != busy || attempts != 2 {
+						t.Errorf("acquired at %v by attempt %d", c.now(), attempts)
+					}
+					_ = r.Close()
+				})
+				<-one.runner.Exit
+				synctest.Wait()
+				if attempts != 2 || one.node.count.tenures.Load() != 1 {
+					t.Errorf("%d attempts, %d tenures", attempts, one.node.count.tenures.Load())
+				}
+			})
+		})
+	}
+}
+
+// hasty are locks that do not wait.
+var hasty = map[string]func(timedLock) GoneLock{
+	"its wait returns at once": func(l timedLock) GoneLock {
+		return onWait{l, func(context.Context) error { return nil }}
+	},
+	"it is called at once": func(l timedLock) GoneLock {
+		return onWhenFree{l, func(wake func()) error { wake(); return nil }}
+	},
+}
+
+func TestAWakeUpAtOnceIsWelcome(t *testing.T) {
+	for name, waiting := range hasty {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newBubbleClock()
+				for range 20 { // also when it follows a hold
+					attempts := 0
+					began := c.now()
+					one := compete(c.now, waiting(busyFor(c, c.now()+1, &attempts)), func(r *GoneRunner) { _ = r.Close() })
+					<-one.runner.Exit
+					if took := c.now() - began; took > 2*time.Millisecond || attempts != 2 {
+						t.Errorf("acquired after %v by attempt %d", took, attempts)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestAWaiterThatDoesNotWaitIsNoHotLoop(t *testing.T) {
+	locks := maps.Clone(hasty)
+	locks["its wait fails at once"] = func(l timedLock) GoneLock {
+		return onWait{l, func(context.Context) error { return errUnknown }}
+	}
+	locks["it can't be called"] = func(l timedLock) GoneLock {
+		return onWhenFree{l, func(func()) error { return errUnknown }}
+	}
+	for name, waiting := range locks {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newBubbleClock()
+				attempts := 0
 				const busy = 10 * time.Minute
-				one := compete(c.now, onWait{busyFor(c, busy, &attempts), wait}, func(r *GoneRunner) {
+				one := compete(c.now, waiting(busyFor(c, busy, &attempts)), func(r *GoneRunner) {
 					if late := c.now() - busy; late > 1500*time.Millisecond {
 						t.Errorf("acquired %v late", late)
 					}
 					_ = r.Close()
 				})
-				<-one.runner().Exit
+				<-one.runner.Exit
 				if attempts < 400 || attempts > 1220 {
 					t.Errorf("%d attempts in %v", attempts, busy)
 				}
@@ -797,6 +926,7 @@ func TestCloseEndsAnyWaitAtOnce(t *testing.T) {
 		handler RunHandler
 	}{
 		"for a wake-up":              {lock: onWait{held, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}},
+		"for a call":                 {lock: onWhenFree{held, func(func()) error { return nil }}},
 		"between polls":              {lock: held},
 		"for a lock that fails":      {lock: onLock{generousLock{}, func() error { return errUnknown }}},
 		"after a handler's failures": {lock: generousLock{}, handler: func(*GoneRunner) {}},
@@ -853,10 +983,7 @@ func TestASuspendedMachineNoticesWithinASecondOfWaking(t *testing.T) {
 		g := &Gone{}
 		g.assemble(nil, "", nil)
 		tenures := 0
-		one := &candidate{
-			id: "id", lock: generousLock{}, stage: g,
-			now: c.now, log: slog.New(&logbook{}), count: &counters{},
-		}
+		one := onStage(g, c.now, generousLock{})
 		one.handler = func(r *GoneRunner) {
 			if tenures++; tenures == 3 { // the watch goes on, and starts anew
 				_ = r.Close()
@@ -872,8 +999,8 @@ func TestASuspendedMachineNoticesWithinASecondOfWaking(t *testing.T) {
 			}
 			closed(t, r.Context(), ErrLeaseExpired)
 		}
-		start(one)
-		<-one.runner().Exit
+		go one.run()
+		<-one.runner.Exit
 		time.Sleep(10 * wakeWatch)
 		g.mu.Lock()
 		defer g.mu.Unlock()
@@ -1064,14 +1191,14 @@ func TestOneAtATimeOverABadNetwork(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			for other, n := range running {
-				if other.lease.err() == nil {
+				if other.lease.Err() == nil {
 					t.Errorf("node %d begins with token %d, node %d has a lease with token %d", node, r.token, n, other.token)
 				}
 			}
 			if r.token <= token {
 				t.Errorf("token %d after %d", r.token, token)
 			}
-			if r.lease.err() != nil {
+			if r.lease.Err() != nil {
 				t.Errorf("node %d begins without a lease", node)
 			}
 			token = r.token

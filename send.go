@@ -146,6 +146,15 @@ type shipment struct {
 	sent     int      // how many of them were received by the handler
 	try      bool
 	deadline time.Time
+	progress
+}
+
+// progress is how the attempts of a shipment go.
+type progress struct {
+	before  int           // received when the deadline was set
+	reason  error         // why the next one has not been received
+	pause   time.Duration // where the handler is busy
+	refused time.Time     // since when the holder's key is, or this node's
 }
 
 // next is the first message that was not received.
@@ -183,73 +192,92 @@ func (g *Gone) ship(s *shipment) error {
 		return because(ErrNotDelivered, ErrClosed)
 	}
 	defer g.leave()
-
-	until, fixed := s.ctx.Deadline()
-	reason := errNotAnswered
-	pause, before := lookFirst, -1
-	var refused time.Time // since when
 	if err := s.ctx.Err(); err != nil {
 		return because(ErrNotDelivered, err)
 	}
+	if s.msgs == nil && s.n == 1 { // what needs no look at a clock
+		if b := g.room.Box(s.id); b != nil && b.Hand(s.data) {
+			return nil
+		}
+	}
+	s.progress = progress{before: -1, reason: errNotAnswered}
 	for s.sent < s.n {
-		now := time.Now()
-		if s.sent > before { // at first, and after progress
-			pause, before = lookFirst, s.sent
-			if s.deadline = until; !fixed {
-				s.deadline = now.Add(g.opts.sendTimeout)
-			}
+		if err := g.overdue(s); err != nil {
+			return err
 		}
-		switch {
-		case s.ctx.Err() != nil:
-			return because(ErrNotDelivered, because(reason, s.ctx.Err()))
-		case g.ctx.Err() != nil:
-			return because(ErrNotDelivered, ErrClosed)
-		case !now.Before(s.deadline):
-			if fixed { // the context's timer is about to say so
-				reason = because(reason, context.DeadlineExceeded)
-			}
-			return because(ErrNotDelivered, reason)
-		}
-		status, why := g.attempt(s)
-		switch {
-		case why == nil:
-		case !errors.Is(why, ErrRefused):
-			refused = time.Time{}
-		case refused.IsZero():
-			refused = now
-		case time.Since(refused) > refusedMost && status != stream.Unknown:
-			return because(ErrNotDelivered, why)
-		}
-		if why != nil {
-			reason = why
-		}
-		switch status {
-		case stream.Unknown:
-			if err := s.ctx.Err(); err != nil {
-				why = because(why, err)
-			} else if g.ctx.Err() != nil {
-				why = because(why, ErrClosed)
-			}
-			return because(ErrOutcomeUnknown, why)
-		case wire.Oversized:
-			return because(ErrNotDelivered, ErrTooLarge)
-		case wire.Expired:
-			// The holder kept it for as long as there was time for its answer.
-			s.deadline = time.Time{}
-		case wire.Busy:
-			if s.try {
-				return because(ErrNotDelivered, reason)
-			}
-			_ = sleepCtx(s.ctx, jitter(min(pause, time.Until(s.deadline))))
-			pause = min(2*pause, 50*time.Millisecond)
-		case nobody:
-			if s.try && why != nil {
-				return because(ErrNotDelivered, reason)
-			}
+		if err := g.consider(s); err != nil {
+			return err
 		}
 	}
 	if tooLarge > 0 {
 		return because(ErrNotDelivered, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, tooLarge, g.opts.maxMessageSize))
+	}
+	return nil
+}
+
+// overdue is why there is no further attempt, nil if there is. Without a deadline
+// of the caller's the time begins anew with each message received.
+func (g *Gone) overdue(s *shipment) error {
+	until, fixed := s.ctx.Deadline()
+	now := time.Now()
+	if s.sent > s.before {
+		s.pause, s.before = lookFirst, s.sent
+		if s.deadline = until; !fixed {
+			s.deadline = now.Add(g.opts.sendTimeout)
+		}
+	}
+	switch {
+	case s.ctx.Err() != nil:
+		return because(ErrNotDelivered, because(s.reason, s.ctx.Err()))
+	case g.ctx.Err() != nil:
+		return because(ErrNotDelivered, ErrClosed)
+	case !now.Before(s.deadline) && fixed: // the context's timer is about to say so
+		return because(ErrNotDelivered, because(s.reason, context.DeadlineExceeded))
+	case !now.Before(s.deadline):
+		return because(ErrNotDelivered, s.reason)
+	}
+	return nil
+}
+
+// consider makes an attempt and returns the error that ends the shipment, if
+// it does. Else it pauses where the next one would be too early.
+func (g *Gone) consider(s *shipment) error {
+	status, why := g.attempt(s)
+	switch {
+	case why == nil:
+	case !errors.Is(why, ErrRefused):
+		s.refused = time.Time{}
+	case s.refused.IsZero():
+		s.refused = time.Now()
+	case time.Since(s.refused) > refusedMost && status != stream.Unknown:
+		return because(ErrNotDelivered, why)
+	}
+	if why != nil {
+		s.reason = why
+	}
+	switch status {
+	case stream.Unknown:
+		if err := s.ctx.Err(); err != nil {
+			why = because(why, err)
+		} else if g.ctx.Err() != nil {
+			why = because(why, ErrClosed)
+		}
+		return because(ErrOutcomeUnknown, why)
+	case wire.Oversized:
+		return because(ErrNotDelivered, ErrTooLarge)
+	case wire.Expired:
+		// The holder kept it for as long as there was time for its answer.
+		s.deadline = time.Time{}
+	case wire.Busy:
+		if s.try {
+			return because(ErrNotDelivered, s.reason)
+		}
+		_ = sleepCtx(s.ctx, jitter(min(s.pause, time.Until(s.deadline))))
+		s.pause = min(2*s.pause, 50*time.Millisecond)
+	case nobody:
+		if s.try && why != nil {
+			return because(ErrNotDelivered, s.reason)
+		}
 	}
 	return nil
 }
@@ -303,13 +331,17 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 
 func (s *shipment) local(b *mailbox.Box) wire.Status {
 	for s.sent < s.n {
+		if s.sent > 0 && s.ctx.Err() != nil {
+			return wire.Expired
+		}
+		if s.n > 1 && b.Hand(s.next()) { // a single one has just been tried
+			s.sent++
+			continue
+		}
 		if status := b.Send(s.ctx, s.next(), s.deadline, s.try); status != wire.Received {
 			return status
 		}
 		s.sent++
-		if s.n > 1 && s.ctx.Err() != nil {
-			return wire.Expired
-		}
 	}
 	return wire.Received
 }

@@ -4,13 +4,11 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"time"
 )
 
 // A plan is how much of each work a round has.
 type plan struct {
-	rounds    int
 	steady    int // acquire + release, and extend
 	handovers int
 	pollers   int // locks that are handed over side by side where waiters poll
@@ -19,101 +17,105 @@ type plan struct {
 }
 
 // Work that contenders have in common.
-const (
-	workTake       = "acquire + release, µs"
-	workExtend     = "extend, µs"
-	workPass       = "clean hand-over, p50, ms"
-	workPassWorst  = "clean hand-over, p99, ms"
-	workStalled    = "clean hand-overs that took 2 s or more, of a round's"
-	workPassGone   = "clean hand-over of a whole Gone, p50, ms"
-	workPassGone99 = "clean hand-over of a whole Gone, p99, ms"
-	workCrash      = "crash takeover after the end of the TTL, p50, ms"
-	workCrashWorst = "crash takeover after the end of the TTL, worst, ms"
-	workIdle       = "idle waiting, commands a TTL and id"
+var (
+	workTake       = work{"acquire + release", "µs"}
+	workExtend     = work{"extend", "µs"}
+	workPass       = work{"clean hand-over", "p50, ms"}
+	workPassWorst  = work{"clean hand-over", "p99, ms"}
+	workStalled    = work{"clean hand-overs that took 2 s or more", "of a round's"}
+	workPassGone   = work{"clean hand-over of a whole Gone", "p50, ms"}
+	workPassGone99 = work{"clean hand-over of a whole Gone", "p99, ms"}
+	workCrash      = work{"crash takeover after the end of the TTL", "p50, ms"}
+	workCrashWorst = work{"crash takeover after the end of the TTL", "worst, ms"}
+	workIdle       = work{"idle waiting", "commands a TTL and id"}
 )
 
 // speedOfTheLock is the first chapter of the report.
-func speedOfTheLock(s *server, p plan) (string, error) {
+func speedOfTheLock(r *report, s *server, p plan) error {
 	t := table{}
 	own := map[string]float64{}
 	for _, c := range contenders {
 		commands, err := alone(s, c, p.vigils, p.ttl)
 		if err != nil {
-			return "", fmt.Errorf("%s, holding alone: %w", c.name, err)
+			return fmt.Errorf("%s, holding alone: %w", c.name, err)
 		}
 		own[c.name] = commands
 	}
-	for round := range p.rounds {
-		// Each round begins with another contender.
-		first := round % len(contenders)
-		who := slices.Concat(contenders[first:], contenders[:first])
-		taken, extended, err := uncontended(s, who, p.steady)
-		if err != nil {
-			return "", fmt.Errorf("uncontended: %w", err)
-		}
-		for i, c := range who {
-			t.add(workTake, c.name, quantile(taken[i], .5)*1e3)
-			if len(extended[i]) > 0 {
-				t.add(workExtend, c.name, quantile(extended[i], .5)*1e3)
-			}
-		}
-		for _, c := range who {
-			took, err := handover(s, c, p.handovers, p.pollers)
-			if err != nil {
-				return "", fmt.Errorf("%s, hand-over: %w", c.name, err)
-			}
-			t.add(workPass, c.name, quantile(took, .5))
-			t.add(workPassWorst, c.name, quantile(took, .99))
-			stalled := slices.DeleteFunc(took, func(d time.Duration) bool { return d < stall })
-			t.add(workStalled, c.name, float64(len(stalled)))
-			if c.name == nameGone {
-				took, err = handoverGone(s, p.handovers)
-				if err != nil {
-					return "", fmt.Errorf("hand-over of a whole Gone: %w", err)
-				}
-				t.add(workPassGone, nameGone, quantile(took, .5))
-				t.add(workPassGone99, nameGone, quantile(took, .99))
-			}
-		}
-		for _, c := range who {
-			commands, late, err := vigil(s, c, p.vigils, p.ttl)
-			if err != nil {
-				return "", fmt.Errorf("%s, idle waiting and crash: %w", c.name, err)
-			}
-			t.add(workCrash, c.name, quantile(late, .5))
-			t.add(workCrashWorst, c.name, quantile(late, 1))
-			t.add(workIdle, c.name, math.Round(10*(commands-own[c.name]))/10)
+	for round := range r.rounds {
+		if err := t.lockRound(s, p, rotate(contenders, round), own); err != nil {
+			return err
 		}
 	}
+	for _, c := range []struct {
+		what        string
+		ours        work
+		theirs      work
+		rival       string
+		goal, least float64
+	}{
+		{"hand-over of a whole Gone, p50 ÷ rueidislock's bare lock", workPassGone, workPass, nameRueidis, 1, 1.1},
+		{"hand-over of a whole Gone, p99 ÷ rueidislock's bare lock", workPassGone99, workPassWorst, nameRueidis, 1, none},
+		{"hand-over of the lock, p50 ÷ rueidislock", workPass, workPass, nameRueidis, 1, 1},
+		{"hand-over of the lock, p99 ÷ rueidislock", workPassWorst, workPassWorst, nameRueidis, 1, 1},
+		{"acquire + release of the lock ÷ bare redigo", workTake, workTake, nameBare, 1.25, 1.25},
+	} {
+		r.claim(claim{c.what, c.ours.what, c.goal, c.least, false, "×", t.ratios(c.ours, nameGone, c.theirs, c.rival)})
+	}
+	r.claim(claim{"idle waiting for a lock: commands a TTL and id", workIdle.what, 1, 1, false, "", t[workIdle][nameGone]})
+	r.printf("## Speed of the lock\n\n")
 	var names []string
 	for _, c := range contenders {
 		names = append(names, c.name)
 	}
-	libraries := names[2:]
-	pass, pass99, crash, crashWorst := t.best(workPass, libraries), t.best(workPassWorst, libraries), t.best(workCrash, libraries), t.best(workCrashWorst, libraries)
-	var b strings.Builder
-	b.WriteString("## Speed of the lock\n\n")
-	goals := []goal{
-		{work: workTake, rival: nameBare, ratio: 1.25},
-		{work: workExtend, rival: nameBare},
-		{work: workPass, rival: pass, ratio: 1},
-		{work: workPassWorst, rival: pass99, ratio: 1},
-		{work: workStalled},
-		{work: workPassGone, rivalWork: workPass, rival: pass, ratio: 1},
-		{work: workPassGone99, rivalWork: workPassWorst, rival: pass99, ratio: 1},
-		{work: workCrash, rival: crash},
-		{work: workCrashWorst, rival: crashWorst},
-		{work: workIdle, most: 1},
-	}
-	t.write(&b, names, goals)
-	fmt.Fprintf(&b, lockNotes, p.steady, chunk, p.handovers, p.pollers, p.vigils, p.ttl)
-	b.WriteString("\nWhere the lock is behind in this run:\n\n")
-	t.behind(&b, names, goals)
-	return b.String(), nil
+	r.figures(t, names, workTake, workExtend, workPass, workPassWorst, workStalled, workPassGone, workPassGone99, workCrash, workCrashWorst, workIdle)
+	r.explain(lockNotes, p.steady, chunk, p.handovers, p.pollers, p.vigils, p.ttl)
+	return nil
 }
 
-const lockNotes = `
-Each figure is the median of the rounds, with the lowest and the highest round in brackets; a ratio is taken
+// lockRound has each contender do all the work. The commands of one that holds
+// alone are its own.
+func (t table) lockRound(s *server, p plan, who []contender, own map[string]float64) error {
+	taken, extended, err := uncontended(s, who, p.steady)
+	if err != nil {
+		return fmt.Errorf("uncontended: %w", err)
+	}
+	for i, c := range who {
+		t.add(workTake, c.name, quantile(taken[i], .5)*1e3)
+		if len(extended[i]) > 0 {
+			t.add(workExtend, c.name, quantile(extended[i], .5)*1e3)
+		}
+	}
+	for _, c := range who {
+		took, err := handover(s, c, p.handovers, p.pollers)
+		if err != nil {
+			return fmt.Errorf("%s, hand-over: %w", c.name, err)
+		}
+		t.add(workPass, c.name, quantile(took, .5))
+		t.add(workPassWorst, c.name, quantile(took, .99))
+		stalled := slices.DeleteFunc(took, func(d time.Duration) bool { return d < stall })
+		t.add(workStalled, c.name, float64(len(stalled)))
+		if c.name == nameGone {
+			took, err = handoverGone(s, p.handovers)
+			if err != nil {
+				return fmt.Errorf("hand-over of a whole Gone: %w", err)
+			}
+			t.add(workPassGone, nameGone, quantile(took, .5))
+			t.add(workPassGone99, nameGone, quantile(took, .99))
+		}
+	}
+	for _, c := range who {
+		commands, late, err := vigil(s, c, p.vigils, p.ttl)
+		if err != nil {
+			return fmt.Errorf("%s, idle waiting and crash: %w", c.name, err)
+		}
+		t.add(workCrash, c.name, quantile(late, .5))
+		t.add(workCrashWorst, c.name, quantile(late, 1))
+		t.add(workIdle, c.name, math.Round(10*(commands-own[c.name]))/10)
+	}
+	return nil
+}
+
+const lockNotes = `Each figure is the median of the rounds, with the lowest and the highest round in brackets; a ratio is taken
 within each round first. One process, one redis-server on the loopback interface, every node with connections
 of its own. All contenders take their turns in every round. Acquire + release and extend: the median of %d,
 in turns of %d; TTL 30 s. Clean hand-over: a lock goes back and forth between two nodes %d times, from the
@@ -130,8 +132,4 @@ Ways of use: gone is RedisLock, waiting by WaitFree. Bare redigo is SET NX PX wi
 compare-and-delete script, polling each 10 ms. redislock polls each 100 ms, as in its documentation. redsync
 has its defaults (50 to 250 ms) on one Redis. rueidislock has one key and no notices of its own changes, as in
 its own benchmark; it extends by itself, which can't be timed.
-
-What gone does on top of bare redigo: acquire keeps the counter of fencing tokens, a second key, and publishes
-the new TTL; extend publishes it as well; release publishes that the lock is free. That is what spares waiters
-the polling. After a crash its waiters look at a random time in the first 20 ms, so that many do not at once.
 `

@@ -1,12 +1,6 @@
 // Bench measures gone against what a user would pick instead, in one run on one
-// redis-server that it starts itself (7.0.5 or later):
-//
-//	go run . -out ../docs/benchmarks.md    as make bench does
-//	go run . -rounds 1                     a first look
-//	go run . -only messages -rounds 1      at one chapter: lock, messages, rivals, ids, takeover, growth
-//
-// What crosses processes in use crosses them here: the other side is this
-// binary again (process.go).
+// redis-server that it starts itself (7.0.5 or later). What crosses processes in
+// use crosses them here: the other side is this binary again (process.go).
 package main
 
 import (
@@ -19,18 +13,35 @@ import (
 	"time"
 )
 
+const help = `Measures gone against what a user would pick instead.
+
+  make bench                                        the whole, into docs/benchmarks.md; ten minutes
+  make bench ARGS='-only messages -rounds 1'        a first look at a chapter, to the terminal alone
+  make bench ARGS='-only batches -rounds 3'         at a trial
+
+`
+
 func main() {
 	if os.Getenv(roleEnv) != "" {
 		childMain()
 	}
-	flags := flag.NewFlagSet("bench", flag.ExitOnError) // glog has put its own into flag's
-	rounds := flags.Int("rounds", 5, "rounds, in each of which all contenders do all the work")
-	only := flags.String("only", "", "only chapters whose name matches")
-	out := flags.String("out", "", "write the report there, and pictures beside it")
+	flags := flag.NewFlagSet("bench", flag.ExitOnError)
+	rounds := flags.Int("rounds", 5, "in each round all contenders do all the work")
+	each := flags.Duration("each", time.Second, "what a contender has for a trial of a round")
+	only := flags.String("only", "", "measure only what matches this regular expression, explain nothing and write no file;\nwhat there is:"+listed())
+	out := flags.String("out", "", "write the report of a whole run there, and pictures beside it")
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), help)
+		flags.PrintDefaults()
+	}
 	_ = flags.Parse(os.Args[1:])
-	chapters, err := regexp.Compile(*only)
+	match, err := regexp.Compile(*only)
+	r := &report{rounds: *rounds, brief: *only != ""}
+	if r.brief {
+		*out = ""
+	}
 	if err == nil {
-		err = bench(*rounds, chapters, *out)
+		err = bench(r, full(*each), match, *out)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -40,47 +51,81 @@ func main() {
 
 // A size is how much of everything there is.
 type size struct {
-	lock   plan
-	speed  pace
-	many   crowd
-	rounds int
+	lock      plan
+	each      time.Duration // of what a courier does in a trial
+	receivers int
+	many      crowd
 }
 
-func full(rounds int) size {
+func full(each time.Duration) size {
 	return size{
-		lock:  plan{rounds: rounds, steady: 1500, handovers: 200, pollers: 20, vigils: 20, ttl: time.Second},
-		speed: pace{each: time.Second, sizes: []int{16, 128, 1 << 10, 64 << 10}, callers: []int{1, 16, 256}, crowd: 256},
-		many: crowd{
-			ids: 10_000, idle: 20 * time.Second, ttl: 10 * time.Second, each: time.Second,
-			grow: []int{1, 10, 100, 1000, 10_000}, peers: []int{1, 3, 10, 30, 100},
-		},
-		rounds: rounds,
+		lock:      plan{steady: 1500, handovers: 200, pollers: 20, vigils: 20, ttl: time.Second},
+		each:      each,
+		receivers: 30,
+		many:      crowd{ids: 10_000, idle: 20 * time.Second, ttl: 10 * time.Second},
 	}
 }
 
-// write plays the chapters whose name matches.
+// A chapter is what is written about a contest, or about what it measures by
+// itself.
+type chapter struct {
+	name    string
+	contest contest
+	write   func(*report, *server, results) error
+}
+
+func (z size) chapters() []chapter {
+	return []chapter{
+		{"messages", messages(z.each), speedOfMessages},
+		{"receivers", receivers(z.receivers, z.each), speedOverReceivers},
+		{"ids", manyIDs(z.many.ids, z.each), speedToManyIDs},
+		{"lock", contest{}, func(r *report, s *server, _ results) error { return speedOfTheLock(r, s, z.lock) }},
+		{"idle", contest{}, func(r *report, s *server, _ results) error { return idleIDs(r, s, z.many) }},
+		{"takeover", contest{}, func(r *report, s *server, _ results) error { return massTakeover(r, s, z.many) }},
+	}
+}
+
+// listed are the names that can be chosen.
+func listed() (list string) {
+	for _, c := range full(0).chapters() {
+		list += "\n  " + c.name
+		for _, t := range c.contest.trials {
+			list += "\n  " + c.name + "/" + t.name
+		}
+	}
+	return list
+}
+
+// matching is the chapter with those trials alone that match, and whether it
+// is to be written.
+func (c chapter) matching(only *regexp.Regexp) (chapter, bool) {
+	if len(c.contest.trials) == 0 {
+		return c, only.MatchString(c.name)
+	}
+	var some []trial
+	for _, t := range c.contest.trials {
+		if only.MatchString(c.name + "/" + t.name) {
+			some = append(some, t)
+		}
+	}
+	c.contest.trials = some
+	return c, len(some) > 0
+}
+
+// write plays the chapters that match.
 func (z size) write(r *report, s *server, only *regexp.Regexp) error {
-	for _, chapter := range []struct {
-		name  string
-		write func() error
-	}{
-		{"lock", func() error {
-			text, err := speedOfTheLock(s, z.lock)
-			r.printf("%s\n", text)
-			return err
-		}},
-		{"messages", func() error { return speedOfMessages(r, s, z.speed) }},
-		{"rivals", func() error { return againstRivals(r, s, z.speed) }},
-		{"ids", func() error { return manyIDs(r, s, z.many) }},
-		{"takeover", func() error { return massTakeover(r, s, z.many) }},
-		{"growth", func() error { return growth(r, s, z.many, z.speed.crowd) }},
-	} {
-		if !only.MatchString(chapter.name) {
+	for _, c := range z.chapters() {
+		c, ok := c.matching(only)
+		if !ok {
 			continue
 		}
-		fmt.Fprintln(os.Stderr, "measuring: "+chapter.name)
-		if err := chapter.write(); err != nil {
-			return fmt.Errorf("%s: %w", chapter.name, err)
+		fmt.Fprintln(os.Stderr, "measuring: "+c.name)
+		got, err := c.contest.run(s, r.rounds)
+		if err == nil {
+			err = c.write(r, s, got)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
 		}
 		if _, err := s.conn.Do("FLUSHALL"); err != nil {
 			return err
@@ -89,7 +134,7 @@ func (z size) write(r *report, s *server, only *regexp.Regexp) error {
 	return nil
 }
 
-func bench(rounds int, only *regexp.Regexp, out string) error {
+func bench(r *report, z size, only *regexp.Regexp, out string) error {
 	s, err := startServer()
 	if err != nil {
 		return err
@@ -100,16 +145,16 @@ func bench(rounds int, only *regexp.Regexp, out string) error {
 		return err
 	}
 	began := time.Now()
-	r := &report{rounds: rounds}
 	if out != "" {
 		r.dir = filepath.Join(filepath.Dir(out), "bench")
 	}
-	if err := full(rounds).write(r, s, only); err != nil {
+	if err := z.write(r, s, only); err != nil {
 		return err
 	}
+	r.whereBehind()
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "# Benchmarks\n\nWritten by `make bench`. Figures of different runs or machines can't be compared, ratios within one can.\n\n%s", m)
-	fmt.Fprintf(&text, "- %d rounds in %v\n\n%s%s", rounds, time.Since(began).Round(time.Second), r.summary(), r.body.String())
+	fmt.Fprintf(&text, "- %d rounds in %v\n\n%s%s", r.rounds, time.Since(began).Round(time.Second), r.summary(), r.body.String())
 	text.Truncate(len(bytes.TrimRight(text.Bytes(), "\n")))
 	text.WriteByte('\n')
 	if _, err := os.Stdout.Write(text.Bytes()); err != nil || out == "" {

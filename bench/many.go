@@ -3,8 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,17 +13,14 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
-	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/plot/plotter"
 )
 
 // A crowd is how many ids, and for how long.
 type crowd struct {
-	ids   int
-	idle  time.Duration // of looking at idle nodes
-	ttl   time.Duration // of the mass takeover
-	each  time.Duration // of each measurement of growth
-	grow  []int         // numbers of ids
-	peers []int
+	ids  int
+	idle time.Duration // of looking at idle nodes
+	ttl  time.Duration // of the mass takeover
 }
 
 func names(prefix string, n int) (ids []string) {
@@ -61,22 +58,39 @@ func threadsWaited(pid int) (n int64) {
 	return n
 }
 
-// manyIDs is the chapter on a node with many ids.
-func manyIDs(r *report, s *server, c crowd) error {
+// An idler is a node of which nothing is asked while it is looked at.
+type idler struct {
+	*child
+	before, after, collected use
+}
+
+// cpu is the load of one core.
+func (n *idler) cpu(elapsed time.Duration) float64 {
+	return 100 * (n.after.CPU - n.before.CPU).Seconds() / elapsed.Seconds()
+}
+
+// each is what an id costs on top of a node without any.
+func (n *idler) each(empty *idler, ids int) (goroutines, bytes float64) {
+	return math.Round(100*float64(n.collected.Goroutines-empty.collected.Goroutines)/float64(ids)) / 100,
+		(float64(n.collected.Bytes) - float64(empty.collected.Bytes)) / float64(ids)
+}
+
+// idleIDs is the chapter on nodes with many ids that nobody sends to.
+func idleIDs(r *report, s *server, c crowd) error {
+	var holds, waits, empty, nothing idler // nothing is a process without a node
 	ids := names("many", c.ids)
-	var nodes [4]*child // holds them, waits for them, has none; and a process without a node
-	for i, has := range [][]string{ids, ids, nil, nil} {
-		name := "gone"
-		if i == 3 {
-			name = "nothing"
-		}
-		n, err := startChild(role{Name: name, Redis: s.addr, IDs: has, TTL: longTTL})
-		if err != nil {
+	for _, n := range []struct {
+		*idler
+		role
+	}{{&holds, role{Name: "gone", IDs: ids}}, {&waits, role{Name: "gone", IDs: ids}}, {&empty, role{Name: "gone"}}, {&nothing, role{Name: "nothing"}}} {
+		n.Redis, n.TTL = s.addr, longTTL
+		var err error
+		if n.child, err = startChild(n.role); err != nil {
 			return err
 		}
 		defer n.stop()
-		if nodes[i] = n; i == 0 {
-			if err := holding(n, c.ids); err != nil {
+		if n.idler == &holds {
+			if err := holding(n.child, c.ids); err != nil {
 				return err
 			}
 		}
@@ -85,61 +99,77 @@ func manyIDs(r *report, s *server, c crowd) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(min(c.idle, longTTL/3)) // until waiters know the holder's TTL
-	var before, after [4]use
-	for i, n := range nodes {
-		if before[i], err = n.use(false); err != nil {
-			return err
-		}
-	}
-	time.Sleep(time.Second) // until they have forgotten that they were asked
-	waited := threadsWaited(nodes[2].cmd.Process.Pid) - threadsWaited(nodes[3].cmd.Process.Pid)
-	began := time.Now()
-	time.Sleep(c.idle)
-	elapsed := time.Since(began).Seconds()
-	waited = threadsWaited(nodes[2].cmd.Process.Pid) - threadsWaited(nodes[3].cmd.Process.Pid) - waited
-	for i, n := range nodes {
-		if after[i], err = n.use(false); err != nil {
-			return err
-		}
+	wakes, elapsed, err := lookAt(c.idle, &holds, &waits, &empty, &nothing)
+	if err != nil {
+		return err
 	}
 	later, err := s.clients()
 	if err != nil {
 		return err
 	}
-	var used [4]use
-	for i, n := range nodes {
-		if used[i], err = n.use(true); err != nil {
-			return err
-		}
-	}
 	extend, err := costOfExtend(s)
 	if err != nil {
 		return err
 	}
-	load := func(i int) float64 { return 100 * (after[i].CPU - before[i].CPU).Seconds() / (elapsed + 1) }
 	extends := 100 * extend.Seconds() * float64(c.ids) / (longTTL / 3).Seconds()
-	per := func(i int) (goroutines, bytes float64) {
-		return math.Round(100*float64(used[i].Goroutines-used[2].Goroutines)/float64(c.ids)) / 100, (float64(used[i].Bytes) - float64(used[2].Bytes)) / float64(c.ids)
-	}
-	g, b := per(1)
-	heldG, heldB := per(0)
-	wakes := max(float64(waited)/elapsed, 0)
+	g, b := waits.each(&empty, c.ids)
+	heldG, heldB := holds.each(&empty, c.ids)
 	what := fmt.Sprintf("%d ids on one node", c.ids)
-	r.claim(claim{what + ", waiting: goroutines an id", 1, 2, false, "", []float64{g}})
-	r.claim(claim{what + ", waiting: bytes an id", 4096, 8192, false, "", []float64{b}})
-	r.claim(claim{what + ", held: goroutines an id besides the handler's", 1, 2, false, "", []float64{heldG - 1}})
-	r.claim(claim{"the node that waits, idle, 30 s expiry: % of a core", 1, 2, false, "%", []float64{load(1)}})
-	r.claim(claim{"the node that holds, idle, besides the Extends: % of a core", 1, 2, false, "%", []float64{max(load(0)-extends, 0)}})
-	r.claim(claim{"connections to Redis more after that time", 0, 0, false, "", []float64{float64(max(later-clients, 0))}})
-	r.claim(claim{"idle node without ids: wake-ups a second", 1, 5, false, "", []float64{wakes}})
-	r.printf("## Many ids\n\n%d ids, held by one node, waited for by another, each a process; %v of looking.\n\n", c.ids, c.idle)
+	for _, c := range []claim{
+		{what + ", waiting: goroutines an id", "", 1, 2, false, "", []float64{g}},
+		{what + ", waiting: bytes an id", "", 4096, 6700, false, "", []float64{b}},
+		{what + ", held: goroutines an id besides the handler's", "", 1, 2, false, "", []float64{heldG - 1}},
+		{"the node that waits, idle, 30 s expiry: % of a core", "", 1, 2, false, "%", []float64{waits.cpu(elapsed)}},
+		{"the node that holds, idle, besides the Extends: % of a core", "", 1, 2, false, "%", []float64{max(holds.cpu(elapsed)-extends, 0)}},
+		{"connections to Redis more after that time", "", 0, 0, false, "", []float64{float64(max(later-clients, 0))}},
+		{"idle node without ids: wake-ups a second", "", 1, 5, false, "", []float64{wakes}},
+	} {
+		r.claim(c)
+	}
+	r.printf("## Many ids, idle\n\n%d ids, held by one node, waited for by another, each a process; %v of looking.\n\n", c.ids, c.idle)
 	r.printf("| node | goroutines an id | bytes an id | %% of a core |\n|---|--:|--:|--:|\n")
 	r.printf("| holds all | %s | %.0f | %s, of which Extends %s |\n| waits for all | %s | %.0f | %s |\n| has none | | | %s; %s wake-ups a second |\n\n",
-		digits(heldG), heldB, digits(load(0)), digits(extends), digits(g), b, digits(load(1)), digits(load(2)), digits(wakes))
-	r.printf("Bytes are those of live objects and of stacks, after a collection, less those of the node that has none; what is held\nincludes the handler's own goroutine, ticker and stack. Wake-ups are those of threads, less those of a process of this\nprogram without a node. An Extend of a RedisLock costs its process %v of CPU, measured alone. All nodes have %d connections to Redis, before and after: %d.\n\n",
-		extend.Round(100*time.Nanosecond), clients, later)
+		digits(heldG), heldB, digits(holds.cpu(elapsed)), digits(extends), digits(g), b, digits(waits.cpu(elapsed)), digits(empty.cpu(elapsed)), digits(wakes))
+	r.explain(idleNotes, extend.Round(100*time.Nanosecond), clients, later)
 	return nil
+}
+
+const idleNotes = `Bytes are those of live objects and of stacks, after a collection, less those of the node that has none; what is held
+includes the handler's own goroutine, ticker and stack. Wake-ups are those of threads, less those of a process of this
+program without a node. An Extend of a RedisLock costs its process %v of CPU, measured alone. All nodes have %d
+connections to Redis, before and after: %d.
+`
+
+// lookAt sees what the nodes use in a time, and how often the threads of empty
+// wake up a second.
+func lookAt(idle time.Duration, holds, waits, empty, nothing *idler) (wakes float64, elapsed time.Duration, err error) {
+	nodes := []*idler{holds, waits, empty, nothing}
+	waited := func() float64 {
+		return float64(threadsWaited(empty.cmd.Process.Pid) - threadsWaited(nothing.cmd.Process.Pid))
+	}
+	time.Sleep(min(idle, longTTL/3)) // until waiters know the holder's TTL
+	began := time.Now()
+	for _, n := range nodes {
+		if n.before, err = n.use(false); err != nil {
+			return 0, 0, err
+		}
+	}
+	time.Sleep(time.Second) // until they have forgotten that they were asked
+	before, calm := waited(), time.Now()
+	time.Sleep(idle)
+	wakes = max((waited()-before)/time.Since(calm).Seconds(), 0)
+	elapsed = time.Since(began)
+	for _, n := range nodes {
+		if n.after, err = n.use(false); err != nil {
+			return 0, 0, err
+		}
+	}
+	for _, n := range nodes {
+		if n.collected, err = n.use(true); err != nil {
+			return 0, 0, err
+		}
+	}
+	return wakes, elapsed, nil
 }
 
 // clients is how many connections Redis has.
@@ -175,11 +205,8 @@ func costOfExtend(s *server) (time.Duration, error) {
 
 // massTakeover is the chapter on the death of a node that holds many ids.
 func massTakeover(r *report, s *server, c crowd) error {
-	ids := names("mass", c.ids)
-	start := func() (*child, error) {
-		return startChild(role{Name: "gone", Redis: s.addr, IDs: ids, TTL: c.ttl})
-	}
-	holder, err := start()
+	has := role{Name: "gone", Redis: s.addr, IDs: names("mass", c.ids), TTL: c.ttl}
+	holder, err := startChild(has)
 	if err != nil {
 		return err
 	}
@@ -189,53 +216,23 @@ func massTakeover(r *report, s *server, c crowd) error {
 	}
 	var others [2]*child
 	for i := range others {
-		if others[i], err = start(); err != nil {
+		if others[i], err = startChild(has); err != nil {
 			return err
 		}
 		defer others[i].stop()
 	}
 	time.Sleep(c.ttl / 2) // they know the holder's TTL by now
 	holder.kill()
-	ends := map[string]time.Time{}
-	for some := range slices.Chunk(ids, 500) {
-		for _, id := range some {
-			_ = s.conn.Send("PTTL", id)
-		}
-		_ = s.conn.Flush()
-		for _, id := range some {
-			ms, err := redis.Int64(s.conn.Receive())
-			if err != nil {
-				return err
-			}
-			ends[id] = time.Now().Add(time.Duration(ms) * time.Millisecond)
-		}
+	ends, err := s.expiries(has.IDs)
+	if err != nil {
+		return err
 	}
-	var first, last time.Time
-	for _, at := range ends {
-		if first.IsZero() || at.Before(first) {
-			first = at
-		}
-		if at.After(last) {
-			last = at
-		}
-	}
-	// Commands a second, from before the first TTL ends.
+	inOrder := slices.SortedFunc(maps.Values(ends), time.Time.Compare)
+	first, last := inOrder[0], inOrder[len(inOrder)-1]
 	const step = 20 * time.Millisecond
-	time.Sleep(time.Until(first) - 500*time.Millisecond)
-	var x, y []float64
-	var count int64
-	at := time.Now()
-	for time.Now().Before(last.Add(1500 * time.Millisecond)) {
-		time.Sleep(step - time.Since(at)%step)
-		n, err := s.total()
-		if err != nil {
-			return err
-		}
-		now := time.Now()
-		if count > 0 {
-			x, y = append(x, now.Sub(first).Seconds()), append(y, float64(n-count)/now.Sub(at).Seconds())
-		}
-		count, at = n, now
+	commands, err := s.watch(first, last.Add(1500*time.Millisecond), step)
+	if err != nil {
+		return err
 	}
 	var late []time.Duration
 	for _, n := range others {
@@ -250,13 +247,57 @@ func massTakeover(r *report, s *server, c crowd) error {
 	if len(late) != c.ids {
 		return fmt.Errorf("%d of %d ids were taken over", len(late), c.ids)
 	}
-	r.claim(claim{fmt.Sprintf("the node that holds %d ids dies: the last is taken over, after the TTL's end", c.ids), 500, 1000, false, "ms", []float64{quantile(late, 1)}})
+	r.claim(claim{fmt.Sprintf("the node that holds %d ids dies: the last is taken over, after the TTL's end", c.ids), "", 500, 1000, false, "ms", []float64{quantile(late, 1)}})
+	highest := 0.0
+	for _, p := range commands {
+		highest = max(highest, p.Y)
+	}
 	r.printf("## The death of a node with many ids\n\nA process that held %d ids is killed; two others compete for all of them. From the end of an id's TTL in Redis, %v\nafter its last Extend, to the first line of its next handler: p50 %s ms, p99 %s ms, the last %s ms. The TTLs ended\nwithin %v. Highest load of Redis in %v: %.0f commands a second, those of scripts included.\n\n",
-		c.ids, c.ttl, digits(quantile(late, .5)), digits(quantile(late, .99)), digits(quantile(late, 1)), last.Sub(first).Round(10*time.Millisecond), step, slices.Max(y))
+		c.ids, c.ttl, digits(quantile(late, .5)), digits(quantile(late, .99)), digits(quantile(late, 1)), last.Sub(first).Round(10*time.Millisecond), step, highest)
 	return r.picture("takeover", "commands of Redis during the takeover", chart{
 		title: "Redis while the ids of a dead node are taken over", x: "s since the first TTL ended", y: "commands a second",
-		lines: []curve{{points: points(x, y)}},
+		lines: []curve{{points: commands}},
 	})
+}
+
+// expiries are the ends of the keys' TTLs.
+func (s *server) expiries(keys []string) (map[string]time.Time, error) {
+	ends := map[string]time.Time{}
+	for some := range slices.Chunk(keys, 500) {
+		for _, key := range some {
+			_ = s.conn.Send("PTTL", key)
+		}
+		_ = s.conn.Flush()
+		for _, key := range some {
+			ms, err := redis.Int64(s.conn.Receive())
+			if err != nil {
+				return nil, err
+			}
+			ends[key] = time.Now().Add(time.Duration(ms) * time.Millisecond)
+		}
+	}
+	return ends, nil
+}
+
+// watch sees Redis's commands a second, by seconds since a first moment, from
+// shortly before it until the last.
+func (s *server) watch(first, last time.Time, step time.Duration) (seen plotter.XYs, err error) {
+	time.Sleep(time.Until(first) - 500*time.Millisecond)
+	var count int64
+	at := time.Now()
+	for time.Now().Before(last) {
+		time.Sleep(step - time.Since(at)%step)
+		n, err := s.total()
+		if err != nil {
+			return nil, err
+		}
+		now := time.Now()
+		if count > 0 {
+			seen = append(seen, plotter.XY{X: now.Sub(first).Seconds(), Y: float64(n-count) / now.Sub(at).Seconds()})
+		}
+		count, at = n, now
+	}
+	return seen, nil
 }
 
 // total is how many commands Redis has run.
@@ -265,119 +306,4 @@ func (s *server) total() (n int64, err error) {
 	_, rest, _ := strings.Cut(info, "total_commands_processed:")
 	_, _ = fmt.Sscan(rest, &n)
 	return n, err
-}
-
-// growth is the chapter on the cost of a message by how many ids and peers
-// there are.
-func growth(r *report, s *server, c crowd, callers int) error {
-	var ids, peers []target
-	for _, n := range c.grow {
-		list := names(fmt.Sprintf("grow%d ", n), n)
-		remote, err := startRemote(s, list...)
-		if err != nil {
-			return err
-		}
-		defer remote.stop()
-		ids = append(ids, target{remote, list})
-	}
-	for _, n := range c.peers {
-		list := names(fmt.Sprintf("peer%d ", n), n)
-		const most = 25 // nodes in one process
-		var remote *remote
-		for some := range slices.Chunk(list, most) {
-			holder, err := startChild(role{Name: "gone", Redis: s.addr, IDs: some, TTL: longTTL, Nodes: len(some)})
-			if err != nil {
-				return err
-			}
-			defer holder.stop()
-		}
-		remote, err := startRemote(s)
-		if err != nil {
-			return err
-		}
-		defer remote.stop()
-		for _, id := range list {
-			if err := remote.SendData(id, []byte("ready?")); err != nil {
-				return err
-			}
-		}
-		peers = append(peers, target{remote, list})
-	}
-	measure := func(to []target) (rates, p50 [][]float64, err error) {
-		rates, p50 = make([][]float64, len(to)), make([][]float64, len(to))
-		order := make([]int, len(to))
-		for i := range order {
-			order[i] = i
-		}
-		for round := range r.rounds {
-			for _, i := range rotate(order, round) {
-				if err := to[i].all(); err != nil {
-					return nil, nil, err
-				}
-				f, err := load(callers, c.each, 128, to[i].any)
-				if err != nil {
-					return nil, nil, err
-				}
-				rates[i] = append(rates[i], f.perSecond)
-				if f, err = load(1, c.each/2, 128, to[i].any); err != nil {
-					return nil, nil, err
-				}
-				p50[i] = append(p50[i], f.p50)
-			}
-		}
-		return rates, p50, nil
-	}
-	r.printf("## The cost of a message as a cluster grows\n\n%d callers for the throughput, one for the time; each message goes to an id at random,\nafter one to each: a route that was not used for five seconds costs the next message a question to Redis.\n\n", callers)
-	show := func(what string, n []int, to []target) error {
-		rates, p50, err := measure(to)
-		if err != nil {
-			return err
-		}
-		r.printf("| %s | thousand messages a second | p50, µs |\n|--:|--:|--:|\n", what)
-		var x []float64
-		for i := range n {
-			x = append(x, float64(n[i]))
-			r.printf("| %d | %s | %s |\n", n[i], spread(scaled(rates[i], 1e-3)), spread(p50[i]))
-		}
-		r.printf("\n")
-		r.claim(claim{fmt.Sprintf("throughput from %d to %d %s: deviation from that of %d", n[0], n[len(n)-1], what, n[0]), 10, 25, false, "%", []float64{deviation(medians(rates))}})
-		r.claim(claim{"the same, p50 of one caller", 10, 25, false, "%", []float64{deviation(medians(p50))}})
-		return r.picture(what, "cost of a message by number of "+what, chart{
-			title: "Acknowledged messages of 128 B, " + fmt.Sprint(callers) + " callers", x: what, y: "messages a second", logX: true,
-			lines: []curve{{points: points(x, medians(rates)), dots: true}},
-		})
-	}
-	err := errors.Join(show("ids", c.grow, ids), show("peers", c.peers, peers))
-	r.printf(growthNotes)
-	return err
-}
-
-const growthNotes = `One caller hardly notices how many ids and peers there are; what differs goes either way. Throughput with many callers
-does. With more ids fewer messages come together at one handler, so more hand-overs have to wake one, and each message
-finds its route, flow, mailbox, handler and their stacks further away: of 10,000 ids a profile shows comparisons of
-strings, map lookups and locks that wait for memory, not more work. With more peers
-the same callers share fewer frames: with one peer 64 messages share a frame and its ten context switches, with 100
-peers nearly each message has its own, as anywhere on TCP. More callers for each peer make frames fuller again.
-
-`
-
-// A target is ids that a node of this process sends to.
-type target struct {
-	*remote
-	ids []string
-}
-
-// any sends to an id at random.
-func (t target) any(int) sender {
-	return func(data []byte) error { return t.SendData(t.ids[rand.IntN(len(t.ids))], data) }
-}
-
-// all sends one message to each id.
-func (t target) all() error {
-	var sending errgroup.Group
-	sending.SetLimit(64)
-	for _, id := range t.ids {
-		sending.Go(func() error { return t.SendData(id, []byte("ready?")) })
-	}
-	return sending.Wait()
 }

@@ -22,19 +22,19 @@ const roleEnv = "GONE_BENCH_ROLE"
 type role struct {
 	Name  string
 	Redis string   // host:port
-	Addrs []string // of ZeroMQ or of a server, as the role needs them
-	IDs   []string
+	Addrs []string // of ZeroMQ, of a server or of a directory, as the role needs them
+	IDs   []string // of gone, or what else its messages go to is called
 	TTL   time.Duration
-	Nodes int // with an id each
 }
 
 // roles are the mains of children. Each says ready, with the addresses that
 // others need, when others may begin, and serves until its input ends.
 var roles = map[string]func(role, func(addrs ...string)) error{
-	"gone":           serveGone,
+	"gone":           serveGone(selects),
+	"gone batches":   serveGone(takesBatches),
 	"nothing":        func(_ role, ready func(...string)) error { ready(); return nil },
 	"plain":          servePlain,
-	"echo":           serveEcho,
+	"trip":           serveTrip,
 	"nats":           serveNATS,
 	"nats responder": serveNATSResponder,
 	"redis stream":   serveStream,
@@ -73,7 +73,6 @@ type use struct {
 	Goroutines int
 	Bytes      uint64 // of live objects and of stacks
 	CPU        time.Duration
-	Received   int64   // messages by handlers
 	Begun      []begun // tenures that have begun
 }
 
@@ -95,8 +94,7 @@ func usage(collect bool) use {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return use{
 		Mallocs: m.Mallocs, Goroutines: runtime.NumGoroutine(), Bytes: m.HeapAlloc + m.StackInuse,
-		CPU:      time.Duration(r.Utime.Nano() + r.Stime.Nano()),
-		Received: received.Load(), Begun: begunSoFar(),
+		CPU: time.Duration(r.Utime.Nano() + r.Stime.Nano()), Begun: begunSoFar(),
 	}
 }
 

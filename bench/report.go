@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,8 +12,10 @@ import (
 // A report grows chapter by chapter. Its summary comes first.
 type report struct {
 	rounds int
+	brief  bool   // figures without explanations, and of what was measured alone
 	dir    string // of pictures; "" for none
 	claims []claim
+	behind []fact
 	body   strings.Builder
 }
 
@@ -19,38 +23,88 @@ type report struct {
 // figure for each round.
 type claim struct {
 	work        string
-	goal, least float64
-	higher      bool // is better
+	about       string  // what limits explain, where that is not the same
+	goal, least float64 // least may be none
+	higher      bool    // is better
 	unit        string
 	got         []float64
 }
 
-func (r *report) claim(c claim) { r.claims = append(r.claims, c) }
+// none is the least where nothing but the goal is wanted.
+var none = math.NaN()
+
+// A fact is in what gone is behind.
+type fact struct{ about, text string }
+
+func (r *report) claim(c claim) {
+	if len(c.got) > 0 || !r.brief {
+		r.claims = append(r.claims, c)
+	}
+}
 
 func (r *report) printf(format string, args ...any) { fmt.Fprintf(&r.body, format, args...) }
 
-// head begins a table of figures.
-func (r *report) head(first string, columns ...string) {
-	r.printf("| %s | %s |\n|---|%s", first, strings.Join(columns, " | "), strings.Repeat("--:|", len(columns)))
+// explain is for readers of the whole report.
+func (r *report) explain(format string, args ...any) {
+	if !r.brief {
+		r.printf(format+"\n", args...)
+	}
+}
+
+// figures shows what there is of works by contender, and notes where gone is
+// behind.
+func (r *report) figures(t table, who []string, works ...work) {
+	works = slices.DeleteFunc(works, func(w work) bool { return t[w] == nil })
+	if len(works) == 0 {
+		return
+	}
+	who = slices.DeleteFunc(slices.Clone(who), func(name string) bool {
+		return !slices.ContainsFunc(works, func(w work) bool { return t[w][name] != nil })
+	})
+	r.printf("| | %s |\n|---|%s\n", strings.Join(who, " | "), strings.Repeat("--:|", len(who)))
+	for _, w := range works {
+		r.printf("| %s |", w)
+		for _, name := range who {
+			r.printf(" %s |", spread(t[w][name]))
+		}
+		r.printf("\n")
+		if ahead := t.ahead(w, who); len(ahead) > 0 {
+			r.behind = append(r.behind, fact{w.what, w.unit + ": " + strings.Join(append(ahead, t.show(w, nameGone)), ", ")})
+		}
+	}
+	r.printf("\n")
+}
+
+func (c claim) meets(want float64) bool {
+	if c.higher {
+		return median(c.got) >= want
+	}
+	return median(c.got) <= want
 }
 
 func (c claim) verdict() string {
-	v := median(c.got)
-	meets := func(want float64) bool {
-		if c.higher {
-			return v >= want
-		}
-		return v <= want
-	}
 	switch {
 	case len(c.got) == 0:
 		return "not measured"
-	case meets(c.goal):
+	case c.meets(c.goal):
 		return "goal"
-	case meets(c.least):
+	case c.meets(c.least):
 		return "at least"
+	case math.IsNaN(c.least):
+		return "no"
 	}
 	return "**missed**"
+}
+
+func (c claim) want(v float64) string {
+	sign := "≤"
+	if c.higher {
+		sign = "≥"
+	}
+	if math.IsNaN(v) {
+		return "–"
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %v %s", sign, v, c.unit))
 }
 
 func (r *report) summary() string {
@@ -60,14 +114,41 @@ func (r *report) summary() string {
 	var b strings.Builder
 	b.WriteString("## Summary\n\n| work | goal | at least | measured | reached |\n|---|---|---|---|---|\n")
 	for _, c := range r.claims {
-		sign := "≤"
-		if c.higher {
-			sign = "≥"
-		}
-		fmt.Fprintf(&b, "| %s | %s %v %s | %s %v %s | %s | %s |\n", c.work, sign, c.goal, c.unit, sign, c.least, c.unit, spread(c.got), c.verdict())
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", c.work, c.want(c.goal), c.want(c.least), spread(c.got), c.verdict())
 	}
 	b.WriteString("\nA ratio is taken within each round, in which all take their turns; shown is the median, with the lowest and the\nhighest round in brackets.\n\n")
 	return b.String()
+}
+
+// whereBehind is the chapter on what gone does worse than was wanted, or than
+// somebody else does.
+func (r *report) whereBehind() {
+	facts := slices.Clone(r.behind)
+	for _, c := range r.claims {
+		// Where there is no least, a peer is the goal, and in the tables.
+		if len(c.got) > 0 && !math.IsNaN(c.least) && !c.meets(c.goal) {
+			text := digits(median(c.got)) + ", wanted " + c.want(c.goal)
+			if c.about != "" {
+				text = c.work + ": " + text
+			}
+			facts = append(facts, fact{cmp.Or(c.about, c.work), text})
+		}
+	}
+	var order []string
+	said := map[string][]string{}
+	for _, f := range facts {
+		if said[f.about] == nil {
+			order = append(order, f.about)
+		}
+		said[f.about] = append(said[f.about], f.text)
+	}
+	r.printf("## Where gone is behind, and what limits it\n\nEvery figure in which a peer is better, and every goal that was not reached.\n\n")
+	for _, about := range order {
+		r.printf("- **%s**: %s. %s\n", about, strings.Join(said[about], "; "), cmp.Or(limits[about], unexplained))
+	}
+	if len(order) == 0 {
+		r.printf("Nowhere in this run.\n")
+	}
 }
 
 // picture draws and shows a chart.
@@ -80,36 +161,4 @@ func (r *report) picture(name, caption string, c chart) error {
 	}
 	r.printf("![%s](%s/%s.svg)\n\n", caption, filepath.Base(r.dir), name)
 	return nil
-}
-
-// ratios divides round by round.
-func ratios(a, b []float64) (r []float64) {
-	for i := range a {
-		r = append(r, a[i]/b[i])
-	}
-	return r
-}
-
-// deviation is how far the values are from the first, at most, in percent.
-func deviation(v []float64) (worst float64) {
-	for _, x := range v {
-		worst = max(worst, 100*max(x/v[0]-1, 1-x/v[0]))
-	}
-	return worst
-}
-
-func medians(v [][]float64) (m []float64) {
-	for _, x := range v {
-		m = append(m, median(x))
-	}
-	return m
-}
-
-// scaled multiplies a copy.
-func scaled(v []float64, by float64) []float64 {
-	v = slices.Clone(v)
-	for i := range v {
-		v[i] *= by
-	}
-	return v
 }

@@ -272,7 +272,7 @@ func (c *Cluster) wait(bound time.Duration, what string, ok func() bool) {
 }
 
 func (c *Cluster) within(bound time.Duration, ok func() bool) bool {
-	for end := clock() + bound; ; time.Sleep(2 * time.Millisecond) {
+	for end := clock() + bound; ; nap(2 * time.Millisecond) {
 		c.poll()
 		if ok() {
 			return true
@@ -285,7 +285,7 @@ func (c *Cluster) within(bound time.Duration, ok func() bool) bool {
 
 // pause lets a part of a scenario last.
 func (c *Cluster) pause(d time.Duration) {
-	for end := clock() + d; clock() < end; time.Sleep(min(10*time.Millisecond, max(end-clock(), 0))) {
+	for end := clock() + d; clock() < end; nap(min(10*time.Millisecond, max(end-clock(), 0))) {
 		c.poll()
 	}
 }
@@ -392,6 +392,11 @@ func waitState(pid int, state byte) error {
 func (c *Cluster) tell(n *Node, format string, args ...any) {
 	_, err := fmt.Fprintf(n.stdin, format+"\n", args...)
 	c.must(err)
+}
+
+// let tells the handler of a tenure, and no other, how to behave.
+func (c *Cluster) let(t *Tenure, how string) {
+	c.tell(c.on(t), "behave %s %s %d", t.ID, how, t.Token)
 }
 
 // end waits for a node that was told to close, or sent SIGTERM.

@@ -42,19 +42,21 @@ func nodeScenarios() []Scenario {
 				}
 			},
 		},
-		handOver("close", "Close of the holder's node", func(c *Cluster, n *Node) {
-			c.tell(n, "close")
+		handOver("close", "Close of the holder's node", func(c *Cluster, t *Tenure) {
+			n := c.on(t)
 			n.ended = true
+			c.tell(n, "close")
 		}),
-		handOver("sigterm", "SIGTERM of the holder", func(c *Cluster, n *Node) {
+		handOver("sigterm", "SIGTERM of the holder", func(c *Cluster, t *Tenure) {
+			n := c.on(t)
 			n.ended = true
 			c.must(n.cmd.Process.Signal(syscall.SIGTERM))
 		}),
-		handOver("leave", "Close of the holder's runner, by its own handler", func(c *Cluster, n *Node) {
-			c.tell(n, "behave %s leave", the)
+		handOver("leave", "Close of the holder's runner, by its own handler", func(c *Cluster, t *Tenure) {
+			c.let(t, "leave")
 		}),
-		handOver("return", "the handler returns", func(c *Cluster, n *Node) {
-			c.tell(n, "behave %s return", the)
+		handOver("return", "the handler returns", func(c *Cluster, t *Tenure) {
+			c.let(t, "return")
 		}),
 		{
 			Name: "sigstop", Fault: "SIGSTOP of the holder past its TTL, then SIGCONT",
@@ -174,7 +176,6 @@ func nodeScenarios() []Scenario {
 						}
 					}
 					rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-					before := len(c.live[the])
 					c.kill(victims...)
 					end := c.expires(the)
 					s := c.successor(t, c.ttl+5*time.Second)
@@ -185,9 +186,7 @@ func nodeScenarios() []Scenario {
 					for _, n := range victims {
 						c.await(c.nodes[nameOf(n.Name)])
 					}
-					if starts := len(c.live[the]) - before; starts != 1 {
-						c.Findings.add(clock(), "%d starts for one end", starts)
-					}
+					c.balanced(the)
 				}
 			},
 		},
@@ -230,15 +229,7 @@ func nodeScenarios() []Scenario {
 						c.successor(t, c.ttl+5*time.Second)
 					}
 				}
-				ends := 0
-				for _, t := range c.live[the] {
-					if t.End() != never {
-						ends++
-					}
-				}
-				if starts := len(c.live[the]); starts > ends+1 || starts < ends {
-					c.Findings.add(clock(), "%d starts, %d ends", starts, ends)
-				}
+				c.balanced(the)
 			},
 		},
 		{
@@ -279,6 +270,19 @@ func nodeScenarios() []Scenario {
 	}
 }
 
+// balanced checks that each start but the last one's has its end.
+func (c *Cluster) balanced(id string) {
+	ends := 0
+	for _, t := range c.live[id] {
+		if t.End() != never {
+			ends++
+		}
+	}
+	if starts := len(c.live[id]); starts > ends+1 || starts < ends {
+		c.Findings.add(clock(), "%d starts, %d ends", starts, ends)
+	}
+}
+
 // anytime is a random time below d.
 func anytime(d time.Duration) time.Duration { return rand.N(d) }
 
@@ -297,7 +301,7 @@ func (c *Cluster) settle(t *Tenure) {
 
 // handOver is one kind of planned end. The time is from Unlock to the next
 // handler's first line.
-func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
+func handOver(name, fault string, end func(*Cluster, *Tenure)) Scenario {
 	return Scenario{
 		Name: name, Fault: fault,
 		Holds: "hand-over p50 ≤ 1 ms, p99 ≤ 3 ms on loopback; every send returns nil",
@@ -312,7 +316,7 @@ func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
 				t := c.holder(the)
 				c.settle(t)
 				n := c.on(t)
-				end(c, n)
+				end(c, t)
 				s := c.successor(t, 5*time.Second)
 				c.wait(5*time.Second, fmt.Sprintf("Unlock of %d", t.Token), func() bool { return t.Unlock != never })
 				c.measure(s.Begin - t.Unlock)
@@ -320,9 +324,7 @@ func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
 				case n.ended:
 					c.end(n, 30*time.Second)
 					c.start(nameOf(n.Name), n.Config)
-				case name == "return":
-					c.tell(n, "behave %s well", the)
-				default:
+				case name == "leave":
 					c.tell(n, "run %s", the)
 				}
 			}
@@ -333,7 +335,7 @@ func handOver(name, fault string, end func(*Cluster, *Node)) Scenario {
 // unharmed checks that a tenure goes on: its next Extend succeeds.
 func (c *Cluster) unharmed(t *Tenure) {
 	from := clock()
-	ok := c.within(c.ttl, func() bool {
+	ok := c.within(c.ttl+slack(), func() bool {
 		e := c.last[t.Node][Extended]
 		return t.End() != never || c.current(t.ID) != t || e.At > from && e.Text == "ok"
 	})
@@ -366,7 +368,7 @@ func badHandlers() Scenario {
 				starts := len(c.live[the])
 				switch kind := kinds[i%len(kinds)]; kind {
 				case "ignore":
-					c.tell(n, "behave %s ignore", the)
+					c.let(t, "ignore")
 					s := c.successor(t, c.ttl+5*time.Second)
 					if s.Node == t.Node {
 						c.Findings.add(s.Begin, "a second handler beside one that ignores Exit")
@@ -404,14 +406,13 @@ func badHandlers() Scenario {
 					}
 					all("well")
 				case "sluggish":
-					c.tell(n, "behave %s sluggish", the)
+					c.let(t, "sluggish")
 					c.pause(50 * time.Millisecond)
 					c.tell(n, "leave %s", the)
 					s := c.successor(t, c.ttl+5*time.Second)
 					if s.Begin < t.Returned {
 						c.Findings.add(s.Begin, "the lock was released before the handler had returned")
 					}
-					c.tell(n, "behave %s well", the)
 					c.tell(n, "run %s", the)
 				}
 			}

@@ -20,40 +20,44 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestFaults is the short version: every fault, a few rounds of it.
+// TestFaults and TestLongFaults are the short version: every fault, a few rounds
+// of it. `make test-long` runs what is called long.
 func TestFaults(t *testing.T) {
-	for _, s := range scenarios() {
-		t.Run(s.Name, func(t *testing.T) {
-			if !s.Alone {
-				t.Parallel()
-			}
-			row := play(s, max(3-s.Long, 1))
-			t.Log(row.summary())
-			for _, n := range row.Notes {
-				t.Log(n)
-			}
-			for _, f := range row.Findings {
-				t.Error(f.What)
-			}
-		})
-	}
+	playSome(t, func(s Scenario) bool { return s.Long == 0 })
 }
 
-// TestFaultsWithKeys is a part of it between nodes with keys.
+func TestLongFaults(t *testing.T) {
+	playSome(t, func(s Scenario) bool { return s.Long > 0 })
+}
+
+// TestFaultsWithKeys and its long half are a part of it between nodes with keys.
 func TestFaultsWithKeys(t *testing.T) {
-	var err error
-	if pairs, err = newPairs(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { pairs = nil }()
-	t.Run("", func(t *testing.T) { // ends with its parallel parts
+	withKeys(t)
+	playSome(t, func(s Scenario) bool { return s.Name == "messages-handover" })
+}
+
+func TestLongFaultsWithKeys(t *testing.T) {
+	withKeys(t)
+	playSome(t, func(s Scenario) bool { return strings.HasPrefix(s.Name, "messages-") && s.Name != "messages-handover" })
+}
+
+// playSome is over when all of them are.
+func playSome(t *testing.T, wanted func(Scenario) bool) {
+	t.Run("", func(t *testing.T) {
 		for _, s := range scenarios() {
-			if !strings.HasPrefix(s.Name, "messages-") {
+			if !wanted(s) {
 				continue
 			}
 			t.Run(s.Name, func(t *testing.T) {
-				t.Parallel()
-				for _, f := range play(s, 1).Findings {
+				if !s.Alone {
+					t.Parallel()
+				}
+				row := play(s, max(3-s.Long, 1))
+				t.Log(row.summary())
+				for _, n := range row.Notes {
+					t.Log(n)
+				}
+				for _, f := range row.Findings {
 					t.Error(f.What)
 				}
 			})
@@ -61,18 +65,31 @@ func TestFaultsWithKeys(t *testing.T) {
 	})
 }
 
-// TestAttacks is the short version: a part of every attack.
-func TestAttacks(t *testing.T) {
+// withKeys gives key pairs to the nodes of a test's clusters.
+func withKeys(t *testing.T) {
+	var err error
+	if pairs, err = newPairs(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pairs = nil })
+}
+
+// TestAttacks and TestLongAttacks are the short version: a part of every attack.
+func TestAttacks(t *testing.T) { besiegeSome(t, false) }
+
+func TestLongAttacks(t *testing.T) { besiegeSome(t, true) }
+
+func besiegeSome(t *testing.T, curve bool) {
 	for _, a := range attacks() {
-		for _, curve := range []bool{false, true} {
+		t.Run(a.Name, func(t *testing.T) {
 			r, err := besieged(a, curve, hasty)
 			if err != nil {
-				t.Fatalf("%s: %v", a.Name, err)
+				t.Fatal(err)
 			}
 			t.Log(r.summary())
-			if len(r.Findings) > 0 {
-				t.Errorf("%s", r.summary())
+			for _, f := range r.Findings {
+				t.Error(f)
 			}
-		}
+		})
 	}
 }

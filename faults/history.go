@@ -123,9 +123,10 @@ func (f *findings) add(at time.Duration, format string, args ...any) {
 
 // checkTenures is "exactly one": tokens increase, trusted windows do not
 // overlap. Two kinds of overlap are returned apart: those that a stopped
-// process could not help, and those after Redis has lost its memory, which may
-// last until the old holder's next Extend, or a TTL if that hangs.
-func checkTenures(h History, ttl time.Duration) (bad findings, outside, forgotten []time.Duration) {
+// process could not help, as those that are no longer than the machine lets one
+// wait, and those after Redis has lost its memory, which may last until the old
+// holder's next Extend, or a TTL if that hangs.
+func checkTenures(h History, ttl, wait time.Duration) (bad findings, outside, forgotten []time.Duration) {
 	pauses := h.pauses()
 	var wipes [][2]time.Duration
 	for _, e := range h {
@@ -155,7 +156,7 @@ func checkTenures(h History, ttl time.Duration) (bad findings, outside, forgotte
 					continue
 				}
 				overlap := min(a.End(), b.End()) - b.Begin
-				if within(pauses[a.Node], b.Begin) {
+				if within(pauses[a.Node], b.Begin) || overlap <= wait {
 					outside = append(outside, overlap)
 					continue
 				}
@@ -392,7 +393,7 @@ func checkMessages(h History, planned bool) (m Messages, bad findings) {
 				break
 			}
 			if !slices.ContainsFunc(kills[e.ID], func(d *kill) bool {
-				ok := d.missed == 0 && d.tenure.Begin < e.At && at < d.tenure.Killed+soon && at+took > d.tenure.Killed-noteWithin
+				ok := d.missed == 0 && d.tenure.Begin < e.At && at < d.tenure.Killed+soon+excuse() && at+took > d.tenure.Killed-noteWithin-excuse()
 				if ok {
 					d.missed++
 				}

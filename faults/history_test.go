@@ -69,7 +69,7 @@ const good = `
 
 func TestEveryViolationIsFound(t *testing.T) {
 	const ttl = 100 * ms
-	tenures := func(h History) findings { bad, _, _ := checkTenures(h, ttl); return bad }
+	tenures := func(h History) findings { bad, _, _ := checkTenures(h, ttl, 0); return bad }
 	messages := func(h History) findings { _, bad := checkMessages(h, false); return bad }
 	planned := func(h History) findings { _, bad := checkMessages(h, true); return bad }
 	gaps := func(h History) findings { return checkGaps(h, 50*ms) }
@@ -162,11 +162,17 @@ func TestEveryViolationIsFound(t *testing.T) {
 }
 
 func TestOverlapsOutsideAreMeasured(t *testing.T) {
-	_, outside, _ := checkTenures(history(t, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a exit 5\n"), 100*ms)
+	_, outside, _ := checkTenures(history(t, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a exit 5\n"), 100*ms, 0)
 	if len(outside) != 1 || outside[0] != 11*ms {
 		t.Errorf("outside: %v, want 11ms", outside)
 	}
-	_, _, forgotten := checkTenures(history(t, "12 a begin 5\n20 - wiping 0\n21 - wiped 0\n30 b begin 6\n41 a exit 5\n"), 100*ms)
+	late := "12 a begin 5\n30 b begin 6\n41 a exit 5\n"
+	for wait, want := range map[time.Duration]int{10 * ms: 1, 11 * ms: 0} {
+		if bad, _, _ := checkTenures(history(t, late), 100*ms, wait); len(bad) != want {
+			t.Errorf("an overlap of 11ms where a process may have to wait for %v: %d findings, want %d", wait, len(bad), want)
+		}
+	}
+	_, _, forgotten := checkTenures(history(t, "12 a begin 5\n20 - wiping 0\n21 - wiped 0\n30 b begin 6\n41 a exit 5\n"), 100*ms, 0)
 	if len(forgotten) != 1 || forgotten[0] != 11*ms {
 		t.Errorf("forgotten: %v, want 11ms", forgotten)
 	}

@@ -77,7 +77,7 @@ var lockModel = (&porcupine.NondeterministicModel{
 }).ToModel()
 
 // stale is by how much the clock that Redis reckons with may be behind: it is
-// read once for each turn of its loop.
+// read once for each turn of its loop, in which Redis may have to wait for its own.
 const stale = 5 * time.Millisecond
 
 // lockOperations turns the calls of one id into operations of the model.
@@ -153,7 +153,7 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 	}
 	for h, since := range confirmed {
 		ops = append(ops, porcupine.Operation{
-			Call: int64(since + ttl - stale), Return: int64(never),
+			Call: int64(since + ttl - stale - excuse()), Return: int64(never),
 			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
 		})
 	}

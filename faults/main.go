@@ -38,7 +38,7 @@ func main() {
 	if config := os.Getenv(partEnv); config != "" {
 		partMain(config)
 	}
-	flags := flag.NewFlagSet("faults", flag.ExitOnError) // glog has put its own into flag's
+	flags := flag.NewFlagSet("faults", flag.ExitOnError)
 	rounds := flags.Int("rounds", 100, "rounds of each fault")
 	out := flags.String("out", "", "write the report there")
 	run := flags.String("run", "", "only scenarios whose name matches")

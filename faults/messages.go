@@ -33,6 +33,42 @@ func messageScenarios() []Scenario {
 			},
 		},
 		{
+			Name: "messages-crash", Fault: "kill −9 or SIGSTOP for good of a holder with messages on their way, from senders with the default deadline and with one of five minutes",
+			Holds: "no sender waits longer than the TTL and a second (p99), whatever its deadline", TTL: ttl, Bound: ttl + time.Second,
+			Measure: "crash to the end of the sends that were on their way", P99: ttl + time.Second,
+			Play: func(c *Cluster, rounds int) {
+				patient := c.config()
+				patient.SendTimeout = 5 * time.Minute
+				for name, cfg := range map[string]NodeConfig{"a": c.config("one"), "b": c.config("one"), "s": c.config(), "u": patient} {
+					n := c.start(name, cfg)
+					c.tell(n, "behave one slow") // so that messages wait for the handler
+					if len(cfg.IDs) == 0 {
+						c.tell(n, "send 16 0s 64 0 one")
+					}
+				}
+				for i := range rounds {
+					c.round()
+					t := c.holder("one")
+					c.pause(50*time.Millisecond + anytime(c.ttl/3))
+					n := c.on(t)
+					crashed := clock()
+					if i%2 == 0 {
+						c.kill(n)
+					} else {
+						c.freeze(n)
+					}
+					c.successor(t, c.ttl+5*time.Second)
+					c.pause(c.ttl) // for the last of those that waited too long
+					c.waited(crashed)
+					if i%2 != 0 {
+						c.kill(n)
+					}
+					name := nameOf(n.Name)
+					c.tell(c.start(name, n.Config), "behave one slow")
+				}
+			},
+		},
+		{
 			Name: "messages-stop", Fault: "SIGSTOP and SIGCONT of a holder while messages flow, shorter and longer than the TTL",
 			Holds: "every result true", TTL: ttl, Bound: 2*ttl + time.Second,
 			Play: func(c *Cluster, rounds int) {
@@ -62,11 +98,10 @@ func messageScenarios() []Scenario {
 					n := c.on(t)
 					switch rand.IntN(3) {
 					case 0:
-						c.tell(n, "behave %s return", id)
+						c.let(t, "return")
 						c.successor(t, 5*time.Second)
-						c.tell(n, "behave %s well", id)
 					case 1:
-						c.tell(n, "behave %s leave", id)
+						c.let(t, "leave")
 						c.successor(t, 5*time.Second)
 						c.tell(n, "run %s", id)
 					case 2:
@@ -204,7 +239,7 @@ func messageScenarios() []Scenario {
 					}
 				}
 				c.remark("longest wait of a sender to the healthy handler %s", short(longest))
-				if longest > time.Second+leeway {
+				if longest > time.Second+slack() {
 					c.Findings.add(0, "a sender to the healthy handler waited %v", longest)
 				}
 			},
@@ -232,6 +267,30 @@ func messageScenarios() []Scenario {
 				}
 			},
 		},
+	}
+}
+
+// waited measures how long after a crash those sends ended that were on their way
+// when it happened, and finds those that have not ended.
+func (c *Cluster) waited(crashed time.Duration) {
+	open := map[string]bool{} // sending goroutines that have ended none since
+	for _, e := range c.history {
+		if e.Kind != Sent {
+			continue
+		}
+		_, began, took, _ := e.sent()
+		switch end := began + took; {
+		case end < crashed:
+			open[e.From] = true
+		case began < crashed:
+			c.measure(end - crashed)
+			delete(open, e.From)
+		default:
+			delete(open, e.From)
+		}
+	}
+	if len(open) > 0 {
+		c.Findings.add(crashed, "%d senders still wait for a holder that has crashed", len(open))
 	}
 }
 

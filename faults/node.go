@@ -52,7 +52,7 @@ type node struct {
 	log    *EventLog
 	gone   *gone.Gone
 	pool   *redis.Pool
-	behave sync.Map // of the handlers: id → string
+	behave sync.Map // of the handlers: id → behaviour
 	calls  atomic.Int64
 
 	senders sync.WaitGroup
@@ -149,8 +149,12 @@ func (n *node) obey(words []string) {
 		if err != nil {
 			n.log.Add(Event{Kind: Failed, ID: words[1], Text: err.Error()})
 		}
-	case "behave": // id, how; see handle
-		n.behave.Store(words[1], words[2])
+	case "behave": // id, how, and the token of the tenure that shall, else all of them; see handle
+		b := behaviour{how: words[2]}
+		if len(words) > 3 {
+			b.token, _ = strconv.ParseUint(words[3], 10, 64)
+		}
+		n.behave.Store(words[1], b)
 	case "clock":
 		n.log.Add(Event{Kind: Stats, Text: strconv.FormatInt(time.Now().Unix(), 10)})
 	case "stats":
@@ -168,6 +172,22 @@ func (n *node) obey(words []string) {
 	default:
 		n.fail(fmt.Errorf("command %q", words))
 	}
+}
+
+// A behaviour is how the handlers of an id behave. Where it ends a tenure, it is
+// meant for that one: the node may get the next one before it is told to behave
+// well again.
+type behaviour struct {
+	how   string
+	token uint64 // 0: of every tenure
+}
+
+func (n *node) behaviour(id string, token uint64) string {
+	b, _ := n.behave.Load(id)
+	if b, _ := b.(behaviour); b.token == 0 || b.token == token {
+		return b.how
+	}
+	return "well"
 }
 
 // handle is the handler of every id. Its first line is the first event of a
@@ -191,14 +211,13 @@ func (n *node) handle(r *gone.GoneRunner) {
 	note(Wrote, store.write(e.ID, e.Token))
 	for {
 		data := r.Data
-		behave, _ := n.behave.Load(e.ID)
+		behave := n.behaviour(e.ID, e.Token)
 		switch behave {
 		case "return": // at once
 			return
 		case "panic":
 			panic("as told")
 		case "leave": // calls Close on itself
-			n.behave.Store(e.ID, "well")
 			_ = r.Close()
 		case "ignore": // does not extend, and stays when Exit closes
 			time.Sleep(time.Millisecond)

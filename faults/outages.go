@@ -125,10 +125,8 @@ func redisScenarios() []Scenario {
 							c.do("DEL", k)
 						}
 					}
-					n := c.on(t)
-					c.tell(n, "behave %s return", the)
+					c.let(t, "return")
 					c.successor(t, 5*time.Second)
-					c.tell(n, "behave %s well", the)
 				}
 			},
 		},
@@ -186,10 +184,8 @@ func redisScenarios() []Scenario {
 					c.pause(time.Second)
 					c.unharmed(t)
 					if i%5 == 4 {
-						n := c.on(t)
-						c.tell(n, "behave %s return", the)
+						c.let(t, "return")
 						s := c.successor(t, 10*time.Second)
-						c.tell(n, "behave %s well", the)
 						c.wait(5*time.Second, "Unlock", func() bool { return t.Unlock != never })
 						c.measure(s.Begin - t.Unlock)
 					}
@@ -233,11 +229,9 @@ func redisScenarios() []Scenario {
 					case 2:
 						c.do("CLIENT", "KILL", "TYPE", "pubsub")
 					}
-					n := c.on(t)
-					c.tell(n, "behave %s return", the)
+					c.let(t, "return")
 					s := c.successor(t, c.ttl+5*time.Second)
 					heal()
-					c.tell(n, "behave %s well", the)
 					c.wait(5*time.Second, "Unlock", func() bool { return t.Unlock != never })
 					c.measure(s.Begin - t.Unlock)
 				}
@@ -342,10 +336,8 @@ func failover() Scenario {
 				c.settle(t)
 				_, err = replica.try("REPLICAOF", "NO", "ONE")
 				c.must(err)
-				n := c.on(t)
-				c.tell(n, "behave %s return", the)
+				c.let(t, "return")
 				t = c.successor(t, 5*time.Second)
-				c.tell(n, "behave %s well", the)
 				c.forget(func() {
 					for _, p := range ways {
 						c.must(p.Update(&toxiproxy.Proxy{Listen: p.Listen, Upstream: replica.addr(), Enabled: true}))
@@ -392,9 +384,8 @@ func confirmed() Scenario {
 				c.round()
 				t := c.holder(the)
 				c.pause(anytime(c.ttl / 2))
-				n := c.on(t)
 				if rand.IntN(2) == 0 {
-					c.tell(n, "behave %s return", the)
+					c.let(t, "return")
 					c.pause(anytime(20 * time.Millisecond))
 				}
 				c.forget(func() {
@@ -408,7 +399,6 @@ func confirmed() Scenario {
 				c.redis, replica = replica, c.redis
 				c.must(replica.start())
 				follow()
-				c.tell(n, "behave %s well", the)
 			}
 		},
 	}
@@ -460,10 +450,8 @@ func lostReplies() Scenario {
 					c.pause(200 * time.Millisecond)
 					c.unharmed(t)
 				} else {
-					n := c.on(t)
-					c.tell(n, "behave %s return", the)
-					s := c.successor(t, 700*time.Millisecond)
-					c.tell(n, "behave %s well", the)
+					c.let(t, "return")
+					s := c.successor(t, 700*time.Millisecond+slack())
 					c.wait(5*time.Second, "Unlock", func() bool { return t.Unlock != never })
 					c.measure(s.Begin - t.Unlock)
 				}

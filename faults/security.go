@@ -122,7 +122,7 @@ func (s *siege) play(r *Siege, pace Pace) error {
 		return err
 	}
 	base, peak := s.target.memory(), 0
-	ctx, cancel := context.WithTimeout(context.Background(), pace.Attack)
+	ctx, cancel := s.lasting(pace.Attack)
 	defer cancel()
 	var watching sync.WaitGroup
 	over := make(chan struct{})
@@ -141,7 +141,8 @@ func (s *siege) play(r *Siege, pace Pace) error {
 	if err != nil {
 		return err
 	}
-	for time.Since(began) < pace.Attack/3 { // what is over in no time, again
+	// What is over in no time, again, and what has not come to try anything.
+	for ctx.Err() == nil && (time.Since(began) < pace.Attack/3 || s.tried.Load() == 0) {
 		r.Do(ctx, s, max(r.N/pace.Part, 8))
 	}
 	took := time.Since(began)
@@ -190,6 +191,20 @@ func (s *siege) play(r *Siege, pace Pace) error {
 		r.add("honest senders kept %.0f %% of their throughput", 100*r.Share)
 	}
 	return nil
+}
+
+// lasting ends a time after the first attempt. A busy machine may need longer
+// than that to get so far.
+func (s *siege) lasting(d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	go func() {
+		for s.tried.Load() == 0 && !sleep(ctx, time.Millisecond) {
+		}
+		if !sleep(ctx, d) {
+			cancel()
+		}
+	}()
+	return ctx, cancel
 }
 
 // rate is how many messages a second honest senders get through.

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/glogger"
 	"github.com/golang/glog"
 )
 
@@ -63,7 +64,7 @@ func main() {
 	addr := flag.String("addr", "tcp://127.0.0.1:6381", "address that the other processes reach this one at")
 	flag.Parse()
 
-	g, err := gone.NewGone(*addr, redisLock)
+	g, err := gone.NewGone(*addr, redisLock, gone.WithLogger(glogger.New()))
 	if err != nil {
 		glog.Exitf("%v", err)
 	}

@@ -10,7 +10,6 @@ require (
 )
 
 require (
-	github.com/golang/glog v1.2.5 // indirect
 	github.com/pebbe/zmq4 v1.4.0 // indirect
 	github.com/yuin/gopher-lua v1.1.1 // indirect
 	golang.org/x/sync v0.20.0 // indirect

@@ -60,6 +60,7 @@ func receive(t *testing.T, c *client, what string, wanted func(message) bool) me
 }
 
 func TestTheRoomSeesWhoJoinsSpeaksAndLeaves(t *testing.T) {
+	t.Parallel()
 	ircServers(t, func(t *testing.T, addr string) {
 		watcher := join(t, addr, "watcher")
 		web1 := join(t, addr, "web1")
@@ -84,6 +85,7 @@ func TestTheRoomSeesWhoJoinsSpeaksAndLeaves(t *testing.T) {
 }
 
 func TestAClientWhoseNickIsInUseTakesAnother(t *testing.T) {
+	t.Parallel()
 	ircServers(t, func(t *testing.T, addr string) {
 		join(t, addr, "web1")
 		if second := join(t, addr, "web1"); second.nick != "web1-2" {
@@ -95,10 +97,12 @@ func TestAClientWhoseNickIsInUseTakesAnother(t *testing.T) {
 // The server may hold a burst back, but loses nothing of it: that is what the
 // bot's waiting for PONG relies on.
 func TestABurstIsAnsweredInFullAndInOrder(t *testing.T) {
+	t.Parallel()
 	ircServers(t, func(t *testing.T, addr string) { burst(t, join(t, addr, "web1"), 12) })
 }
 
 func TestTheEmbeddedServerHoldsABurstBack(t *testing.T) {
+	t.Parallel()
 	server, err := startIRCd("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -129,6 +133,7 @@ func burst(t *testing.T, c *client, commands int) {
 }
 
 func TestTheEmbeddedServerThrowsOutAFlooder(t *testing.T) {
+	t.Parallel()
 	server, err := startIRCd("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -144,6 +149,7 @@ func TestTheEmbeddedServerThrowsOutAFlooder(t *testing.T) {
 }
 
 func TestTheEmbeddedServerLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
 	server, err := startIRCd("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

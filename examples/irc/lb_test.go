@@ -52,6 +52,7 @@ func post(t *testing.T, lb *balancer) int {
 }
 
 func TestTheLoadBalancerTakesTheNodesInTurn(t *testing.T) {
+	t.Parallel()
 	a, postsA := webNode(t, ok)
 	b, postsB := webNode(t, ok)
 	lb := newBalancer(t, a, b)
@@ -66,6 +67,7 @@ func TestTheLoadBalancerTakesTheNodesInTurn(t *testing.T) {
 }
 
 func TestAPostThatReachedNoNodeGoesToAnother(t *testing.T) {
+	t.Parallel()
 	a, posts := webNode(t, ok)
 	lb := newBalancer(t, freeAddr(t), a, freeAddr(t))
 	for range 5 {
@@ -79,6 +81,7 @@ func TestAPostThatReachedNoNodeGoesToAnother(t *testing.T) {
 }
 
 func TestAPostThatMayHaveBeenReceivedIsNotRepeated(t *testing.T) {
+	t.Parallel()
 	drop := func(rw http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(rw).Hijack()
 		if err == nil {
@@ -97,6 +100,7 @@ func TestAPostThatMayHaveBeenReceivedIsNotRepeated(t *testing.T) {
 }
 
 func TestANodeThatIsGoingGetsNoNewPosts(t *testing.T) {
+	t.Parallel()
 	a, posts := webNode(t, ok)
 	var going atomic.Bool
 	mux := http.NewServeMux()
@@ -129,6 +133,7 @@ func TestANodeThatIsGoingGetsNoNewPosts(t *testing.T) {
 }
 
 func TestAPostToANodeThatFreezesIsAnsweredAsUnknown(t *testing.T) {
+	t.Parallel()
 	freeze := make(chan struct{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) { <-freeze })

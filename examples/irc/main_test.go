@@ -39,6 +39,7 @@ func TestTheStoryHoldsWithTheEmbeddedServers(t *testing.T) {
 }
 
 func TestAPostRepeatedUnderItsKeyIsSaidOnce(t *testing.T) {
+	t.Parallel()
 	d := startTestDemo(t, config{webs: 2})
 	ctx := t.Context()
 	tag, _, err := d.say(ctx, "once")
@@ -65,6 +66,7 @@ func TestAPostRepeatedUnderItsKeyIsSaidOnce(t *testing.T) {
 }
 
 func TestTheJudgeKnowsThePostsOfStrangers(t *testing.T) {
+	t.Parallel()
 	d := startTestDemo(t, config{webs: 2})
 	resp, err := testClient.Post(d.lb.URL()+"/say", "text/plain", strings.NewReader("posted with curl"))
 	if err != nil {
@@ -83,6 +85,7 @@ func TestTheJudgeKnowsThePostsOfStrangers(t *testing.T) {
 }
 
 func TestAPostCannotInjectIRCCommands(t *testing.T) {
+	t.Parallel()
 	d := startTestDemo(t, config{webs: 2})
 	if _, _, err := d.say(t.Context(), "hello\r\nQUIT :gotcha\r\nPRIVMSG #gone :and \x01more"); err != nil {
 		t.Fatal(err)
@@ -99,6 +102,7 @@ func TestAPostCannotInjectIRCCommands(t *testing.T) {
 }
 
 func TestNodesDieWithTheirSupervisorEvenWhenFrozen(t *testing.T) {
+	t.Parallel()
 	redis, err := startRedis()
 	if err != nil {
 		t.Fatal(err)

@@ -253,9 +253,10 @@ func (s *story) killWorkerWithEntry(ctx context.Context, bot node) (victim strin
 
 // rollingRestart is a deploy: every node ends with SIGTERM and comes back, one
 // after the other. Planned hand-overs cost nobody anything: each post is
-// confirmed at the first try, and no outcome is unknown.
+// confirmed at the first try, so no send of it was refused or left unknown. The
+// cluster's counts don't tell: a node that was frozen may only now report what
+// became of an earlier post.
 func (s *story) rollingRestart(ctx context.Context) error {
-	unknownsBefore, refusalsBefore, _ := s.cluster.counts()
 	joinsBefore := s.room.tally().joins
 	var (
 		posters sync.WaitGroup
@@ -300,11 +301,6 @@ func (s *story) rollingRestart(ctx context.Context) error {
 	}
 	if _, err := s.theBot(ctx); err != nil {
 		return err
-	}
-	unknowns, refusals, _ := s.cluster.counts()
-	if unknowns > unknownsBefore || refusals > refusalsBefore {
-		return fmt.Errorf("the restart left %d sends with an unknown outcome and %d undelivered",
-			unknowns-unknownsBefore, refusals-refusalsBefore)
 	}
 	s.tell("%d nodes restarted, the bot moved %d times, and %d lines were each confirmed at the first try",
 		len(s.cluster.snapshot()), s.room.tally().joins-joinsBefore, lines)

@@ -58,6 +58,7 @@ type inbound struct {
 type health struct {
 	made    time.Time
 	used    time.Time // when something went over it
+	heard   time.Time // when the other side had last taken what was sent
 	wanted  bool      // somebody here has asked for it
 	due     time.Time // since when an acknowledgement is; zero: none is
 	silent  bool
@@ -234,13 +235,18 @@ func (l *Link) settleUp(now time.Time) {
 	l.mu.Lock()
 	l.in.owing = false
 	l.out.ack = l.in.told < l.in.taken || l.in.prove
+	if held := l.out.held; !held.IsZero() {
+		if l.out.overdue = now.Sub(held) >= holdMost; !l.out.overdue {
+			l.owe()
+		}
+	}
 	l.mu.Unlock()
 	l.Flush()
 }
 
 // hearLocked notes that what is sent arrives.
 func (l *Link) hearLocked(now time.Time) {
-	l.due = time.Time{}
+	l.due, l.heard = time.Time{}, now
 	l.out.resend = resendFirst
 	if l.out.first < l.out.next {
 		l.dueLocked(now)
@@ -257,6 +263,28 @@ func (l *Link) dueLocked(now time.Time) {
 		l.due, l.out.resent = now, now
 		l.mesh.tick.By(now.Add(resendFirst))
 	}
+}
+
+// Probe has the silence of the other side noticed while somebody waits for it: an
+// empty frame asks for an acknowledgement, if none is due and none has come of
+// late. It returns when to call again, as long as somebody waits.
+func (l *Link) Probe(now time.Time) (next time.Time) {
+	l.mu.Lock()
+	o := &l.out
+	switch {
+	case l.state == ended || l.in.closed:
+		l.mu.Unlock()
+		return time.Time{}
+	case l.state == open && len(o.queue) == 0 && o.w.Empty():
+		if next = l.heard.Add(ProbeAfter); now.Before(next) {
+			l.mu.Unlock()
+			return next
+		}
+		o.sealLocked(l.mesh)
+	}
+	l.mu.Unlock()
+	l.Flush()
+	return now.Add(ProbeAfter)
 }
 
 // end ends the link: whatever its state, nothing is sent or taken any more.

@@ -99,6 +99,10 @@ const (
 	pace         = time.Second / 4000
 )
 
+// ProbeAfter is how long nothing may be heard of a process that somebody waits for,
+// before it is asked: see [Link.Probe].
+const ProbeAfter = time.Second / 2
+
 // A Change is news of a link.
 type Change struct {
 	Link *Link

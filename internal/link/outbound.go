@@ -30,6 +30,7 @@ type outbound struct {
 	greeting
 	ack, bye bool
 	held     time.Time // since when the open frame waits for others to join it
+	overdue  bool      // it does not any more
 	flight
 	role
 }
@@ -121,7 +122,7 @@ func (o *outbound) sealLocked(m *Mesh) {
 		buf, o.spare = o.spare[n-1], o.spare[:n-1]
 	}
 	o.w.Reset(buf)
-	o.held = time.Time{}
+	o.held, o.overdue = time.Time{}, false
 }
 
 // byeLocked appends the last frame.
@@ -208,7 +209,7 @@ func (l *Link) acknowledgeLocked(h wire.Header, now time.Time) bool {
 func (l *Link) Flush() {
 	l.mu.Lock()
 	o := &l.out
-	if o.flushing || o.hangUp || !o.retry.IsZero() {
+	if o.flushing || o.hangUp || !o.retry.IsZero() || !o.held.IsZero() && o.waits() && !o.ack && !o.hello && !o.welcome {
 		l.mu.Unlock()
 		return
 	}
@@ -283,7 +284,11 @@ func (l *Link) stallLocked(now time.Time) {
 	if o.stalled.IsZero() {
 		o.stalled = now
 	}
-	o.stall = min(max(2*o.stall, stallFirst), stallMost)
+	most := stallMost
+	if !l.wanted && l.state == opening {
+		most = strangerMost / 6 // there may be thousands that lead nowhere
+	}
+	o.stall = min(max(2*o.stall, stallFirst), most)
 	o.retry = now.Add(o.stall)
 	if l.state == opening {
 		o.greeting = greeting{hello: l.wanted, welcome: l.remote != 0}
@@ -365,18 +370,22 @@ func (l *Link) flightLocked() (n int) {
 	return n
 }
 
-// heldLocked reports whether the open frame waits for more to join it: while
-// two of its kind are on their way, and not for long. Answers never wait.
+// waits reports whether all that there is to send is an open frame that waits
+// for more to join it: while two of its kind are on their way, and not for long.
+// Answers never wait.
+func (o *outbound) waits() bool {
+	return o.small >= windowSmall && !o.overdue && !o.w.Answers && o.w.Len() < frameSize &&
+		o.next == o.first+uint64(len(o.queue))
+}
+
+// heldLocked is waits, and sees to it that it ends.
 func (l *Link) heldLocked(now time.Time) bool {
 	o := &l.out
-	if o.small < windowSmall || o.w.Answers || o.w.Len() >= frameSize {
+	if !o.waits() {
 		return false
 	}
 	if o.held.IsZero() {
 		o.held = now
-	}
-	if now.Sub(o.held) >= holdMost {
-		return false
 	}
 	l.owe()
 	return true

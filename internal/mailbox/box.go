@@ -8,46 +8,10 @@ package mailbox
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/Diggs/go-one/internal/pulse"
 	"github.com/Diggs/go-one/internal/wire"
-)
-
-// An Origin is the way back to who sent a message.
-type Origin interface {
-	// Answer reports the result of count messages with adjoining numbers, or of
-	// one batch, of which count messages were received.
-	Answer(number, count uint64, s wire.Status)
-	// Flush sends what was answered.
-	Flush()
-}
-
-// A Chain is of batches of which none is received behind one that was not
-// received whole.
-type Chain struct{ Broken atomic.Bool }
-
-// A Message waits for the handler: one payload, or a batch of them.
-type Message struct {
-	Payload []byte // of a batch: what is left of it, as on the wire
-	Batch   int    // how many messages a batch has; 0: it is none
-	Expires time.Time
-	Chain   *Chain // nil for none
-	Origin  Origin // nil for a sender on this node, whose Payload stays its own
-	Number  uint64
-
-	got        int // of the batch, received
-	withdrawn  bool
-	done       chan wire.Status // for a sender on this node; capacity 1
-	prev, next *Message
-}
-
-// Bounds of what waits in a box. A single message may exceed the bytes. Senders
-// on this node wait with their own data, as goroutines do.
-const (
-	mostMessages = 16 << 10
-	mostBytes    = 16 << 20
 )
 
 // A Box is the way to the handler of one tenure. It decides the result of every
@@ -86,69 +50,6 @@ type pump struct {
 	kick    chan struct{} // makes it look again; capacity 1
 	takers  int           // who wait to Take
 	turn    chan struct{} // makes one of them look again; capacity 1
-}
-
-// A result is that of some adjoining messages of one origin.
-type result struct {
-	Origin
-	number, count uint64
-	s             wire.Status
-	batch         bool
-}
-
-// queue is a list of messages; what it counts are those of remote senders.
-type queue struct {
-	head, tail *Message
-	n, bytes   int
-	earliest   time.Time // none expires before
-}
-
-func (q *queue) push(m *Message) {
-	if q.head == nil || m.Expires.Before(q.earliest) {
-		q.earliest = m.Expires
-	}
-	m.prev, m.next = q.tail, nil
-	if q.head == nil {
-		q.head = m
-	} else {
-		q.tail.next = m
-	}
-	q.tail = m
-	if m.Origin != nil {
-		q.n += m.left()
-		q.bytes += len(m.Payload)
-	}
-}
-
-func (q *queue) remove(m *Message) {
-	if m.prev == nil {
-		q.head = m.next
-	} else {
-		m.prev.next = m.next
-	}
-	if m.next == nil {
-		q.tail = m.prev
-	} else {
-		m.next.prev = m.prev
-	}
-	m.prev, m.next = nil, nil
-	if m.Origin != nil {
-		q.n -= m.left()
-		q.bytes -= len(m.Payload)
-	}
-}
-
-// left is how many payloads have not been received.
-func (m *Message) left() int { return max(m.Batch, 1) - m.got }
-
-// cut takes the next payload of a batch.
-func (q *queue) cut(m *Message) []byte {
-	before := len(m.Payload)
-	data := wire.NextOfBatch(&m.Payload)
-	q.bytes -= before - len(m.Payload)
-	q.n--
-	m.got++
-	return data
 }
 
 // Arrive takes a message from another node, and returns its result if that is
@@ -282,21 +183,21 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) bool {
 	}
 	b.pump.offered = m
 	b.mu.Unlock()
-	defer func() {
-		b.mu.Lock()
-		b.pump.offered = nil
-	}()
-	if b.exit.Err() != nil {
-		return false
+	took := b.exit.Err() == nil
+	if took {
+		select {
+		case b.Data <- data:
+		case <-b.exit.Done(): // from here on the handler can't take it
+			took = false
+		case <-b.pump.kick:
+			took = false
+		case <-caller:
+			took = false
+		}
 	}
-	select {
-	case b.Data <- data:
-		return true
-	case <-b.exit.Done(): // from here on the handler can't take it
-	case <-b.pump.kick:
-	case <-caller:
-	}
-	return false
+	b.mu.Lock()
+	b.pump.offered = nil
+	return took
 }
 
 // nextLocked returns the message to be offered, nil if none may be.
@@ -437,21 +338,29 @@ func (b *Box) expire(now time.Time) (next time.Time) {
 	return next
 }
 
-// Send hands over data of a sender on this node and returns the result. The
-// handler gets a copy. Try is for a handler that is receiving right now.
+// Hand hands over data of a sender on this node, if the handler is receiving
+// right now. The handler gets a copy.
+func (b *Box) Hand(data []byte) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over || !b.idleLocked() || b.left() <= 0 {
+		return false
+	}
+	select {
+	case b.Data <- b.room.copy(data):
+		return true
+	default:
+		return false
+	}
+}
+
+// Send hands over data of a sender on this node, for which Hand was too early,
+// and returns the result. Try is for a handler that is receiving right now.
 func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try bool) wire.Status {
 	b.mu.Lock()
-	switch {
-	case b.over || b.left() <= 0:
+	if b.over {
 		b.mu.Unlock()
 		return wire.Ended
-	case b.idleLocked():
-		select {
-		case b.Data <- b.room.copy(data):
-			b.mu.Unlock()
-			return wire.Received
-		default:
-		}
 	}
 	if try && (b.queue.head != nil || b.pump.takers == 0) {
 		b.mu.Unlock()

@@ -56,9 +56,9 @@ func (b *batch) post(ctx context.Context, deadline time.Time) (why wire.Status) 
 		if why != 0 {
 			break
 		}
-		r := newRequest(nil, b.msgs[b.sent:b.sent+n], deadline, 0)
+		r := b.side.mux.request(nil, b.msgs[b.sent:b.sent+n], deadline, 0)
 		if why = b.Stream.post(r); why != 0 {
-			r.free()
+			b.side.mux.free(r)
 			b.room.Release(c)
 			break
 		}
@@ -98,6 +98,6 @@ func (b *batch) next(ctx context.Context) (end Result) {
 		c += cost(len(m))
 	}
 	b.room.Release(min(c, windowBytes))
-	r.free()
+	b.side.mux.free(r)
 	return end
 }

@@ -29,6 +29,7 @@ type Mux struct {
 	room    *mailbox.Room
 	maxSize int // of a message
 	inbound atomic.Int64
+	spare   sync.Pool // of requests
 
 	mu    sync.RWMutex
 	sides map[*link.Link]*side
@@ -38,6 +39,22 @@ type Mux struct {
 // [Mux.Ended] for each link that has.
 func NewMux(room *mailbox.Room, maxSize int, tick *pulse.Pulse) *Mux {
 	return &Mux{tick: tick, room: room, maxSize: maxSize, sides: map[*link.Link]*side{}}
+}
+
+// request returns one that is not under way yet.
+func (m *Mux) request(data []byte, msgs [][]byte, deadline time.Time, flags uint64) *Request {
+	r, _ := m.spare.Get().(*Request)
+	if r == nil {
+		r = &Request{done: make(chan Result, 1)}
+	}
+	r.data, r.msgs, r.deadline, r.flags = data, msgs, deadline, flags
+	return r
+}
+
+// free takes back a request that has ended.
+func (m *Mux) free(r *Request) {
+	*r = Request{done: r.done}
+	m.spare.Put(r)
 }
 
 // A side is the streams of one link.
@@ -210,8 +227,14 @@ func (m *Mux) all() (ss []*Stream) {
 
 // Tick does what time demands, and returns when to call again.
 func (m *Mux) Tick(now time.Time) (next time.Time) {
+	probed := map[*link.Link]bool{}
 	for _, st := range m.all() {
 		next = pulse.Earliest(next, st.tick(now))
+		// What was acknowledged is not answered: its holder may die meanwhile.
+		if l := st.side.link; !probed[l] && !st.Idle() {
+			probed[l] = true
+			next = pulse.Earliest(next, l.Probe(now))
+		}
 		if st.Over() != 0 {
 			st.side.leave(st)
 		}

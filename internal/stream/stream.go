@@ -66,20 +66,6 @@ type Request struct {
 	done      chan Result // capacity 1
 }
 
-var spare = sync.Pool{New: func() any { return &Request{done: make(chan Result, 1)} }}
-
-func newRequest(data []byte, msgs [][]byte, deadline time.Time, flags uint64) *Request {
-	r := spare.Get().(*Request)
-	r.data, r.msgs, r.deadline, r.flags = data, msgs, deadline, flags
-	return r
-}
-
-// free takes back a request that has ended.
-func (r *Request) free() {
-	*r = Request{done: r.done}
-	spare.Put(r)
-}
-
 // A Stream is the requests from this process to one tenure. Its methods may be
 // called concurrently.
 type Stream struct {
@@ -148,8 +134,8 @@ func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flag
 		}
 	}
 	defer s.room.Release(c)
-	r := newRequest(data, nil, deadline, flags)
-	defer r.free()
+	r := s.side.mux.request(data, nil, deadline, flags)
+	defer s.side.mux.free(r)
 	if status := s.post(r); status != 0 {
 		return Result{Status: status, Unsent: true}
 	}
@@ -198,6 +184,7 @@ func (s *Stream) post(r *Request) wire.Status {
 	l.End()
 	s.used = now
 	s.watchLocked(r.deadline)
+	s.side.mux.tick.By(now.Add(link.ProbeAfter))
 	return 0
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -313,6 +314,34 @@ func TestForgedWakeUpsNeitherHoldUpNorSpin(t *testing.T) {
 }
 
 // Connections.
+
+func TestAWaitingIDHasNoGoroutine(t *testing.T) {
+	s := startRedis(t)
+	const n = 1000
+	holder, err := gone.NewGone("tcp://127.0.0.1:0", s.locks(time.Minute))
+	must(t, err)
+	node, err := gone.NewGone("tcp://127.0.0.1:0", s.locks(time.Minute))
+	must(t, err)
+	for i := range n {
+		_, err := holder.RunOne(fmt.Sprint("id ", i), func(r *gone.GoneRunner) { <-r.Exit })
+		must(t, err)
+	}
+	eventually(t, 30*time.Second, "one holds all", func() bool { return holder.Stats().Held == n })
+	before := runtime.NumGoroutine()
+	for i := range n {
+		_, err := node.RunOne(fmt.Sprint("id ", i), func(r *gone.GoneRunner) { <-r.Exit })
+		must(t, err)
+	}
+	eventually(t, 30*time.Second, "all wait, without a goroutine each", func() bool {
+		channels, err := redis.Values(s.do("PUBSUB", "CHANNELS", "gone:*"), nil)
+		must(t, err)
+		return len(channels) == n && runtime.NumGoroutine() < before+n/10
+	})
+	must(t, holder.Close())
+	eventually(t, 30*time.Second, "the other holds all", func() bool { return node.Stats().Held == n })
+	must(t, node.Close())
+	eventually(t, 10*time.Second, "nothing is left in Redis but the counters", func() bool { return s.do("DBSIZE") == int64(n) })
+}
 
 func TestAThousandWaitingLocksUseAConstantNumberOfConnections(t *testing.T) {
 	t.Parallel()

@@ -1,4 +1,4 @@
-package gone
+package glogger
 
 import (
 	"context"
@@ -37,7 +37,7 @@ const logInChild = "GONE_TEST_LOG"
 func glogOf(t *testing.T, flags []string, log func(*slog.Logger)) (lines []glogLine, parent bool) {
 	t.Helper()
 	if os.Getenv(logInChild) != "" {
-		log(slog.New(glogHandler{}))
+		log(New())
 		glog.Flush()
 		return nil, false
 	}
@@ -149,12 +149,12 @@ func TestVerbosity(t *testing.T) {
 		{"v=1", "1", "", "info -1 -4"},
 		{"v=2", "2", "", "info -1 -4 -5 -8"},
 		{"v=3", "3", "", "info -1 -4 -5 -8 -12"},
-		{"vmodule of this file", "0", "log_test=2", "info -1 -4 -5 -8"},
-		{"vmodule of some files", "0", "log_*=1", "info -1 -4"},
+		{"vmodule of this file", "0", "glogger_test=2", "info -1 -4 -5 -8"},
+		{"vmodule of some files", "0", "glogger_*=1", "info -1 -4"},
 		{"vmodule of another", "0", "runner=9", "info"},
-		{"vmodule of the handler", "0", "log=9", "info"},
+		{"vmodule of the handler", "0", "glogger=9", "info"},
 		{"vmodule of slog", "0", "logger=9", "info"},
-		{"vmodule below v", "9", "log_test=1", "info -1 -4"},
+		{"vmodule below v", "9", "glogger_test=1", "info -1 -4"},
 		{"vmodule of another below v", "1", "runner=0", "info -1 -4"},
 	}
 	lines, parent := glogOf(t, nil, func(l *slog.Logger) {
@@ -235,17 +235,7 @@ var attrCases = []struct {
 }
 
 func TestAGroupWithoutNameIsNone(t *testing.T) {
-	if h := (glogHandler{}).WithGroup(""); h != (glogHandler{}) {
+	if h := (handler{}).WithGroup(""); h != (handler{}) {
 		t.Errorf("%+v", h)
-	}
-}
-
-func TestGoneLogsToGlogUnlessToldOtherwise(t *testing.T) {
-	o, err := newOptions(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, ok := o.logger.Handler().(glogHandler); !ok {
-		t.Errorf("%T", o.logger.Handler())
 	}
 }

@@ -1,4 +1,6 @@
-package gone
+// Package glogger writes what gone logs to glog. It is a package of its own, as
+// importing glog registers flags and starts a goroutine.
+package glogger
 
 import (
 	"context"
@@ -10,19 +12,22 @@ import (
 	"github.com/golang/glog"
 )
 
-// glogHandler writes records to glog with the file and line that logged them,
+// New returns a logger for gone.WithLogger that writes to glog.
+func New() *slog.Logger { return slog.New(handler{}) }
+
+// handler writes records to glog with the file and line that logged them,
 // so that -v and -vmodule work as if glog had been called there. Levels below
 // Info become -v=1, -v=2 and so on, a step of four each.
-type glogHandler struct {
+type handler struct {
 	attrs  string // rendered, of WithAttrs
 	prefix string // of WithGroup
 }
 
-func (glogHandler) Enabled(context.Context, slog.Level) bool {
+func (handler) Enabled(context.Context, slog.Level) bool {
 	return true // -vmodule depends on the caller's file, which only Handle sees
 }
 
-func (h glogHandler) Handle(_ context.Context, r slog.Record) error {
+func (h handler) Handle(_ context.Context, r slog.Record) error {
 	depth := depthOf(r.PC)
 	if r.Level < slog.LevelInfo {
 		v := glog.Level(1 + (slog.LevelInfo-r.Level-1)/4)
@@ -48,7 +53,7 @@ func (h glogHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-func (h glogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	var b strings.Builder
 	b.WriteString(h.attrs)
 	for _, a := range attrs {
@@ -58,7 +63,7 @@ func (h glogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return h
 }
 
-func (h glogHandler) WithGroup(name string) slog.Handler {
+func (h handler) WithGroup(name string) slog.Handler {
 	if name != "" {
 		h.prefix += name + "."
 	}

@@ -1,16 +1,15 @@
-package gone
+package lease
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/Diggs/go-one/internal/boottime"
 )
 
 // The locks of these tests expire after leaseTTL, so Exit closes after
@@ -23,28 +22,17 @@ const (
 
 var errUnknown = errors.New("i/o timeout")
 
-// A timedLock is the least that most of these tests need. They embed one and
-// override one method.
-type timedLock interface {
-	GoneLock
-	Expirer
-}
+var (
+	errClosed   = errors.New("closed")
+	errReturned = errors.New("the handler returned")
+)
 
-// generousLock is always free and always extended.
-type generousLock struct{}
+// onExtend is a lock.
+type onExtend func() error
 
-func (generousLock) Lock() error               { return nil }
-func (generousLock) Extend() error             { return nil }
-func (generousLock) Unlock()                   {}
-func (generousLock) GetValue() (string, error) { return "", ErrNoHolder }
-func (generousLock) TTL() time.Duration        { return leaseTTL }
+func (do onExtend) Extend() error { return do() }
 
-type onExtend struct {
-	timedLock
-	do func() error
-}
-
-func (l onExtend) Extend() error { return l.do() }
+func always() error { return nil }
 
 // A bubbleClock is the clock of a synctest bubble, and of a machine that may
 // have slept: timers stand still meanwhile, the clock does not.
@@ -62,9 +50,9 @@ func (c *bubbleClock) now() time.Duration {
 func (c *bubbleClock) sleep(d time.Duration) { c.slept.Add(int64(d)) }
 
 // grant starts a lease that was asked for just now. Its Exit is the context.
-func grant(c *bubbleClock, lock GoneLock) (*lease, context.Context) {
+func grant(c *bubbleClock, lock Extender) (*Lease, context.Context) {
 	ctx, exit := context.WithCancelCause(context.Background())
-	return newLease(lock, c.now(), c.now, exit), ctx
+	return New(lock, leaseTTL, c.now(), c.now, exit), ctx
 }
 
 // open checks that Exit has not closed. It and the next two may be used in
@@ -93,7 +81,7 @@ func lapsesAt(t *testing.T, c *bubbleClock, exit context.Context, deadline time.
 	if now := c.now(); now != deadline {
 		t.Errorf("Exit closed at %v, want %v", now, deadline)
 	}
-	closed(t, exit, ErrLeaseExpired)
+	closed(t, exit, ErrExpired)
 }
 
 func TestDeadlineOfALockCountsFromBeforeItsRequest(t *testing.T) {
@@ -102,7 +90,7 @@ func TestDeadlineOfALockCountsFromBeforeItsRequest(t *testing.T) {
 		ctx, exit := context.WithCancelCause(t.Context())
 		sent := c.now()
 		time.Sleep(4 * time.Second) // the reply takes its time
-		newLease(generousLock{}, sent, c.now, exit)
+		New(onExtend(always), leaseTTL, sent, c.now, exit)
 		lapsesAt(t, c, ctx, leaseDeadline)
 	})
 }
@@ -110,12 +98,12 @@ func TestDeadlineOfALockCountsFromBeforeItsRequest(t *testing.T) {
 func TestDeadlineOfAnExtendCountsFromBeforeItsRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			time.Sleep(4 * time.Second)
 			return nil
-		}})
+		}))
 		time.Sleep(3 * time.Second)
-		if err := l.extend(exit); err != nil {
+		if err := l.Extend(exit); err != nil {
 			t.Fatal(err)
 		}
 		lapsesAt(t, c, exit, 3*time.Second+leaseDeadline)
@@ -127,15 +115,15 @@ func TestDeadlineOfARetriedExtendCountsFromBeforeTheRequestThatWasConfirmed(t *t
 		c := newBubbleClock()
 		var sent time.Duration
 		tries := 0
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			sent = c.now()
 			time.Sleep(time.Second)
 			if tries++; tries < 4 {
 				return errUnknown
 			}
 			return nil
-		}})
-		if err := l.extend(exit); err != nil {
+		}))
+		if err := l.Extend(exit); err != nil {
 			t.Fatal(err)
 		}
 		if sent == 0 {
@@ -151,18 +139,10 @@ func TestALockWhoseReplyTookTheWholeLeaseIsNoLease(t *testing.T) {
 		ctx, exit := context.WithCancelCause(t.Context())
 		sent := c.now()
 		time.Sleep(leaseDeadline)
-		if l := newLease(generousLock{}, sent, c.now, exit); !l.expired() {
+		if l := New(onExtend(always), leaseTTL, sent, c.now, exit); l.Left() > 0 {
 			t.Error("the lease is not over")
 		}
-		closed(t, ctx, ErrLeaseExpired)
-	})
-}
-
-func TestALockWithoutTTLExpiresAfterTheDefault(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newBubbleClock()
-		_, exit := grant(c, struct{ GoneLock }{generousLock{}})
-		lapsesAt(t, c, exit, DefaultExpiry*9/10)
+		closed(t, ctx, ErrExpired)
 	})
 }
 
@@ -171,12 +151,12 @@ func TestExitClosesAtTheDeadlineWhileAnExtendHangs(t *testing.T) {
 		c := newBubbleClock()
 		hang := make(chan struct{})
 		defer close(hang)
-		l, exit := grant(c, onExtend{generousLock{}, func() error { <-hang; return nil }})
+		l, exit := grant(c, onExtend(func() error { <-hang; return nil }))
 		time.Sleep(8 * time.Second)
 		reply := make(chan error)
-		go func() { reply <- l.extend(exit) }()
+		go func() { reply <- l.Extend(exit) }()
 		lapsesAt(t, c, exit, leaseDeadline)
-		if err := <-reply; !errors.Is(err, ErrLeaseExpired) {
+		if err := <-reply; !errors.Is(err, ErrExpired) {
 			t.Errorf("Extend: %v", err)
 		}
 		if now := c.now(); now != leaseDeadline {
@@ -189,20 +169,20 @@ func TestALateReplyDoesNotReviveALease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		replied := make(chan struct{})
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			time.Sleep(leaseDeadline + leaseMargin/2) // before the lock itself has expired
 			close(replied)
 			return nil
-		}})
-		if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) {
+		}))
+		if err := l.Extend(exit); !errors.Is(err, ErrExpired) {
 			t.Fatalf("Extend: %v", err)
 		}
 		<-replied
 		synctest.Wait()
-		if !l.expired() {
+		if l.Left() > 0 {
 			t.Error("the lease was revived")
 		}
-		closed(t, exit, ErrLeaseExpired)
+		closed(t, exit, ErrExpired)
 	})
 }
 
@@ -210,14 +190,14 @@ func TestAReplyAtTheVeryDeadlineIsLate(t *testing.T) {
 	for range 50 { // who comes first at one instant is for the scheduler
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
-			l, exit := grant(c, onExtend{generousLock{}, func() error {
+			l, exit := grant(c, onExtend(func() error {
 				time.Sleep(leaseDeadline)
 				return nil
-			}})
-			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) {
+			}))
+			if err := l.Extend(exit); !errors.Is(err, ErrExpired) {
 				t.Errorf("Extend: %v", err)
 			}
-			closed(t, exit, ErrLeaseExpired)
+			closed(t, exit, ErrExpired)
 		})
 	}
 }
@@ -227,19 +207,19 @@ func TestTransientErrorsAreRetriedInsideExtendUntilTheDeadline(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
 			tries := 0
-			l, exit := grant(c, onExtend{generousLock{}, func() error { tries++; return errUnknown }})
-			err := l.extend(exit)
+			l, exit := grant(c, onExtend(func() error { tries++; return errUnknown }))
+			err := l.Extend(exit)
 			if now := c.now(); now != leaseDeadline {
 				t.Errorf("Extend gave up at %v, want %v", now, leaseDeadline)
 			}
-			if !errors.Is(err, ErrLeaseExpired) || !errors.Is(err, ErrLockLost) || !errors.Is(err, errUnknown) {
+			if !errors.Is(err, ErrExpired) || !errors.Is(err, ErrLost) || !errors.Is(err, errUnknown) {
 				t.Errorf("Extend: %v, want that the lease expired and why", err)
 			}
 			// The pauses grow from a twentieth of a second to a second.
 			if tries < 10 || tries > 40 {
 				t.Errorf("%d requests", tries)
 			}
-			closed(t, exit, ErrLeaseExpired)
+			closed(t, exit, ErrExpired)
 		})
 	}
 }
@@ -248,26 +228,26 @@ func TestExtendIsNoHotLoopRightBeforeTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		tries := 0
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			if tries++; tries > 100 {
-				return ErrLockLost // an end at last
+				return ErrLost // an end at last
 			}
 			return errUnknown
-		}})
+		}))
 		time.Sleep(leaseDeadline - 1)
-		if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) || tries != 1 {
+		if err := l.Extend(exit); !errors.Is(err, ErrExpired) || tries != 1 {
 			t.Errorf("Extend: %v, after %d requests", err, tries)
 		}
 	})
 }
 
 func TestNoErrorAloneMeansLost(t *testing.T) {
-	for _, said := range []error{errUnknown, ErrLockHeld, ErrNoHolder, ErrClosed, context.DeadlineExceeded} {
+	for _, said := range []error{errUnknown, errClosed, context.DeadlineExceeded} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
 			var exit context.Context
 			tries := 0
-			l, exit := grant(c, onExtend{generousLock{}, func() error {
+			l, exit := grant(c, onExtend(func() error {
 				if tries++; tries == 1 {
 					return said
 				}
@@ -275,12 +255,12 @@ func TestNoErrorAloneMeansLost(t *testing.T) {
 					t.Errorf("Exit closed after %v", said)
 				}
 				return nil
-			}})
-			if err := l.extend(exit); err != nil || tries != 2 {
+			}))
+			if err := l.Extend(exit); err != nil || tries != 2 {
 				t.Errorf("after %v: %v at try %d", said, err, tries)
 			}
 			open(t, exit)
-			l.end(ErrHandlerReturned)
+			l.End(errReturned)
 		})
 	}
 }
@@ -288,22 +268,22 @@ func TestNoErrorAloneMeansLost(t *testing.T) {
 func TestLostMeansExitNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		lost := because(ErrLockLost, errors.New("another's"))
+		lost := fmt.Errorf("%w: another's", ErrLost)
 		tries := 0
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			time.Sleep(time.Second)
 			if tries++; tries == 2 {
 				return lost
 			}
 			return errUnknown
-		}})
-		err := l.extend(exit)
-		if !errors.Is(err, ErrLockLost) || errors.Is(err, ErrLeaseExpired) {
+		}))
+		err := l.Extend(exit)
+		if !errors.Is(err, ErrLost) || errors.Is(err, ErrExpired) {
 			t.Errorf("Extend: %v", err)
 		}
 		closed(t, exit, lost)
-		if !l.expired() || tries != 2 {
-			t.Errorf("expired: %v, after %d requests", l.expired(), tries)
+		if l.Left() > 0 || tries != 2 {
+			t.Errorf("%v left, after %d requests", l.Left(), tries)
 		}
 		if now := c.now(); now > 2*time.Second+leaseTTL/50 {
 			t.Errorf("Exit closed at %v", now)
@@ -312,19 +292,19 @@ func TestLostMeansExitNow(t *testing.T) {
 }
 
 func TestALeaseThatIsOverStaysOverAndAsksNobody(t *testing.T) {
-	for _, end := range []error{ErrLeaseExpired, ErrLockLost, ErrHandlerReturned} {
+	for _, end := range []error{ErrExpired, ErrLost, errReturned} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
 			asked := 0
-			l, exit := grant(c, onExtend{generousLock{}, func() error { asked++; return nil }})
-			l.end(end)
-			if err := l.extend(exit); !errors.Is(err, end) || asked != 0 {
+			l, exit := grant(c, onExtend(func() error { asked++; return nil }))
+			l.End(end)
+			if err := l.Extend(exit); !errors.Is(err, end) || asked != 0 {
 				t.Errorf("Extend: %v, after %d requests, want %v", err, asked, end)
 			}
-			l.end(errors.New("another cause"))
+			l.End(errors.New("another cause"))
 			closed(t, exit, end)
-			if err := l.err(); err != end || !l.expired() {
-				t.Errorf("over because of %v, expired %v", err, l.expired())
+			if err := l.Err(); err != end || l.Left() > 0 {
+				t.Errorf("over because of %v, %v left", err, l.Left())
 			}
 		})
 	}
@@ -335,39 +315,39 @@ func TestExtendNoticesThatTheMachineSleptPastTheDeadline(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
 			asked := false
-			l, exit := grant(c, onExtend{generousLock{}, func() error { asked = true; return nil }})
+			l, exit := grant(c, onExtend(func() error { asked = true; return nil }))
 			c.sleep(leaseDeadline)
-			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) || asked {
+			if err := l.Extend(exit); !errors.Is(err, ErrExpired) || asked {
 				t.Errorf("Extend: %v, asked %v", err, asked)
 			}
-			closed(t, exit, ErrLeaseExpired)
+			closed(t, exit, ErrExpired)
 		})
 	})
 	t.Run("during the request", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
-			l, exit := grant(c, onExtend{generousLock{}, func() error { c.sleep(leaseDeadline); return nil }})
-			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) {
+			l, exit := grant(c, onExtend(func() error { c.sleep(leaseDeadline); return nil }))
+			if err := l.Extend(exit); !errors.Is(err, ErrExpired) {
 				t.Errorf("Extend: %v", err)
 			}
-			closed(t, exit, ErrLeaseExpired)
+			closed(t, exit, ErrExpired)
 		})
 	})
 	t.Run("between two requests", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newBubbleClock()
 			tries := 0
-			l, exit := grant(c, onExtend{generousLock{}, func() error {
+			l, exit := grant(c, onExtend(func() error {
 				if tries++; tries == 1 {
 					c.sleep(leaseDeadline)
 					return errUnknown
 				}
 				return nil
-			}})
-			if err := l.extend(exit); !errors.Is(err, ErrLeaseExpired) || tries != 1 {
+			}))
+			if err := l.Extend(exit); !errors.Is(err, ErrExpired) || tries != 1 {
 				t.Errorf("Extend: %v at try %d", err, tries)
 			}
-			closed(t, exit, ErrLeaseExpired)
+			closed(t, exit, ErrExpired)
 		})
 	})
 }
@@ -375,17 +355,17 @@ func TestExtendNoticesThatTheMachineSleptPastTheDeadline(t *testing.T) {
 func TestWhoeverAsksNoticesThatTheMachineSleptPastTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		l, exit := grant(c, generousLock{})
+		l, exit := grant(c, onExtend(always))
 		c.sleep(leaseDeadline - 1)
-		if l.expired() {
+		if l.Left() == 0 {
 			t.Fatal("over before the deadline")
 		}
 		open(t, exit)
 		c.sleep(1)
-		if !l.expired() {
+		if l.Left() > 0 {
 			t.Fatal("not over at the deadline")
 		}
-		closed(t, exit, ErrLeaseExpired)
+		closed(t, exit, ErrExpired)
 		if c.now() != leaseDeadline {
 			t.Error("time passed meanwhile")
 		}
@@ -398,7 +378,7 @@ func TestADeadlineIsNotReachedBeforeItsOwnClockSaysSo(t *testing.T) {
 		start := time.Now()
 		slow := func() time.Duration { return time.Since(start) / 2 }
 		ctx, exit := context.WithCancelCause(t.Context())
-		newLease(generousLock{}, slow(), slow, exit)
+		New(onExtend(always), leaseTTL, slow(), slow, exit)
 		<-ctx.Done()
 		if now := slow(); now < leaseDeadline || now > leaseDeadline+time.Millisecond {
 			t.Errorf("Exit closed at %v", now)
@@ -409,17 +389,17 @@ func TestADeadlineIsNotReachedBeforeItsOwnClockSaysSo(t *testing.T) {
 func TestTheLatestOfConcurrentExtendsCountsWhateverTheOrderOfReplies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			if c.now() == time.Second {
 				time.Sleep(5 * time.Second) // overtaken by the second
 			}
 			return nil
-		}})
+		}))
 		var wg sync.WaitGroup
 		for _, at := range []time.Duration{1, 2} {
 			wg.Go(func() {
 				time.Sleep(at * time.Second)
-				if err := l.extend(exit); err != nil {
+				if err := l.Extend(exit); err != nil {
 					t.Error(err)
 				}
 			})
@@ -435,7 +415,7 @@ func TestManyConcurrentExtends(t *testing.T) {
 		var mu sync.Mutex
 		asked := 0
 		var latest time.Duration // sent and confirmed
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			sent := c.now()
 			time.Sleep(rand.N(2 * time.Second))
 			mu.Lock()
@@ -445,12 +425,12 @@ func TestManyConcurrentExtends(t *testing.T) {
 			}
 			latest = max(latest, sent)
 			return nil
-		}})
+		}))
 		var wg sync.WaitGroup
 		for range 50 {
 			wg.Go(func() {
 				for range 20 {
-					if err := l.extend(exit); err != nil {
+					if err := l.Extend(exit); err != nil {
 						t.Error(err)
 					}
 				}
@@ -470,18 +450,18 @@ func TestLossEndsEveryConcurrentExtend(t *testing.T) {
 		hang := make(chan struct{})
 		defer close(hang)
 		var asked atomic.Int32
-		l, exit := grant(c, onExtend{generousLock{}, func() error {
+		l, exit := grant(c, onExtend(func() error {
 			if asked.Add(1) == 3 {
 				time.Sleep(time.Second)
-				return ErrLockLost
+				return ErrLost
 			}
 			<-hang
 			return nil
-		}})
+		}))
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
-				if err := l.extend(exit); !errors.Is(err, ErrLockLost) || errors.Is(err, ErrLeaseExpired) {
+				if err := l.Extend(exit); !errors.Is(err, ErrLost) || errors.Is(err, ErrExpired) {
 					t.Errorf("Extend: %v", err)
 				}
 			})
@@ -502,17 +482,17 @@ func TestAnExtendUnderWayReturnsWhenExitClosesAsPlanned(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				defer time.Sleep(leaseTTL) // until nothing hangs
 				c := newBubbleClock()
-				l, _ := grant(c, onExtend{generousLock{}, reply})
+				l, _ := grant(c, onExtend(reply))
 				exit, close := context.WithCancelCause(t.Context())
-				time.AfterFunc(5*time.Second, func() { close(ErrClosed) })
-				err := l.extend(exit)
+				time.AfterFunc(5*time.Second, func() { close(errClosed) })
+				err := l.Extend(exit)
 				if now := c.now(); now != 5*time.Second {
 					t.Errorf("Extend returned at %v", now)
 				}
-				if !errors.Is(err, ErrClosed) || errors.Is(err, ErrLockLost) {
+				if !errors.Is(err, errClosed) || errors.Is(err, ErrLost) {
 					t.Errorf("Extend: %v", err)
 				}
-				if l.expired() {
+				if l.Left() == 0 {
 					t.Error("the lease is over: the handler could not clean up under its lock")
 				}
 			})
@@ -523,17 +503,17 @@ func TestAnExtendUnderWayReturnsWhenExitClosesAsPlanned(t *testing.T) {
 // planned is an Exit that has closed although the lease goes on.
 func planned(t *testing.T) context.Context {
 	exit, close := context.WithCancelCause(t.Context())
-	close(ErrClosed)
+	close(errClosed)
 	return exit
 }
 
 func TestAHandlerThatCleansUpCanExtendAfterAPlannedExit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		l, lapse := grant(c, generousLock{})
+		l, lapse := grant(c, onExtend(always))
 		for range 10 {
 			time.Sleep(5 * time.Second)
-			if err := l.extend(planned(t)); err != nil {
+			if err := l.Extend(planned(t)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -545,8 +525,8 @@ func TestAfterAPlannedExitExtendAsksOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		tries := 0
-		l, lapse := grant(c, onExtend{generousLock{}, func() error { tries++; return errUnknown }})
-		if err := l.extend(planned(t)); !errors.Is(err, errUnknown) || tries != 1 || c.now() != 0 {
+		l, lapse := grant(c, onExtend(func() error { tries++; return errUnknown }))
+		if err := l.Extend(planned(t)); !errors.Is(err, errUnknown) || tries != 1 || c.now() != 0 {
 			t.Errorf("Extend: %v after %d requests at %v", err, tries, c.now())
 		}
 		open(t, lapse)
@@ -557,11 +537,11 @@ func TestAfterAPlannedExitExtendAsksOnce(t *testing.T) {
 func TestAfterAPlannedExitLostIsLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
-		l, lapse := grant(c, onExtend{generousLock{}, func() error { return ErrLockLost }})
-		if err := l.extend(planned(t)); !errors.Is(err, ErrLockLost) {
+		l, lapse := grant(c, onExtend(func() error { return ErrLost }))
+		if err := l.Extend(planned(t)); !errors.Is(err, ErrLost) {
 			t.Errorf("Extend: %v", err)
 		}
-		closed(t, lapse, ErrLockLost)
+		closed(t, lapse, ErrLost)
 	})
 }
 
@@ -569,11 +549,11 @@ func TestAfterAPlannedExitAHangingRequestHoldsExtendNoLongerThanTheDeadline(t *t
 	synctest.Test(t, func(t *testing.T) {
 		defer time.Sleep(time.Hour) // until nothing hangs
 		c := newBubbleClock()
-		l, lapse := grant(c, onExtend{generousLock{}, func() error { time.Sleep(time.Hour); return nil }})
-		if err := l.extend(planned(t)); !errors.Is(err, ErrLeaseExpired) || c.now() != leaseDeadline {
+		l, lapse := grant(c, onExtend(func() error { time.Sleep(time.Hour); return nil }))
+		if err := l.Extend(planned(t)); !errors.Is(err, ErrExpired) || c.now() != leaseDeadline {
 			t.Errorf("Extend: %v at %v", err, c.now())
 		}
-		closed(t, lapse, ErrLeaseExpired)
+		closed(t, lapse, ErrExpired)
 	})
 }
 
@@ -581,12 +561,12 @@ func TestTheEndIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		var told atomic.Int32
-		l := newLease(generousLock{}, c.now(), c.now, func(error) { told.Add(1) })
+		l := New(onExtend(always), leaseTTL, c.now(), c.now, func(error) { told.Add(1) })
 		time.Sleep(leaseDeadline) // the timer, too, is about to fire
 		var wg sync.WaitGroup
 		for range 10 {
-			wg.Go(func() { l.expired() })
-			wg.Go(func() { l.end(ErrLockLost) })
+			wg.Go(func() { l.Left() })
+			wg.Go(func() { l.End(ErrLost) })
 		}
 		wg.Wait()
 		time.Sleep(leaseTTL)
@@ -594,53 +574,4 @@ func TestTheEndIsToldOnce(t *testing.T) {
 			t.Errorf("told %d times", n)
 		}
 	})
-}
-
-func TestSentinels(t *testing.T) {
-	all := map[string]error{
-		"ErrNotDelivered": ErrNotDelivered, "ErrOutcomeUnknown": ErrOutcomeUnknown,
-		"ErrNoHolder": ErrNoHolder, "ErrBusy": ErrBusy, "ErrUnreachable": ErrUnreachable,
-		"ErrTooLarge": ErrTooLarge, "ErrClosed": ErrClosed,
-		"ErrLockHeld": ErrLockHeld, "ErrLockLost": ErrLockLost,
-		"ErrLeaseExpired": ErrLeaseExpired, "ErrHandlerReturned": ErrHandlerReturned,
-	}
-	for a, err := range all {
-		for b, target := range all {
-			// A lapsed lease is a lost one; no other is another.
-			want := a == b || a == "ErrLeaseExpired" && b == "ErrLockLost"
-			if got := errors.Is(err, target); got != want {
-				t.Errorf("errors.Is(%s, %s) = %v", a, b, got)
-			}
-		}
-	}
-	err := because(ErrNotDelivered, because(ErrNoHolder, context.Canceled))
-	for _, target := range []error{ErrNotDelivered, ErrNoHolder, context.Canceled} {
-		if !errors.Is(err, target) {
-			t.Errorf("%v is not %v", err, target)
-		}
-	}
-	if got, want := err.Error(), "gone: not delivered: no holder: context canceled"; got != want {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
-func TestTheClockGoesForward(t *testing.T) {
-	wall := time.Now() // first, so that more of it passes
-	before := boottime.Now()
-	if before <= 0 {
-		t.Fatalf("boottime is %v", before)
-	}
-	for last := before; last-before < 10*time.Millisecond; {
-		now := boottime.Now()
-		if now < last {
-			t.Fatalf("from %v back to %v", last, now)
-		}
-		last = now
-		if time.Since(wall) > 10*time.Second {
-			t.Fatalf("%v passed, boottime says %v", time.Since(wall), now-before)
-		}
-	}
-	if took := time.Since(wall); took < 10*time.Millisecond {
-		t.Errorf("boottime gained 10ms in %v", took)
-	}
 }

@@ -1,0 +1,160 @@
+// Package linktest plays the network under links, in a bubble of
+// testing/synctest: it loses, doubles, delays, reorders and refuses frames as it
+// is told to.
+package linktest
+
+import (
+	"sync"
+	"time"
+
+	"github.com/Diggs/go-one/internal/link"
+)
+
+// A Fate is what becomes of one frame.
+type Fate struct {
+	Refused bool          // there is no connection: Send returns false
+	Lost    bool          // it leaves, and never arrives
+	Delay   time.Duration // until it arrives
+	Again   time.Duration // until a copy does; 0: there is none
+}
+
+// A Network is what processes reach each other by. Its methods may be called
+// concurrently.
+type Network struct {
+	mu      sync.Mutex
+	hosts   map[string]*Host // by identity
+	weather func(from, to string, frame []byte) Fate
+	last    map[string]time.Time // the latest arrival, by identity
+}
+
+// New makes a network in which a frame takes no time.
+func New() *Network {
+	return &Network{
+		hosts:   map[string]*Host{},
+		last:    map[string]time.Time{},
+		weather: func(string, string, []byte) Fate { return Fate{} },
+	}
+}
+
+// Weather sets what becomes of frames from now on. It is called with a lock of
+// the network held, and must not call it.
+func (n *Network) Weather(w func(from, to string, frame []byte) Fate) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.weather = w
+}
+
+// A Host is one process. It is a link.Carrier.
+type Host struct {
+	Identity string
+	net      *Network
+	receive  func(frame []byte, from string)
+	one      sync.Mutex // frame at a time
+	dead     bool       // guarded by net.mu
+}
+
+// Host starts a process in place of the one that had the identity. Frames that
+// are on their way to that one arrive at the new one. Nothing is received before
+// receive is set by [Host.Receive].
+func (n *Network) Host(identity string) *Host {
+	h := &Host{Identity: identity, net: n}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if before := n.hosts[identity]; before != nil {
+		before.dead = true
+	}
+	n.hosts[identity] = h
+	return h
+}
+
+// Receive has each frame that arrives handled, one at a time. Frames are
+// sent under the name of their sender's identity.
+func (h *Host) Receive(receive func(frame []byte, from string)) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.receive = receive
+}
+
+// Crash ends the process: nothing that it does reaches anybody any more, and
+// there are no connections to it.
+func (h *Host) Crash() {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.dead = true
+	if h.net.hosts[h.Identity] == h {
+		delete(h.net.hosts, h.Identity)
+	}
+}
+
+// Dial implements link.Carrier.
+func (h *Host) Dial(identity string) (link.Conn, error) { return &conn{h, identity}, nil }
+
+type conn struct {
+	from *Host
+	to   string
+}
+
+// Send implements link.Conn.
+func (c *conn) Send(frame []byte) bool {
+	n := c.from.net
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c.from.dead {
+		return true // into the void
+	}
+	how := n.weather(c.from.Identity, c.to, frame)
+	switch {
+	case how.Refused, n.hosts[c.to] == nil && !how.Lost:
+		return false
+	case how.Lost:
+		return true
+	}
+	n.carry(c.from.Identity, c.to, frame, how.Delay)
+	if how.Again > 0 {
+		n.carry(c.from.Identity, c.to, frame, how.Again)
+	}
+	return true
+}
+
+// Inject has a frame arrive, whoever has sent it.
+func (n *Network) Inject(from, to string, frame []byte, delay time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.carry(from, to, frame, delay)
+}
+
+// carry brings a frame to the process that has the identity then. Frames with the
+// same delay stay in order. It is called with mu held.
+func (n *Network) carry(from, to string, frame []byte, delay time.Duration) {
+	frame = append([]byte(nil), frame...)
+	at := time.Now().Add(delay)
+	if last := n.last[to]; !at.After(last) && last.Sub(at) < time.Microsecond {
+		delay += last.Sub(at) + 1
+		at = last.Add(1)
+	}
+	n.last[to] = at
+	time.AfterFunc(delay, func() {
+		n.mu.Lock()
+		h := n.hosts[to]
+		var receive func([]byte, string)
+		if h != nil {
+			receive = h.receive
+		}
+		n.mu.Unlock()
+		if receive == nil {
+			return
+		}
+		h.one.Lock()
+		defer h.one.Unlock()
+		receive(frame, from)
+	})
+}
+
+// Renew implements link.Conn.
+func (c *conn) Renew() {}
+
+// Trouble implements link.Conn.
+func (c *conn) Trouble() error { return nil }
+
+// Close implements link.Conn.
+func (c *conn) Close() {}

@@ -1,0 +1,106 @@
+package mailbox
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// An Origin is the way back to who sent a message.
+type Origin interface {
+	// Answer reports the result of count messages with adjoining numbers, or of
+	// one batch, of which count messages were received.
+	Answer(number, count uint64, s wire.Status)
+	// Flush sends what was answered.
+	Flush()
+}
+
+// A Chain is of batches of which none is received behind one that was not
+// received whole.
+type Chain struct{ Broken atomic.Bool }
+
+// A Message waits for the handler: one payload, or a batch of them.
+type Message struct {
+	Payload []byte // of a batch: what is left of it, as on the wire
+	Batch   int    // how many messages a batch has; 0: it is none
+	Expires time.Time
+	Chain   *Chain // nil for none
+	Origin  Origin // nil for a sender on this node, whose Payload stays its own
+	Number  uint64
+
+	got        int // of the batch, received
+	withdrawn  bool
+	done       chan wire.Status // for a sender on this node; capacity 1
+	prev, next *Message
+}
+
+// Bounds of what waits in a box. A single message may exceed the bytes. Senders
+// on this node wait with their own data, as goroutines do.
+const (
+	mostMessages = 16 << 10
+	mostBytes    = 16 << 20
+)
+
+// queue is a list of messages; what it counts are those of remote senders.
+type queue struct {
+	head, tail *Message
+	n, bytes   int
+	earliest   time.Time // none expires before
+}
+
+func (q *queue) push(m *Message) {
+	if q.head == nil || m.Expires.Before(q.earliest) {
+		q.earliest = m.Expires
+	}
+	m.prev, m.next = q.tail, nil
+	if q.head == nil {
+		q.head = m
+	} else {
+		q.tail.next = m
+	}
+	q.tail = m
+	if m.Origin != nil {
+		q.n += m.left()
+		q.bytes += len(m.Payload)
+	}
+}
+
+func (q *queue) remove(m *Message) {
+	if m.prev == nil {
+		q.head = m.next
+	} else {
+		m.prev.next = m.next
+	}
+	if m.next == nil {
+		q.tail = m.prev
+	} else {
+		m.next.prev = m.prev
+	}
+	m.prev, m.next = nil, nil
+	if m.Origin != nil {
+		q.n -= m.left()
+		q.bytes -= len(m.Payload)
+	}
+}
+
+// left is how many payloads have not been received.
+func (m *Message) left() int { return max(m.Batch, 1) - m.got }
+
+// cut takes the next payload of a batch.
+func (q *queue) cut(m *Message) []byte {
+	before := len(m.Payload)
+	data := wire.NextOfBatch(&m.Payload)
+	q.bytes -= before - len(m.Payload)
+	q.n--
+	m.got++
+	return data
+}
+
+// A result is that of some adjoining messages of one origin.
+type result struct {
+	Origin
+	number, count uint64
+	s             wire.Status
+	batch         bool
+}

@@ -1,0 +1,357 @@
+package redisconn
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gomodule/redigo/redis"
+)
+
+// wakeups is one connection that is subscribed to a channel for each lock that
+// waits; there is none while no lock does. It is a convenience: whoever waits
+// has a timer as well.
+type wakeups struct {
+	dial   func(context.Context) (redis.Conn, error)
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	running  bool
+	conn     *redis.PubSubConn // nil while there is none
+	ping     *time.Timer       // finds out that conn is dead, or idle
+	channels map[string]*channel
+}
+
+type channel struct {
+	name string
+	live bool // Redis has confirmed the subscription
+	subs []*Subscription
+}
+
+// News is what a message says of a hold: its token, and its end, which has
+// passed when it was released. None at all means: look for yourself.
+type News struct {
+	Token uint64
+	Until time.Time
+}
+
+// A Subscription hears one channel for one waiter at a time. What it hears
+// between two waits counts for the second.
+type Subscription struct {
+	hub *wakeups
+	*channel
+
+	// Guarded by hub.mu.
+	wait     Wait // Wake is nil while nobody waits
+	extended bool // Hold was, since the timer was set
+	missed   bool // there was news while nobody waited: …
+	news     News // … the latest
+	timer    *time.Timer
+}
+
+// A Wait is what somebody waits for: the end of a hold, or, without one, the
+// beginning of any.
+type Wait struct {
+	Hold News          // Until moves when it is said to be extended
+	Most time.Duration // however long Hold may last
+	Poll time.Duration // to wait where no news can be expected
+	// Wake is called once, in good time or earlier, by whoever has the news. It
+	// must not block.
+	Wake func()
+}
+
+// spread is how far those who wait for the end of one hold lie apart, and how
+// late the first may be.
+const spread = 20 * time.Millisecond
+
+func newWakeups(dial func(context.Context) (redis.Conn, error)) *wakeups {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &wakeups{dial: dial, ctx: ctx, cancel: cancel, channels: map[string]*channel{}}
+}
+
+// Subscribe starts to listen to a channel. The first news is "look for
+// yourself" once Redis has confirmed: what was published before is lost.
+func (c *Client) Subscribe(name string) *Subscription {
+	w := c.wakeups
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ch := w.channels[name]
+	if ch == nil {
+		ch = &channel{name: name}
+		w.channels[name] = ch
+		if w.conn != nil {
+			w.written(w.conn.Subscribe(name))
+		}
+	}
+	s := &Subscription{hub: w, channel: ch, missed: ch.live}
+	ch.subs = append(ch.subs, s)
+	if !w.running {
+		w.running = true
+		go w.run()
+	}
+	return s
+}
+
+// Await arranges for a call of Wake. Who waited before is woken now.
+func (s *Subscription) Await(w Wait) {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.wake()
+	s.wait = w
+	if s.missed && s.heed(s.news) {
+		s.wake()
+		return
+	}
+	s.missed = false
+	s.arm()
+}
+
+// Abandon ends a wait without a call of Wake, unless that was made already.
+func (s *Subscription) Abandon() {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.end()
+}
+
+// Cancel ends the subscription. Whoever still waits looks for himself.
+func (s *Subscription) Cancel() {
+	w := s.hub
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.tell(News{})
+	for i, other := range s.subs {
+		if other == s {
+			s.subs = append(s.subs[:i:i], s.subs[i+1:]...)
+			break
+		}
+	}
+	if len(s.subs) == 0 {
+		delete(w.channels, s.name)
+		if w.conn != nil {
+			w.written(w.conn.Unsubscribe(s.name))
+		}
+	}
+}
+
+// The following are called with hub.mu held.
+
+func (s *Subscription) tell(n News) {
+	if s.wait.Wake == nil {
+		s.missed, s.news = true, n
+	} else if s.heed(n) {
+		s.wake()
+	}
+}
+
+// heed reports whether news is a reason to wake up.
+func (s *Subscription) heed(n News) bool {
+	hold, lasts := &s.wait.Hold, n.Until.After(time.Now())
+	switch {
+	case n.Token == 0:
+		return true
+	case hold.Token == 0:
+		return lasts
+	case n.Token == hold.Token && lasts:
+		hold.Until, s.extended = n.Until, true
+		return false
+	}
+	// Another hold: either the one that is known is over, or there is a lock
+	// with the same id in another database, whose channel is the same.
+	return true
+}
+
+func (s *Subscription) wake() {
+	if wake := s.wait.Wake; wake != nil {
+		s.end()
+		s.missed = false
+		wake()
+	}
+}
+
+func (s *Subscription) end() {
+	s.wait.Wake = nil
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+}
+
+// arm sets the timer for the end of the hold. An extension does not touch it:
+// when it fires, it is set again.
+func (s *Subscription) arm() {
+	s.extended = false
+	d := s.wait.Most
+	if until := s.wait.Hold.Until; !until.IsZero() {
+		d = min(time.Until(until), d) + rand.N(spread)
+	}
+	if poll := s.wait.Poll; !s.live {
+		d = min(d, poll/2+rand.N(max(poll, 1)))
+	}
+	if s.timer == nil {
+		s.timer = time.AfterFunc(d, s.fire)
+	} else {
+		s.timer.Reset(d)
+	}
+}
+
+// fire is called without hub.mu. That of an earlier wait may come late: then
+// somebody looks once more than necessary.
+func (s *Subscription) fire() {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	switch {
+	case s.wait.Wake == nil:
+	case s.extended:
+		s.arm()
+	default:
+		s.wake()
+	}
+}
+
+// written drops a connection that a command could not be written to; run makes
+// the next.
+func (w *wakeups) written(err error) {
+	if err != nil {
+		_ = w.conn.Close()
+	}
+}
+
+func (w *wakeups) close() {
+	w.cancel()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conn != nil {
+		_ = w.conn.Close()
+	}
+}
+
+// run keeps a connection while there are channels.
+func (w *wakeups) run() {
+	const first = 100 * time.Millisecond
+	for pause := first; w.wanted(); pause = min(2*pause, timeout) {
+		began := time.Now()
+		if conn, err := w.dial(w.ctx); err == nil {
+			w.serve(&redis.PubSubConn{Conn: conn})
+		}
+		if time.Since(began) > timeout {
+			pause = first
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause)):
+		case <-w.ctx.Done():
+		}
+	}
+}
+
+func (w *wakeups) wanted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running = len(w.channels) > 0 && w.ctx.Err() == nil
+	return w.running
+}
+
+// serve listens until the connection ends, then tells all that relied on it to
+// look for themselves.
+func (w *wakeups) serve(conn *redis.PubSubConn) {
+	defer conn.Close()
+	w.mu.Lock()
+	w.conn = conn
+	for name := range w.channels {
+		w.written(conn.Conn.Send("SUBSCRIBE", name)) // one by one, as an ACL may deny some
+	}
+	w.written(conn.Conn.Flush())
+	if w.ctx.Err() != nil {
+		_ = conn.Close()
+	}
+	w.ping = time.AfterFunc(timeout, func() { w.check(conn) })
+	w.mu.Unlock()
+
+	for err := error(nil); err == nil; {
+		switch m := conn.ReceiveWithTimeout(3 * timeout).(type) {
+		case redis.Message:
+			w.tell(m.Channel, parseNews(string(m.Data)))
+		case redis.Subscription:
+			w.confirm(m)
+		case error:
+			var said redis.Error
+			if !errors.As(m, &said) { // NOPERM for a channel: the others go on
+				err = m
+			}
+		}
+	}
+
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ping.Stop()
+	w.conn = nil
+	for _, ch := range w.channels {
+		if ch.live {
+			ch.live = false
+			ch.tell(News{})
+		}
+	}
+}
+
+// check pings Redis, which shows a dead connection to serve. A connection that
+// is subscribed to nothing is given up; where that is so because an ACL denied
+// it, the next may have more luck.
+func (w *wakeups) check(conn *redis.PubSubConn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conn != conn {
+		return
+	}
+	for _, ch := range w.channels {
+		if ch.live {
+			w.written(conn.Ping(""))
+			w.ping.Reset(timeout)
+			return
+		}
+	}
+	_ = conn.Close()
+}
+
+func (w *wakeups) tell(name string, n News) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if ch := w.channels[name]; ch != nil {
+		ch.tell(n)
+	}
+}
+
+func (ch *channel) tell(n News) {
+	for _, s := range ch.subs {
+		s.tell(n)
+	}
+}
+
+// confirm takes note of what Redis has done, in the order in which it was
+// asked: a channel may have been left and joined again meanwhile.
+func (w *wakeups) confirm(m redis.Subscription) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if ch := w.channels[m.Channel]; ch != nil {
+		ch.live = m.Kind == "subscribe"
+		ch.tell(News{})
+	}
+}
+
+// FormatNews makes the message "<token> <remaining ms>", where 0 ms is a
+// release. Waiters who know of no hold with that token look for themselves.
+func FormatNews(token uint64, ms int64) string {
+	return strconv.FormatUint(token, 10) + " " + strconv.FormatInt(ms, 10)
+}
+
+func parseNews(s string) News {
+	digits, ms, _ := strings.Cut(s, " ")
+	token, err := strconv.ParseUint(digits, 10, 64)
+	left, err2 := strconv.ParseUint(ms, 10, 40)
+	if err != nil || err2 != nil {
+		return News{}
+	}
+	return News{token, time.Now().Add(time.Duration(left) * time.Millisecond)}
+}
