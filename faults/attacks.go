@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -61,11 +59,11 @@ func attacks() []Attack {
 		{Name: "the handshake, then the first bytes of a frame, then silence", Stalls: true, Memory: 128, N: 1000, Do: stalledFrames},
 		{Name: "honest connections recorded byte by byte and replayed", Memory: 64, N: 200, Do: replay},
 		{Name: "honest frames recorded and replayed through a connection of the attacker's", Memory: 64, N: 100_000, Do: replayFrames},
-		{Name: "forged acknowledgements: wrong incarnation; or all right, but not from the holder", Memory: 64, N: 2_000_000, Do: forgedAnswers},
+		{Name: "forged acknowledgements: wrong link, wrong number; or all right, but not over the link to the holder", Memory: 64, N: 2_000_000, Do: forgedAnswers},
 		{Name: "forged tokens: none, old, near, future, another id's", Memory: 64, N: 200_000, Do: forgedTokens},
-		{Name: "frames that each name another address for the answer", Memory: 256, N: 50_000, Do: junkAddresses},
-		{Name: "questions (MB of them) in the name of nodes that don't read the answers", Memory: 800, N: 400, Do: deafAskers},
-		{Name: "forged numbers: far ahead, settled to the end, of 100,000 senders", Memory: 128, N: 100_000, Do: forgedNumbers},
+		{Name: "Hellos that each name another address for the answer", Memory: 256, N: 50_000, Do: junkAddresses},
+		{Name: "questions (MB of them) of nodes that don't read the answers", Memory: 800, N: 400, Do: deafAskers},
+		{Name: "forged numbers: of frames, streams, requests, acknowledgements, to the end; of 100,000 processes", Memory: 128, N: 100_000, Do: forgedNumbers},
 		{Name: "partial frames: the handshake, then all of a message of 1 MB but the last byte", Memory: 256, N: 200, Gap: true, Do: partialFrames},
 		{Name: "a message of endlessly many parts (MB)", Memory: 128, N: 500, Gap: true, Do: endlessParts},
 	}
@@ -85,14 +83,6 @@ func noise(n int) []byte {
 		b[i] = byte(rand.Uint32())
 	}
 	return b
-}
-
-// forged is a frame with a message, as the node of an identity would send it.
-func (s *siege) forged(token uint64, id, identity string) []byte {
-	var w wire.Writer
-	w.Reset(nil, rand.Uint64()|1, identity)
-	w.Data(&wire.Target{Flow: 1, Token: token, ID: id}, 1, 1, 1000, 0, []byte("forged"))
-	return w.Bytes()
 }
 
 // dial connects to a port as anybody can. Nil: it could not.
@@ -150,38 +140,6 @@ func (s *siege) hold(ctx context.Context, n int, open func(net.Conn)) {
 	wg.Wait()
 }
 
-// push sends frames through a ZeroMQ socket to an address. Where there are
-// keys, it has the server's public key, as everybody may, and one of its own.
-func (s *siege) push(ctx context.Context, to string, kind zmq4.Type, frames func(i int) []byte, n int) {
-	soc, err := s.zmq.NewSocket(kind)
-	if err != nil {
-		return
-	}
-	defer soc.Close()
-	// Immediate: a frame that is not on a connection is not tried.
-	err = errors.Join(soc.SetLinger(500*time.Millisecond), soc.SetSndtimeo(500*time.Millisecond), soc.SetImmediate(true))
-	if s.curve != (Pair{}) {
-		err = errors.Join(err, soc.ClientAuthCurve(s.curve.Public, s.strange.Public, s.strange.Secret))
-	}
-	if kind == zmq4.SUB {
-		err = errors.Join(err, soc.SetSubscribe(""))
-	}
-	if errors.Join(err, soc.Connect(to)) != nil {
-		return
-	}
-	for i := range n {
-		if ctx.Err() != nil {
-			return
-		}
-		frame := frames(i)
-		s.tried.Add(1)
-		if _, err := soc.SendBytes(frame, 0); err != nil {
-			break // it is not connected, or not any more
-		}
-	}
-	time.Sleep(100 * time.Millisecond)
-}
-
 func randomBytes(ctx context.Context, s *siege, n int) {
 	s.each(ctx, n, func(i int) {
 		c := dial(s.at)
@@ -202,8 +160,10 @@ func randomBytes(ctx context.Context, s *siege, n int) {
 }
 
 func oldVersions(ctx context.Context, s *siege, n int) {
+	f := s.enter(s.url(), false)
+	defer f.leave()
+	frame := f.forged(s.token, "load")
 	s.each(ctx, n, func(i int) {
-		frame := s.forged(s.token, "load", nowhere)
 		c := dial(s.at)
 		if c == nil {
 			return
@@ -221,40 +181,57 @@ func oldVersions(ctx context.Context, s *siege, n int) {
 }
 
 func brokenFrames(ctx context.Context, s *siege, n int) {
-	good := s.forged(s.token, "load", nowhere)
+	f := s.enter(s.url(), false)
+	defer f.leave()
+	open := f.frame(func(w *wire.Writer) { w.Open(1<<40, 0, s.token, "load") })
 	s.push(ctx, s.url(), zmq4.PUSH, func(i int) []byte {
-		frame := slices.Clone(good)
+		if i == 0 {
+			return open
+		}
+		frame := f.frame(func(w *wire.Writer) { w.Request(1<<40, uint64(i), 1000, 0, []byte("forged")) })
+		header, body := slices.Clone(frame[:frameHeader]), frame[frameHeader:]
 		switch i % 6 {
 		case 0:
 			frame = noise(1 + rand.IntN(300))
+			f.again()
 		case 1: // at least the last byte of the message is missing
-			frame = frame[:rand.IntN(len(frame))]
+			if frame = frame[:rand.IntN(len(frame))]; len(frame) < frameHeader {
+				f.again()
+			}
 		case 2:
-			frame[1] = byte(rand.IntN('1')) // a version that never was
-		case 3: // an item of a kind that there is not, before the message
-			at := 11 + len(nowhere)
-			frame = slices.Concat(frame[:at], []byte{byte(7 + rand.IntN(9))}, frame[at:])
-		case 4: // a message without a tenure
-			frame = append(frame[:11+len(nowhere)], 2, 1, 1, 0, 1, 'x')
+			frame[1] = byte(2 + rand.IntN(254)) // a version that there is not
+			f.again()
+		case 3: // an item of a kind that there is not, into which the message falls
+			frame = slices.Concat(header, []byte{byte(19 + rand.IntN(200)), byte(len(body) + rand.IntN(100))}, body)
+		case 4: // a message in a stream that nobody has opened
+			frame = append(header, byte(wire.Request), 5, 1, 1, 1, 0, 'x')
 		case 5: // a length of 2⁶⁴−1
-			frame = append(frame[:len(frame)-len("forged")-1], 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1)
+			frame = append(append(header, byte(wire.Request), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1), body[2:]...)
 		}
 		return frame
 	}, n)
 }
 
+// frameHeader is the size of a frame without items.
+var frameHeader = len(wire.AppendFrame(nil, wire.Header{}))
+
 func wrongSockets(ctx context.Context, s *siege, n int) {
+	f := s.enter(s.url(), false)
+	defer f.leave()
+	frame := f.forged(s.token, "load")
 	kinds := []zmq4.Type{zmq4.REQ, zmq4.DEALER, zmq4.PAIR, zmq4.SUB} // the others send only to whom they know
 	s.each(ctx, n, func(i int) {
-		s.push(ctx, s.url(), kinds[i%len(kinds)], func(int) []byte { return s.forged(s.token, "load", nowhere) }, 1)
+		s.push(ctx, s.url(), kinds[i%len(kinds)], func(int) []byte { return frame }, 1)
 	})
 }
 
 func oversize(ctx context.Context, s *siege, n int) {
+	f := s.enter(s.url(), false)
+	defer f.leave()
 	// Not by append: the race detector would look at every byte, which takes
 	// seconds, and this process and the tape in it stand still meanwhile.
 	huge := make([]byte, 64<<20)
-	copy(huge, s.forged(s.token, "load", nowhere))
+	copy(huge, f.forged(s.token, "load"))
 	for i := range n {
 		if i%2 == 0 {
 			s.push(ctx, s.url(), zmq4.PUSH, func(int) []byte { return huge }, 1)
@@ -318,7 +295,7 @@ func (s *siege) shake(c net.Conn) {
 func stalledFrames(ctx context.Context, s *siege, n int) {
 	s.hold(ctx, n, func(c net.Conn) {
 		s.shake(c)
-		_, _ = c.Write([]byte{2, 0, 0, 0, 0, 0, 0x10, 0, 0, 'G', '1'}) // a frame of 1 MB
+		_, _ = c.Write([]byte{2, 0, 0, 0, 0, 0, 0x10, 0, 0, 'G', wire.Version}) // a frame of 1 MB
 	})
 }
 
@@ -364,91 +341,76 @@ func replay(ctx context.Context, s *siege, n int) {
 	})
 }
 
-// frames are those that a plain connection has carried.
-func frames(tape []byte) (all [][]byte) {
-	if len(tape) < len(greeting) {
-		return nil
-	}
-	for tape = tape[len(greeting):]; len(tape) > 1; {
-		flags, n, head := tape[0], int(tape[1]), 2
-		if flags&2 != 0 {
-			if len(tape) < 9 {
-				break
-			}
-			n, head = int(binary.BigEndian.Uint64(tape[1:])), 9
-		}
-		if n < 0 || len(tape)-head < n {
-			break
-		}
-		if flags&4 == 0 {
-			all = append(all, tape[head:head+n])
-		}
-		tape = tape[head+n:]
-	}
-	return all
-}
-
 func replayFrames(ctx context.Context, s *siege, n int) {
 	var all [][]byte
 	for _, tape := range s.tape.all() {
 		all = append(all, frames(tape)...)
 	}
 	if len(all) == 0 { // nothing in it can be read
-		all = [][]byte{s.forged(s.token, "load", nowhere)}
+		f := s.enter(s.url(), false)
+		all = [][]byte{f.forged(s.token, "load")}
 	}
 	s.push(ctx, s.url(), zmq4.PUSH, func(i int) []byte { return all[i%len(all)] }, n)
 }
 
-// forgedAnswers knows, on a plain wire, the incarnation of the honest node: it
-// is in every frame.
+// forgedAnswers knows, on a plain wire, the number by which the honest node goes
+// on its link to the holder: it is in its Hello. It has a link of its own, too.
 func forgedAnswers(ctx context.Context, s *siege, n int) {
-	var me uint64
+	f := s.enter(s.honestURL(), false)
+	defer f.leave()
+	me := f.theirs
 	for _, tape := range s.tape.all() {
-		for _, f := range frames(tape) {
-			if r, err := wire.NewReader(f); err == nil {
-				me = r.From
+		for _, frame := range frames(tape) {
+			if g, err := wire.ParseHello(frame); err == nil {
+				me = g.Link
 			}
 		}
 	}
 	const many = 1000 // in a frame
 	s.push(ctx, s.honestURL(), zmq4.PUSH, func(i int) []byte {
-		var w wire.Writer
-		from, to := nowhere, wire.Return{To: me, Flow: uint64(1 + i%8)}
-		if i%2 == 0 {
-			from, to.To = s.holder, rand.Uint64()|1
-		}
-		w.Reset(nil, rand.Uint64()|1, from)
 		base := uint64(i/16%4) * many
-		for seq := base; seq < base+many; seq++ {
-			st := wire.Received
-			if i%3 == 0 {
-				st = wire.NotHere
+		frame := f.frame(func(w *wire.Writer) {
+			for n := base; n < base+many; n++ {
+				st := wire.Received
+				if i%3 == 0 {
+					st = wire.Absent
+				}
+				w.Answer(uint64(1+i%8), n, 1, st, s.token)
 			}
-			w.Reply(to, s.token, seq, st)
-		}
-		w.Over(to, 0, []uint64{base + 1, base + 2})
+			w.Answer(uint64(1+i%8), 0, 1<<64-1, wire.Received, 0)
+		})
 		s.tried.Add(many)
-		return w.Bytes()
+		switch i % 4 {
+		case 0: // a link that there is not
+			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: rand.Uint64() | 1, Number: uint64(i), Ack: 1<<64 - 1})
+			f.again()
+		case 1: // the holder's, and a number that was used, or is far ahead
+			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: me, Number: 1 + rand.Uint64N(2)<<63, Ack: 1<<64 - 1})
+			f.again()
+		}
+		return frame
 	}, n/many)
 }
 
 func forgedTokens(ctx context.Context, s *siege, n int) {
+	f := s.enter(s.url(), false)
+	defer f.leave()
 	s.push(ctx, s.url(), zmq4.PUSH, func(i int) []byte {
 		switch i % 7 {
 		case 0:
-			return s.forged(0, "load", nowhere)
+			return f.forged(0, "load")
 		case 1:
-			return s.forged(s.token-1-rand.Uint64N(1e6), "load", nowhere)
+			return f.forged(s.token-1-rand.Uint64N(1e6), "load")
 		case 2:
-			return s.forged(s.token+1+rand.Uint64N(1e6), "load", nowhere)
+			return f.forged(s.token+1+rand.Uint64N(1e6), "load")
 		case 3:
-			return s.forged(1<<64-1, "load", nowhere)
+			return f.forged(1<<64-1, "load")
 		case 4:
-			return s.forged(rand.Uint64()|1, "load", nowhere)
+			return f.forged(rand.Uint64()|1, "load")
 		case 5:
-			return s.forged(s.token, "another id", nowhere)
+			return f.forged(s.token, "another id")
 		default:
-			return s.forged(s.token, "stuck", nowhere)
+			return f.forged(s.token, "stuck")
 		}
 	}, n)
 }
@@ -459,125 +421,54 @@ func junkAddresses(ctx context.Context, s *siege, n int) {
 		if s.curve != (Pair{}) {
 			addr += " " + s.strange.Public
 		}
-		return s.forged(1, "load", addr) // it is answered: there is no such tenure
+		return wire.AppendHello(nil, false, rand.Uint64()|1, 0, addr) // it is answered
 	}, n)
 }
 
 func deafAskers(ctx context.Context, s *siege, n int) {
-	var deaf []string
+	var deaf []*foothold
 	for range 32 {
-		soc, err := s.zmq.NewSocket(zmq4.PULL)
-		if err != nil {
-			return
-		}
-		defer soc.Close()
-		if errors.Join(soc.SetLinger(0), soc.SetRcvhwm(1), soc.SetRcvbuf(4096), soc.Bind("tcp://127.0.0.1:*")) != nil {
-			return
-		}
-		addr, err := soc.GetLastEndpoint()
-		if err != nil {
-			return
-		}
-		deaf = append(deaf, addr)
+		f := s.enter(s.url(), true)
+		defer f.leave()
+		deaf = append(deaf, f)
 	}
 	s.push(ctx, s.url(), zmq4.PUSH, func(i int) []byte {
-		var w wire.Writer
-		w.Reset(nil, rand.Uint64()|1, deaf[i%len(deaf)])
-		for seq := uint64(1); w.Len() < 1<<20; seq++ {
-			w.Ask(&wire.Target{Flow: 1, Token: 1, ID: "load"}, 1, seq)
-		}
-		return w.Bytes()
+		return deaf[i%len(deaf)].frame(func(w *wire.Writer) {
+			for n := uint64(1); w.Len() < 1<<20; n += 2 { // so that each is answered by itself
+				w.Request(1, n, 1000, 0, nil) // in a stream that there is not
+			}
+		})
 	}, n)
 }
 
 func forgedNumbers(ctx context.Context, s *siege, n int) {
+	f := s.enter(s.url(), false)
+	defer f.leave()
+	const most = 1<<64 - 1
 	s.push(ctx, s.url(), zmq4.PUSH, func(i int) []byte {
-		var w wire.Writer
-		w.Reset(nil, rand.Uint64()|1, nowhere)
-		t := &wire.Target{Flow: 1, Token: s.token, ID: "load"}
+		frame := f.frame(func(w *wire.Writer) {
+			w.Open(most-uint64(i), wire.Chained, s.token, "load")
+			w.Cancel(most-uint64(i), most)
+			w.Request(most-uint64(i), most, 1<<63, wire.Try, []byte("forged")) // where batches are due
+			w.Close(most - uint64(i))
+			w.Close(most)
+			w.Answer(uint64(i), 0, most, wire.Received, most)
+		})
 		switch i % 4 {
-		case 0:
-			w.Cancel(t, 1, 64<<10)
+		case 0: // one more who says that he is this one
+			f.again()
+			return wire.AppendHello(nil, false, rand.Uint64()|1, f.theirs+1, f.identity)
 		case 1:
-			w.Cancel(t, 1<<63, 1<<63+64<<10-1)
+			f.again()
+			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: f.theirs, Number: most - uint64(i), Ack: most})
 		case 2:
-			w.Ask(t, 1, 1<<64-1)
-		case 3:
-			w.Cancel(t, 0, 0)
-			w.Settled(t, 1<<64-1)
+			f.again()
+			return wire.AppendFrame(nil, wire.Header{Kind: wire.Gap, Link: f.theirs, Ack: most - uint64(i)})
 		}
-		return w.Bytes()
+		return frame
 	}, n)
 }
 
 // url and honestURL are where ZeroMQ connects to.
 func (s *siege) url() string       { return "tcp://" + s.at }
 func (s *siege) honestURL() string { addr, _, _ := strings.Cut(s.honest.addr, " "); return addr }
-
-// A tape is a proxy before the attacked port, for honest senders, that keeps
-// the beginning of what each connection carried.
-type tape struct {
-	ln  net.Listener
-	mu  sync.Mutex
-	got []*[]byte
-}
-
-const tapeLength = 256 << 10
-
-func newTape(at string) (*tape, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	t := &tape{ln: ln}
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			up := dial(at)
-			if up == nil {
-				_ = c.Close()
-				continue
-			}
-			end := sync.OnceFunc(func() { _, _ = c.Close(), up.Close() })
-			kept := &[]byte{}
-			t.mu.Lock()
-			t.got = append(t.got, kept)
-			t.mu.Unlock()
-			go func() {
-				defer end()
-				_, _ = io.Copy(c, up)
-			}()
-			go func() {
-				defer end()
-				b := make([]byte, 64<<10)
-				for {
-					n, err := c.Read(b)
-					if err != nil {
-						return
-					}
-					t.mu.Lock()
-					if room := tapeLength - len(*kept); room > 0 {
-						*kept = append(*kept, b[:min(n, room)]...)
-					}
-					t.mu.Unlock()
-					if _, err := up.Write(b[:n]); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	return t, nil
-}
-
-func (t *tape) all() (got [][]byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, b := range t.got {
-		got = append(got, slices.Clone(*b))
-	}
-	return got
-}
