@@ -317,8 +317,12 @@ func (l *Link) Refuse() {
 // whether that is to be expected.
 func (l *Link) Bye() bool {
 	l.mu.Lock()
-	if l.state == opening {
+	switch {
+	case l.state != opening:
+	case l.remote == 0:
 		l.endLocked(errClosed)
+	default: // the other side may know this side's number, and have sent already
+		l.openLocked()
 	}
 	alive := l.state == open && !l.silent
 	if l.state == open && !l.out.bye {
