@@ -32,6 +32,7 @@ type Link struct {
 type other struct {
 	remote uint64 // its number of the link, 0 while it is not known
 	from   string // as the carrier calls it
+	doubt  bool   // several numbers were named: only a proof of one opens the link
 }
 
 type state uint8
@@ -132,6 +133,8 @@ func (l *Link) greeted(g wire.Greeting, from string) {
 	case g.Highest < wire.Lowest || g.Lowest > wire.Version:
 		l.why = fmt.Errorf("it speaks versions %d to %d, this node %d to %d", g.Lowest, g.Highest, wire.Lowest, wire.Version)
 	case l.state == opening:
+		// One of two Hellos is an old one, and a frame does not tell which.
+		l.doubt = l.doubt || l.remote != 0 && l.remote != g.Link
 		l.remote, l.from, l.why = g.Link, from, nil
 		if proved = g.Echo == l.id; proved {
 			l.openLocked()
@@ -171,6 +174,10 @@ func (l *Link) knows(from string) bool {
 func (l *Link) receive(h wire.Header, body []byte) []byte {
 	l.mu.Lock()
 	proved := l.state == opening
+	if proved && l.doubt {
+		l.mu.Unlock()
+		return nil // it comes again
+	}
 	if proved {
 		l.openLocked()
 	}
