@@ -187,8 +187,10 @@ func (l *Link) receive(h wire.Header, body []byte) []byte {
 	if h.Number != 0 {
 		fresh = l.takeLocked(h.Number, now)
 	}
-	if fresh && h.Kind == wire.Bye {
+	// When both take leave at once neither takes the other's frames.
+	if h.Kind == wire.Bye && l.state == open && (fresh || l.in.closed) {
 		fresh = false
+		l.in.taken = h.Number
 		l.endLocked(errBye)
 	}
 	urgent := l.in.gap || l.out.ack
@@ -319,6 +321,18 @@ func (l *Link) Refuse() {
 	l.in.closed = true
 }
 
+// RefuseIdle is Refuse if nothing went over the link for so long, and reports
+// whether it is.
+func (l *Link) RefuseIdle(now time.Time, most time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.idleLocked(now, most) {
+		return false
+	}
+	l.in.closed = true
+	return true
+}
+
 // Bye tells the other side after Refuse that no frame of its is taken any more,
 // once it has taken all that was appended here; then the link ends. It reports
 // whether that is to be expected.
@@ -357,6 +371,10 @@ func (l *Link) gone() <-chan struct{} {
 func (l *Link) idle(now time.Time, most time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.idleLocked(now, most)
+}
+
+func (l *Link) idleLocked(now time.Time, most time.Duration) bool {
 	return l.state == open && !l.in.closed && l.out.size == 0 && l.out.w.Empty() && now.Sub(l.used) > most
 }
 
