@@ -158,10 +158,9 @@ func (g *Gone) leaveIdle(now time.Time) (next time.Time) {
 		return next
 	}
 	for _, l := range g.mesh.Idle(now, idleMost) {
-		if g.streams.Busy(l) {
+		if g.streams.Busy(l) || !l.RefuseIdle(now, idleMost) {
 			continue
 		}
-		l.Refuse()
 		g.receiving.Lock() // what was taken has been dealt with
 		g.receiving.Unlock()
 		l.Bye()

@@ -846,3 +846,66 @@ func (c *cluster) toldInTime(crashes []time.Time) {
 		}
 	}
 }
+
+// Everything at once: the network loses, doubles, delays, overtakes, refuses and
+// stalls, nodes crash, close, come back on their address, are cut off from each
+// other and from the lock service, clocks jump, senders give up.
+func TestNoResultIsALieWhateverHappens(t *testing.T) {
+	seeds(t, 200, func(c *cluster) {
+		var mu sync.Mutex
+		cut := map[[2]string]linktest.Fate{}
+		c.weather(func(from, to string) (how linktest.Fate, ok bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			if how, ok = cut[[2]string{from, to}]; ok {
+				return how, true
+			}
+			how.Delay = c.upTo(2 * time.Millisecond)
+			how.Lost = c.oneIn(15)
+			how.Refused = c.oneIn(40)
+			switch {
+			case c.oneIn(30):
+				how.Delay = c.upTo(time.Second)
+			case c.oneIn(300):
+				how.Delay = c.upTo(10 * time.Second)
+			}
+			if c.oneIn(20) {
+				how.Again = 1 + c.upTo(3*time.Second)
+			}
+			return how, true
+		})
+		c.run(true, 6, func() {
+			n := c.node(c.addr())
+			switch c.upTo(5) {
+			case 0:
+				n.crash()
+				time.Sleep(c.upTo(2 * time.Second))
+				c.start(n.Addr()).compete(clusterIDs...)
+			case 1:
+				n.leave()
+				c.start(n.Addr()).compete(clusterIDs...)
+			case 2:
+				n.jump(c.upTo(2 * clusterTTL))
+			case 3:
+				n.isolate(true)
+				time.Sleep(c.upTo(clusterTTL))
+				n.isolate(false)
+			case 4:
+				how := linktest.Fate{Lost: c.oneIn(2)}
+				how.Refused = !how.Lost
+				other := c.addr()
+				mu.Lock()
+				cut[[2]string{n.Addr(), other}] = how
+				if mu.Unlock(); c.oneIn(2) {
+					mu.Lock()
+					cut[[2]string{other, n.Addr()}] = how
+					mu.Unlock()
+				}
+				time.Sleep(c.upTo(4 * time.Second))
+				mu.Lock()
+				clear(cut)
+				mu.Unlock()
+			}
+		})
+	})
+}

@@ -199,7 +199,7 @@ func (l *Link) acknowledgeLocked(h wire.Header, now time.Time) bool {
 		o.next, o.rewound, o.resent = o.first, o.first, now
 		said = true
 	}
-	if h.Kind == wire.Bye && h.Number == l.in.taken+1 {
+	if h.Kind == wire.Bye && (h.Number == l.in.taken+1 || l.in.closed) {
 		o.given = h.Ack // what is above was not taken, and never will be
 	}
 	return said && (o.next < o.first+uint64(len(o.queue)) || !o.w.Empty())
@@ -258,8 +258,11 @@ func (l *Link) drain(now time.Time) {
 		}
 		if number != 0 {
 			o.next = max(o.first, min(o.next, number))
-			if first && l.state != ended {
+			if first && l.state != ended && number >= o.first {
 				o.given = number - 1
+				if o.queue[number-o.first].small {
+					o.small--
+				}
 			}
 		} else if l.state != opening && o.next == o.first+uint64(len(o.queue)) && o.w.Empty() {
 			o.flushing = false // it is asked for again, if need be
