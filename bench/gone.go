@@ -10,9 +10,10 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-// gone, whose handler selects. A batch is a SendBatch.
+// gone, whose handler selects or takes batches. A batch is a SendBatch.
 var (
 	courierGone     = courier{nameGone, openRemote("gone", 1)}
+	courierBatches  = courier{"gone, Batches", openRemote("gone batches", 1)}
 	courierSameNode = courier{"gone, same node", openSameNode}
 )
 
@@ -60,6 +61,16 @@ func selects(ttl time.Duration) gone.RunHandler {
 					return
 				}
 			}
+		}
+	}
+}
+
+// takesBatches is a handler that receives all that waits, up to what a frame
+// holds.
+func takesBatches(time.Duration) gone.RunHandler {
+	return func(r *gone.GoneRunner) {
+		const most = 512
+		for range r.Batches(most) {
 		}
 	}
 }

@@ -42,10 +42,10 @@ func with(list ...courier) []courier { return slices.Concat(list, peers) }
 // messages is the contest to one receiver.
 func messages(each time.Duration) contest {
 	c := contest{receivers: 1, each: each, trials: []trial{
-		{loadOne, append(with(courierGone), courierOriginal, courierTrip)},
-		{loadSome, append(with(courierGone), courierOriginal)},
-		{loadMany, append(with(courierGone), courierOriginal, courierPlain)},
-		{loadBatches, append(with(courierGone), courierPlain)},
+		{loadOne, append(with(courierGone, courierBatches), courierOriginal, courierTrip)},
+		{loadSome, append(with(courierGone, courierBatches), courierOriginal)},
+		{loadMany, append(with(courierGone, courierBatches), courierOriginal, courierPlain)},
+		{loadBatches, append(with(courierGone, courierBatches), courierPlain)},
 		{loadLocal, []courier{courierSameNode}},
 	}}
 	for _, l := range sizes {
@@ -96,6 +96,7 @@ func speedOfMessages(r *report, _ *server, got results) error {
 	r.ratios(got.table, []ratio{
 		{"256 blocked callers ÷ plain loop", load.rate, loadMany, nameGone, namePlain, .4, .3},
 		{"SendBatch ÷ plain loop", load.rate, loadBatches, nameGone, namePlain, 1, .8},
+		{"SendBatch to a Batches handler ÷ plain loop", load.rate, loadBatches, courierBatches.name, namePlain, 2.5, 1.5},
 		{"one caller, p50 ÷ bare round trip", load.p50, loadOne, nameGone, nameTrip, 1.1, 1.3},
 		{"one caller, p99 ÷ bare round trip", load.p99, loadOne, nameGone, nameTrip, 1.2, 1.5},
 	})
@@ -142,7 +143,7 @@ func speedOfMessages(r *report, _ *server, got results) error {
 }
 
 const messageNotes = `128 B on the loopback interface. Callers wait for each of their messages; a batch is from one goroutine, 10,000
-messages a call. A message to gone is acknowledged when its handler has received it in a select.
+messages a call. A message to gone is acknowledged when its handler has received it: in a select, or by Batches.
 
 The plain loop is pebbe's: one goroutine, a message a frame, nothing acknowledged, counted when the last has arrived.
 The bare round trip is a PUSH there and a PUSH back. NATS: the server, the responder and the requester are a process

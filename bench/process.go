@@ -31,6 +31,7 @@ type role struct {
 // others need, when others may begin, and serves until its input ends.
 var roles = map[string]func(role, func(addrs ...string)) error{
 	"gone":           serveGone(selects),
+	"gone batches":   serveGone(takesBatches),
 	"nothing":        func(_ role, ready func(...string)) error { ready(); return nil },
 	"plain":          servePlain,
 	"trip":           serveTrip,
