@@ -285,7 +285,7 @@ func (c *candidate) tenure(sent time.Duration) (failed bool) {
 	if t == nil {
 		return true // so as not to take it again and again
 	}
-	<-t.returned
+	c.await(t)
 	return c.end(t)
 }
 
@@ -295,7 +295,6 @@ type tenure struct {
 	began    time.Duration
 	returned chan struct{} // closed when the handler has
 	exit     context.CancelCauseFunc
-	overdue  func() // ends the watch
 	close    func() // ends the stage's part
 }
 
@@ -329,14 +328,36 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		c.handler(r)
 	}()
 	c.node.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
-	t.overdue = c.watch(ctx, min(l.Margin(), graceMost))
 	return t
+}
+
+// await returns when the handler has. One that ignores Exit is reported, again
+// and again in growing intervals. Its node stays out of the race for the id
+// meanwhile.
+func (c *candidate) await(t *tenure) {
+	select {
+	case <-t.returned:
+		return
+	case <-t.Exit:
+	}
+	since, grace := time.Now(), min(t.lease.Margin(), graceMost)
+	for pause := grace; ; pause = min(2*pause, time.Hour) {
+		select {
+		case <-t.returned:
+			return
+		case <-time.After(pause):
+		}
+		if pause == grace {
+			c.node.count.overdue.Add(1)
+		}
+		c.node.log.Warn("gone: handler ignores Exit", "id", c.id,
+			"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(t.ctx))
+	}
 }
 
 // end ends a tenure whose handler has returned, and reports whether it failed.
 func (c *candidate) end(t *tenure) (failed bool) {
 	c.running.Store(false)
-	t.overdue()
 	t.exit(ErrHandlerReturned)
 	t.close()
 
@@ -364,32 +385,6 @@ func (c *candidate) rescue() {
 	if p := recover(); p != nil {
 		c.node.count.panics.Add(1)
 		c.node.log.Error("gone: handler panicked", "id", c.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	}
-}
-
-// watch reports a handler that ignores Exit, again and again in growing
-// intervals, until the returned function is called. Its node stays out of the
-// race for the id meanwhile.
-func (c *candidate) watch(ctx context.Context, grace time.Duration) (stop func()) {
-	returned := make(chan struct{})
-	unhook := context.AfterFunc(ctx, func() {
-		since := time.Now()
-		for pause := grace; ; pause = min(2*pause, time.Hour) {
-			select {
-			case <-returned:
-				return
-			case <-time.After(pause):
-			}
-			if pause == grace {
-				c.node.count.overdue.Add(1)
-			}
-			c.node.log.Warn("gone: handler ignores Exit", "id", c.id,
-				"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(ctx))
-		}
-	})
-	return func() {
-		unhook()
-		close(returned)
 	}
 }
 
