@@ -55,6 +55,19 @@ func (r *GoneRunner) Context() context.Context { return r.ctx }
 // the lock has no tokens, and on the runner that RunOne returned.
 func (r *GoneRunner) FencingToken() uint64 { return r.token }
 
+// TTL is how long the lock service keeps the lock without an Extend. The
+// handler has a tenth less; every third of the TTL is a good time to extend.
+func (r *GoneRunner) TTL() time.Duration { return ttlOf(r.Lock) }
+
+// Deadline is when Exit closes unless an Extend comes before. It has passed when
+// the lease is over, and is zero on the runner that RunOne returned.
+func (r *GoneRunner) Deadline() time.Time {
+	if r.lease == nil {
+		return time.Time{}
+	}
+	return time.Now().Add(r.lease.Left())
+}
+
 // Extend tells the cluster that the handler is healthy: the lock is kept for
 // its expiry from now. Errors that leave open whether the lock is held are
 // retried until the deadline. An error wraps ErrLockLost when the lock or the
