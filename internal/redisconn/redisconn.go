@@ -27,22 +27,17 @@ type Client struct {
 
 var clients = struct {
 	sync.Mutex
-	m map[any]*Client // by address or by the user's pool
+	m map[any]*Client // by Address or by the user's pool
 }{m: map[any]*Client{}}
 
 // timeout of every step of a connection.
 const timeout = 5 * time.Second
 
 // Dial returns the client of an address, retained. Nothing is sent yet.
-func Dial(network, address string) *Client {
-	return share([2]string{network, address}, true, func() *redis.Pool {
+func (a Address) Dial() *Client {
+	return share(a, true, func() *redis.Pool {
 		return &redis.Pool{
-			DialContext: func(ctx context.Context) (redis.Conn, error) {
-				return redis.DialContext(ctx, network, address,
-					redis.DialConnectTimeout(timeout),
-					redis.DialReadTimeout(timeout),
-					redis.DialWriteTimeout(timeout))
-			},
+			DialContext: a.connect,
 			MaxActive:   16,
 			MaxIdle:     16,
 			IdleTimeout: time.Minute,
