@@ -39,7 +39,7 @@ type Counts struct {
 	Malformed, Refused         uint64
 	OK, Failed                 int64 // sends to "load"
 	Lies                       int64 // sends to "stuck" that returned nil
-	Why                        string
+	Why                        string // the last that failed, or was foreign
 }
 
 // A Cost is what sending costs. It is the answer to "cost".
@@ -148,6 +148,7 @@ func (p *part) handle(r *gone.GoneRunner) {
 		case d := <-data:
 			if len(d) < 24 || binary.BigEndian.Uint64(d) != p.cfg.Nonce {
 				p.foreign.Add(1)
+				p.why.Store(fmt.Sprintf("%s received %.100q", r.ID(), d))
 				continue
 			}
 			sender, number := binary.BigEndian.Uint64(d[8:]), binary.BigEndian.Uint64(d[16:])

@@ -179,7 +179,7 @@ func (s *siege) play(r *Siege, pace Pace) error {
 		r.add("%d received of the %d that were confirmed", at.Received, from.OK)
 	}
 	if r.Through > 0 {
-		r.add("received though not sent: %d, twice: %d, confirmed by nobody: %d", at.Foreign, at.Doubled, from.Lies)
+		r.add("received though not sent: %d, twice: %d, confirmed by nobody: %d %s", at.Foreign, at.Doubled, from.Lies, at.Why)
 	}
 	if r.Failed > 0 {
 		r.add("%d honest sends failed: %s", r.Failed, from.Why)
