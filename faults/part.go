@@ -37,8 +37,8 @@ type PartConfig struct {
 type Counts struct {
 	Received, Foreign, Doubled int64 // by the handlers
 	Malformed, Refused         uint64
-	OK, Failed                 int64 // sends to "load"
-	Lies                       int64 // sends to "stuck" that returned nil
+	OK, Failed                 int64  // sends to "load"
+	Lies                       int64  // sends to "stuck" that returned nil
 	Why                        string // the last that failed, or was foreign
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -115,6 +116,19 @@ func besieged(a Attack, curve bool, pace Pace) (r *Siege, err error) {
 func (s *siege) play(r *Siege, pace Pace) error {
 	if err := s.honest.ask(new(any), "load 16"); err != nil {
 		return err
+	}
+	// Until then there is nothing on the tape to replay.
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		c, err := s.target.counts()
+		if err != nil {
+			return err
+		}
+		if c.Received > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			return errors.New("nothing of the honest senders has arrived")
+		}
 	}
 	time.Sleep(pace.Quiet / 3) // connections, and what memory all of it takes
 	before, err := s.rate(pace.Quiet)
