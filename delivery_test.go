@@ -641,7 +641,7 @@ func TestMemoryIsBoundedWhateverTheNumberOfBlockedSenders(t *testing.T) {
 				}
 			})
 			defer r.Close()
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
 			data := make([]byte, size)
 			before := heap()
