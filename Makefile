@@ -22,7 +22,7 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 # Inputs for each fuzz target. Not a time: when that is up, go test can take its own deadline for a
 # failure.
 FUZZTIME := 1500000x
-FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews .@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
+FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
 .PHONY: help demo test test-long lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)

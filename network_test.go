@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/Diggs/go-one/internal/link/linktest"
-	"github.com/Diggs/go-one/internal/zmq"
 )
 
 // A cluster is whole nodes in a bubble of its own time. Only the lock service and
@@ -78,20 +77,9 @@ const clusterTTL = 3 * time.Second
 
 var clusterAddrs = []string{"tcp://10.0.0.1:1", "tcp://10.0.0.2:1", "tcp://10.0.0.3:1"}
 
-// termed is a context of ZeroMQ in which nothing was, or ever will be, opened.
-var termed = sync.OnceValue(func() *zmq.Context {
-	ctx, err := zmq.NewContext(nil)
-	if err != nil {
-		panic(err)
-	}
-	_ = ctx.Term()
-	return ctx
-})
-
 // inCluster runs a test in a bubble with a node on every address, and checks what
 // senders were told against what handlers received.
 func inCluster(t *testing.T, seed uint64, test func(*cluster)) {
-	termed()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{
 			t: t, seed: seed, net: linktest.New(),
@@ -157,14 +145,10 @@ func (c *cluster) start(addr string) *member {
 		defer n.mu.Unlock()
 		return time.Since(began) + n.jumped
 	}
-	received := make(chan struct{})
-	close(received)
 	g := newGone(o, func(id, value string) (GoneLock, error) {
 		return &playedLock{s: c.service, n: n, id: id, value: value}, nil
 	})
-	g.transport = &transport{addr: addr, identity: addr, log: g.log, ctx: termed(), received: received}
-	g.transport.ended, g.transport.end = context.WithCancel(context.Background())
-	g.assemble(n.host, addr, func(identity []byte, from string) bool { return string(identity) == from })
+	g.assemble(n.host, wireEnd{addr: addr, identity: addr, close: func() {}}, func(identity []byte, from string) bool { return string(identity) == from })
 	n.Gone = g
 	n.host.Receive(g.receive)
 	c.mu.Lock()
