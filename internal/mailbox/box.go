@@ -278,29 +278,36 @@ func (b *Box) report() {
 	b.mu.Unlock()
 }
 
-// Cancel takes a message of an origin back, if it waits.
+// Cancel takes a message of an origin back, if it waits. Those that waited
+// longest are mostly cancelled first, and are found at once.
 func (b *Box) Cancel(o Origin, number uint64) {
-	b.withdraw(func(m *Message) bool { return m.Origin == o && m.Number == number })
+	b.mu.Lock()
+	m := b.queue.head
+	for m != nil && (m.Origin != o || m.Number != number) {
+		m = m.next
+	}
+	if m != nil {
+		b.withdrawLocked(m)
+	}
+	b.mu.Unlock()
 	b.report()
 }
 
 // Drop takes back all that waits of an origin that is gone.
-func (b *Box) Drop(o Origin) { b.withdraw(func(m *Message) bool { return m.Origin == o }) }
-
-// withdraw takes back what waits. What is being offered is the pump's to take
-// back, unless it has been received.
-func (b *Box) withdraw(which func(*Message) bool) {
+func (b *Box) Drop(o Origin) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for m := b.queue.head; m != nil; {
 		next := m.next
-		if which(m) {
+		if m.Origin == o {
 			b.withdrawLocked(m)
 		}
 		m = next
 	}
 }
 
+// withdrawLocked takes back a message. One that is being offered is the pump's
+// to take back, unless it has been received.
 func (b *Box) withdrawLocked(m *Message) {
 	if m == b.pump.offered {
 		m.withdrawn = true
