@@ -384,11 +384,11 @@ func (l *Link) idleLocked(now time.Time, most time.Duration) bool {
 }
 
 // spared reports whether the link can be: it has ended, or only a stranger has
-// asked for it, or it was never connected though that was tried.
-func (l *Link) spared(now time.Time) bool {
+// asked for it, or it was never opened though that was tried for a while.
+func (l *Link) spared() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.state == ended || l.state == opening && !l.wanted
+	return l.state == ended || l.state == opening && (!l.wanted || l.silent)
 }
 
 // free closes the connection, when nobody uses it.

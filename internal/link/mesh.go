@@ -192,7 +192,7 @@ func (m *Mesh) makeLocked(identity string) (*Link, error) {
 		return nil, ErrClosed
 	case len(m.links) > m.Links/4 && now.Sub(m.newest) < pace:
 		return nil, fmt.Errorf("%w: too many new ones at once", ErrCrowded)
-	case len(m.links) >= m.Links && !m.makeRoomLocked(now):
+	case len(m.links) >= m.Links && !m.makeRoomLocked():
 		return nil, fmt.Errorf("%w: %d other nodes are in use", ErrCrowded, len(m.links))
 	}
 	conn, err := m.Carrier.Dial(identity)
@@ -210,10 +210,10 @@ func (m *Mesh) makeLocked(identity string) (*Link, error) {
 
 // makeRoomLocked drops a link that can be spared: a Hello can name any address,
 // so those that nobody has proved to own go first. It is called with mu held.
-func (m *Mesh) makeRoomLocked(now time.Time) bool {
+func (m *Mesh) makeRoomLocked() bool {
 	looked := 0
 	for _, l := range m.links { // in no order
-		if l.spared(now) {
+		if l.spared() {
 			m.forgetLocked(l)
 			return true
 		}

@@ -135,7 +135,9 @@ func (s *Stream) close() {
 	if !opened {
 		return
 	}
-	if w := s.side.link.Begin(); w != nil { // goes with whatever leaves next
+	// It goes with whatever leaves next, and must not get lost: the other side
+	// would keep the stream for as long as there is the link.
+	if w := s.side.link.BeginAnswer(); w != nil {
 		w.Close(s.number)
 		s.side.link.End()
 	}
