@@ -46,7 +46,7 @@ type Gone struct {
 
 // rooms are the parts of a node that messages go through.
 type rooms struct {
-	end       wireEnd
+	end       *wireEnd
 	tick      *pulse.Pulse // one for all
 	mesh      *link.Mesh
 	room      *mailbox.Room
@@ -57,7 +57,8 @@ type rooms struct {
 	malformed atomic.Uint64
 }
 
-// A wireEnd is what others know of a node.
+// A wireEnd is what others know of a node. It is behind a pointer, so that a Gone
+// that is printed shows no key.
 type wireEnd struct {
 	addr     string // advertised, with the real port
 	identity string // what others dial and answer to: addr, and the public key if there is one
@@ -119,7 +120,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		g.cancel()
 		return nil, err
 	}
-	g.assemble(carrier{c}, wireEnd{c.Addr, c.Identity, keys, c.Close}, keys.Vouches)
+	g.assemble(carrier{c}, &wireEnd{c.Addr, c.Identity, keys, c.Close}, keys.Vouches)
 	c.Receive(g.receive)
 	if keys == nil {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
@@ -153,7 +154,7 @@ func newGone(o options, newLock LockFactory) *Gone {
 }
 
 // assemble makes the rooms above a carrier.
-func (g *Gone) assemble(c link.Carrier, end wireEnd, vouches func(identity []byte, key string) bool) {
+func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []byte, key string) bool) {
 	g.end = end
 	g.tick = pulse.New(g.housekeep)
 	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches}, g.tick)

@@ -148,7 +148,7 @@ func (c *cluster) start(addr string) *member {
 	g := newGone(o, func(id, value string) (GoneLock, error) {
 		return &playedLock{s: c.service, n: n, id: id, value: value}, nil
 	})
-	g.assemble(n.host, wireEnd{addr: addr, identity: addr, close: func() {}}, func(identity []byte, from string) bool { return string(identity) == from })
+	g.assemble(n.host, &wireEnd{addr: addr, identity: addr, close: func() {}}, func(identity []byte, from string) bool { return string(identity) == from })
 	n.Gone = g
 	n.host.Receive(g.receive)
 	c.mu.Lock()

@@ -1010,7 +1010,7 @@ func TestASuspendedMachineNoticesWithinASecondOfWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		g := &Gone{}
-		g.assemble(nil, wireEnd{}, nil)
+		g.assemble(nil, &wireEnd{}, nil)
 		tenures := 0
 		one := onStage(g, c.now, generousLock{})
 		one.handler = func(r *GoneRunner) {
