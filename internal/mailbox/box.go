@@ -25,8 +25,23 @@ type Origin interface {
 }
 
 // A Chain is of batches of which none is received behind one that was not
-// received whole.
-type Chain struct{ Broken atomic.Bool }
+// received whole. What waits before that one is not concerned.
+type Chain struct{ at atomic.Uint64 } // the number of the first that was not; 0: none
+
+// Break says that the batch with a number was, or will be, not received whole.
+func (c *Chain) Break(number uint64) {
+	for at := c.at.Load(); at == 0 || number < at; at = c.at.Load() {
+		if c.at.CompareAndSwap(at, number) {
+			return
+		}
+	}
+}
+
+// Broken reports whether one before the batch with a number was not.
+func (c *Chain) Broken(number uint64) bool {
+	at := c.at.Load()
+	return at != 0 && at < number
+}
 
 // A Message waits for the handler: one payload, or a batch of them.
 type Message struct {
@@ -161,7 +176,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	switch {
 	case b.over || b.left() <= 0:
 		return wire.Ended
-	case m.Chain != nil && m.Chain.Broken.Load():
+	case m.Chain != nil && m.Chain.Broken(m.Number):
 		return wire.Busy
 	}
 	if shared {
@@ -179,7 +194,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 		b.queue.n >= mostMessages,
 		b.queue.n > 0 && b.queue.bytes+len(m.Payload) > mostBytes:
 		if m.Chain != nil {
-			m.Chain.Broken.Store(true)
+			m.Chain.Break(m.Number)
 		}
 		return wire.Busy
 	}
@@ -307,7 +322,7 @@ func (b *Box) nextLocked() *Message {
 			b.decideLocked(m, wire.Ended)
 			continue
 		}
-		if m.Chain != nil && m.Chain.Broken.Load() {
+		if m.Chain != nil && m.Chain.Broken(m.Number) {
 			b.decideLocked(m, wire.Busy)
 			continue
 		}
@@ -330,7 +345,7 @@ func (b *Box) receivedLocked(m *Message) {
 func (b *Box) decideLocked(m *Message, s wire.Status) {
 	b.queue.remove(m)
 	if m.Chain != nil && s != wire.Received {
-		m.Chain.Broken.Store(true)
+		m.Chain.Break(m.Number)
 	}
 	if m.Origin == nil {
 		m.done <- s // now it is the sender's
