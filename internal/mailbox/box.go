@@ -202,8 +202,9 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	return 0
 }
 
-// idleLocked reports whether nobody waits before a new message.
-func (b *Box) idleLocked() bool { return b.queue.head == nil && !b.pump.busy && b.pump.takers == 0 }
+// idleLocked reports whether nobody waits before a new message. What the pump
+// offers is in the queue.
+func (b *Box) idleLocked() bool { return b.queue.head == nil && b.pump.takers == 0 }
 
 func (b *Box) enqueueLocked(m *Message) {
 	b.queue.push(m)
