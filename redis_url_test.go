@@ -48,6 +48,7 @@ func TestAURLLeadsToRedis(t *testing.T) {
 			t.Errorf("%s: the keys are not in database %d: %s", at, database, keys)
 		}
 	}
+	s.do("FLUSHALL")
 	both(t, gone.RedisLocks("redis://127.0.0.1:"+port), s.locks(time.Minute)) // the same lock
 }
 
