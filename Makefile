@@ -44,12 +44,13 @@ demo: deps-build
 	@exec bin/irc $(ARGS)
 
 # Never from the cache: it cannot see that libzmq or redis-server changed. Most tests wait more than
-# they work, so more of them run at a time than there are processors.
-GOTEST := go test -race -count=1 -timeout=10m -parallel=6
+# they work, so more of them run at a time than there are processors; with many more, they would wait
+# for each other.
+GOTEST := go test -race -count=1 -timeout=10m -parallel=4
 
-# All tests but those that are called long. Three modules at a time: no more than one of them works.
+# All tests but those that are called long. The root takes about as long as the others together.
 test: deps-test
-	@$(MAKE) --no-print-directory -j3 $(MODULES:%=test/%)
+	@$(MAKE) --no-print-directory -j2 $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
 
