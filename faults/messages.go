@@ -58,7 +58,7 @@ func messageScenarios() []Scenario {
 						c.freeze(n)
 					}
 					c.successor(t, c.ttl+5*time.Second)
-					c.pause(c.ttl) // for the last of those that waited too long
+					c.pause(crashed + 2*c.ttl + 2*time.Second - clock()) // for those that wait too long
 					c.waited(crashed)
 					if i%2 != 0 {
 						c.kill(n)

@@ -290,6 +290,9 @@ func (l *Link) Probe(now time.Time) (next time.Time) {
 			return next
 		}
 		o.sealLocked(l.mesh)
+		// Since then somebody has waited; but not longer than the question is late.
+		l.due, o.resent = now.Add(-ProbeAfter), now
+		l.mesh.tick.By(l.due.Add(silentAfter))
 	}
 	l.mu.Unlock()
 	l.Flush()
