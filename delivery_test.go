@@ -185,7 +185,7 @@ func TestAStuckHandlerSlowsNeitherAnotherIDNorAnotherPeer(t *testing.T) {
 	hold(t, holder, "lively", in.run)
 	hold(t, other, "elsewhere", in.run)
 
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	var stuckSenders sync.WaitGroup
 	defer stuckSenders.Wait()
 	defer cancel()
@@ -641,7 +641,7 @@ func TestMemoryIsBoundedWhateverTheNumberOfBlockedSenders(t *testing.T) {
 				}
 			})
 			defer r.Close()
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
 			data := make([]byte, size)
 			before := heap()

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/Diggs/go-one/internal/lease"
+	"github.com/Diggs/go-one/internal/zmq"
 )
 
 // Results of a send. Every send that does not return nil returns an error that
@@ -28,7 +29,7 @@ var (
 	ErrUnreachable = errors.New("gone: holder unreachable")
 	// ErrRefused: by the keys of [WithCurve], this node must not speak to the
 	// holder, or the holder not to this node.
-	ErrRefused = errors.New("gone: refused")
+	ErrRefused = zmq.ErrRefused
 	// ErrTooLarge: the data is larger than the limit of [WithMaxMessageSize],
 	// which is to be the same on all nodes.
 	ErrTooLarge = errors.New("gone: data too large")

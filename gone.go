@@ -13,6 +13,7 @@ import (
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/pulse"
 	"github.com/Diggs/go-one/internal/stream"
+	"github.com/Diggs/go-one/internal/zmq"
 )
 
 // A Gone is one node: a member of the cluster with one address. All its
@@ -45,7 +46,7 @@ type Gone struct {
 
 // rooms are the parts of a node that messages go through.
 type rooms struct {
-	transport *transport
+	end       *wireEnd
 	tick      *pulse.Pulse // one for all
 	mesh      *link.Mesh
 	room      *mailbox.Room
@@ -54,6 +55,15 @@ type rooms struct {
 	receiving sync.Mutex // while a frame is dealt with
 	changing  sync.Mutex // while changes of links are
 	malformed atomic.Uint64
+}
+
+// A wireEnd is what others know of a node. It is behind a pointer, so that a Gone
+// that is printed shows no key.
+type wireEnd struct {
+	addr     string // advertised, with the real port
+	identity string // what others dial and answer to: addr, and the public key if there is one
+	keys     *zmq.Keyring
+	close    func()
 }
 
 // candidates are the ids that a node runs.
@@ -98,17 +108,35 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		return nil, err
 	}
 	g := newGone(o, newLock)
-	g.transport, err = newTransport(addr, o)
+	keys, err := o.keys.keyring(o.logger)
 	if err != nil {
 		g.cancel()
 		return nil, err
 	}
-	g.assemble(g.transport, g.transport.identity, g.transport.keys.vouches)
-	g.transport.receive(g.receive)
-	if g.transport.keys == nil {
+	c, err := zmq.Listen(zmq.Config{
+		Advertise: addr, Bind: o.bind, MaxFrame: stream.LargestFrame(o.maxMessageSize), Keys: keys, Log: o.logger,
+	})
+	if err != nil {
+		g.cancel()
+		return nil, err
+	}
+	g.assemble(carrier{c}, &wireEnd{c.Addr, c.Identity, keys, c.Close}, keys.Vouches)
+	c.Receive(g.receive)
+	if keys == nil {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
 	return g, nil
+}
+
+// A carrier is ZeroMQ as links want it.
+type carrier struct{ *zmq.Carrier }
+
+func (c carrier) Dial(identity string) (link.Conn, error) {
+	conn, err := c.Carrier.Dial(identity)
+	if err != nil {
+		return nil, err // and no conn at all
+	}
+	return conn, nil
 }
 
 // newGone makes a node without rooms.
@@ -126,13 +154,14 @@ func newGone(o options, newLock LockFactory) *Gone {
 }
 
 // assemble makes the rooms above a carrier.
-func (g *Gone) assemble(c link.Carrier, identity string, vouches func(identity []byte, key string) bool) {
+func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []byte, key string) bool) {
+	g.end = end
 	g.tick = pulse.New(g.housekeep)
-	g.mesh = link.NewMesh(link.Config{Identity: identity, Carrier: c, Vouches: vouches}, g.tick)
+	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches}, g.tick)
 	g.room = mailbox.NewRoom(g.tick)
 	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
 	g.routes = &routes{
-		self: identity, here: g.here, newLock: g.newLock,
+		self: end.identity, here: g.here, newLock: g.newLock,
 		mesh: g.mesh, streams: g.streams, ctx: g.ctx, ids: map[string]*route{},
 	}
 }
@@ -158,10 +187,9 @@ func (g *Gone) leaveIdle(now time.Time) (next time.Time) {
 		return next
 	}
 	for _, l := range g.mesh.Idle(now, idleMost) {
-		if g.streams.Busy(l) {
+		if g.streams.Busy(l) || !l.RefuseIdle(now, idleMost) {
 			continue
 		}
-		l.Refuse()
 		g.receiving.Lock() // what was taken has been dealt with
 		g.receiving.Unlock()
 		l.Bye()
@@ -178,8 +206,8 @@ func (g *Gone) receive(frame []byte, key string) {
 		err = g.streams.Receive(l, items)
 	}
 	switch {
-	case errors.Is(err, link.ErrStranger) && g.transport.keys != nil:
-		g.transport.keys.refuse("", key)
+	case errors.Is(err, link.ErrStranger) && g.end.keys != nil:
+		g.end.keys.Refuse("", key)
 	case err != nil:
 		g.malformed.Add(1)
 	}
@@ -203,7 +231,7 @@ func (g *Gone) changes() {
 }
 
 // Addr is the advertised address, with the real port.
-func (g *Gone) Addr() string { return g.transport.addr }
+func (g *Gone) Addr() string { return g.end.addr }
 
 // RunOne competes for the id: whenever this node wins, handler runs here until
 // it returns or must end, and then again somewhere. It does not wait for that,
@@ -222,7 +250,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if c, err := g.candidate(id); c != nil || err != nil {
 		return c, err
 	}
-	lock, err := g.newLock(id, g.transport.identity)
+	lock, err := g.newLock(id, g.end.identity)
 	if err == nil && lock == nil {
 		err = errors.New("gone: the lock factory returned no lock")
 	}
@@ -390,7 +418,7 @@ func (g *Gone) close() error {
 	g.tick.Stop()
 	g.mesh.Close()
 	g.room.Close()
-	g.transport.close()
+	g.end.close()
 	g.routes.close()
 	return errors.Join(late...)
 }
@@ -418,10 +446,6 @@ type Stats struct {
 
 // Stats returns the node's counters.
 func (g *Gone) Stats() Stats {
-	var refused uint64
-	if k := g.transport.keys; k != nil {
-		refused = k.refused.Load()
-	}
 	return Stats{
 		Held:      int(g.count.held.Load()),
 		Tenures:   g.count.tenures.Load(),
@@ -429,6 +453,6 @@ func (g *Gone) Stats() Stats {
 		Panics:    g.count.panics.Load(),
 		Overdue:   g.count.overdue.Load(),
 		Malformed: g.malformed.Load(),
-		Refused:   refused,
+		Refused:   g.end.keys.Refused(),
 	}
 }

@@ -633,7 +633,6 @@ func TestCloseTwiceReturnsTheSame(t *testing.T) {
 }
 
 func TestCloseEndsSendsThatAreUnderWay(t *testing.T) {
-	t.Parallel()
 	locks := startRedis(t).locks(0)
 	other := startNode(t, locks)
 	g := startNode(t, locks, gone.WithSendTimeout(time.Minute))
@@ -749,7 +748,6 @@ func (l *logged) logger() *slog.Logger {
 }
 
 func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
-	t.Parallel()
 	const expiry = 2 * time.Second
 	locks := startRedis(t).locks(expiry)
 	var log logged
@@ -794,7 +792,6 @@ func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
 }
 
 func TestNothingIsDeliveredToAHandlerThatIgnoresExit(t *testing.T) {
-	t.Parallel()
 	locks := startRedis(t).locks(0)
 	g, other := startNode(t, locks), startNode(t, locks)
 	leave := make(chan struct{})

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/Diggs/go-one/internal/link/linktest"
-	"github.com/Diggs/go-one/internal/zmq"
 )
 
 // A cluster is whole nodes in a bubble of its own time. Only the lock service and
@@ -78,20 +77,9 @@ const clusterTTL = 3 * time.Second
 
 var clusterAddrs = []string{"tcp://10.0.0.1:1", "tcp://10.0.0.2:1", "tcp://10.0.0.3:1"}
 
-// termed is a context of ZeroMQ in which nothing was, or ever will be, opened.
-var termed = sync.OnceValue(func() *zmq.Context {
-	ctx, err := zmq.NewContext(nil)
-	if err != nil {
-		panic(err)
-	}
-	_ = ctx.Term()
-	return ctx
-})
-
 // inCluster runs a test in a bubble with a node on every address, and checks what
 // senders were told against what handlers received.
 func inCluster(t *testing.T, seed uint64, test func(*cluster)) {
-	termed()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{
 			t: t, seed: seed, net: linktest.New(),
@@ -157,14 +145,10 @@ func (c *cluster) start(addr string) *member {
 		defer n.mu.Unlock()
 		return time.Since(began) + n.jumped
 	}
-	received := make(chan struct{})
-	close(received)
 	g := newGone(o, func(id, value string) (GoneLock, error) {
 		return &playedLock{s: c.service, n: n, id: id, value: value}, nil
 	})
-	g.transport = &transport{addr: addr, identity: addr, log: g.log, ctx: termed(), received: received}
-	g.transport.ended, g.transport.end = context.WithCancel(context.Background())
-	g.assemble(n.host, addr, func(identity []byte, from string) bool { return string(identity) == from })
+	g.assemble(n.host, &wireEnd{addr: addr, identity: addr, close: func() {}}, func(identity []byte, from string) bool { return string(identity) == from })
 	n.Gone = g
 	n.host.Receive(g.receive)
 	c.mu.Lock()
@@ -845,4 +829,67 @@ func (c *cluster) toldInTime(crashes []time.Time) {
 			c.t.Errorf("%v: %v, %v after the crash", s, s.err, d)
 		}
 	}
+}
+
+// Everything at once: the network loses, doubles, delays, overtakes, refuses and
+// stalls, nodes crash, close, come back on their address, are cut off from each
+// other and from the lock service, clocks jump, senders give up.
+func TestNoResultIsALieWhateverHappens(t *testing.T) {
+	seeds(t, 200, func(c *cluster) {
+		var mu sync.Mutex
+		cut := map[[2]string]linktest.Fate{}
+		c.weather(func(from, to string) (how linktest.Fate, ok bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			if how, ok = cut[[2]string{from, to}]; ok {
+				return how, true
+			}
+			how.Delay = c.upTo(2 * time.Millisecond)
+			how.Lost = c.oneIn(15)
+			how.Refused = c.oneIn(40)
+			switch {
+			case c.oneIn(30):
+				how.Delay = c.upTo(time.Second)
+			case c.oneIn(300):
+				how.Delay = c.upTo(10 * time.Second)
+			}
+			if c.oneIn(20) {
+				how.Again = 1 + c.upTo(3*time.Second)
+			}
+			return how, true
+		})
+		c.run(true, 6, func() {
+			n := c.node(c.addr())
+			switch c.upTo(5) {
+			case 0:
+				n.crash()
+				time.Sleep(c.upTo(2 * time.Second))
+				c.start(n.Addr()).compete(clusterIDs...)
+			case 1:
+				n.leave()
+				c.start(n.Addr()).compete(clusterIDs...)
+			case 2:
+				n.jump(c.upTo(2 * clusterTTL))
+			case 3:
+				n.isolate(true)
+				time.Sleep(c.upTo(clusterTTL))
+				n.isolate(false)
+			case 4:
+				how := linktest.Fate{Lost: c.oneIn(2)}
+				how.Refused = !how.Lost
+				other := c.addr()
+				mu.Lock()
+				cut[[2]string{n.Addr(), other}] = how
+				if mu.Unlock(); c.oneIn(2) {
+					mu.Lock()
+					cut[[2]string{other, n.Addr()}] = how
+					mu.Unlock()
+				}
+				time.Sleep(c.upTo(4 * time.Second))
+				mu.Lock()
+				clear(cut)
+				mu.Unlock()
+			}
+		})
+	})
 }

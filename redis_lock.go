@@ -21,7 +21,7 @@ import (
 
 // RedisLock is a [GoneLock] in one Redis (5 or later), with all the extras.
 //
-// The key is the id itself and its value is "<value> <fencing token> <secret>",
+// The key is the id itself, after a Prefix if there is one, and its value is "<value> <fencing token> <secret>",
 // so that "redis-cli GET <id>" shows the holder's address. An empty value counts
 // as none. A helper key in the id's Cluster slot keeps the last token for a day;
 // tokens also follow the server's clock, so they keep increasing when the helper
@@ -41,6 +41,10 @@ type RedisLock struct {
 	// Expiry is the TTL of the lock in Redis, at least a millisecond. 0 means
 	// [DefaultExpiry].
 	Expiry time.Duration
+
+	// Prefix comes before the id in the names of the key, of the helper key and
+	// of the channel, for a Redis that is shared. All nodes must have the same.
+	Prefix string
 
 	// RestartGuard is for a Redis that may restart without its data and so
 	// forget who holds a lock. Until it has been up for the TTL and a second,
@@ -105,7 +109,34 @@ func NewRedisLock(addr net.Addr, id, value string) (*RedisLock, error) {
 	if err := checkRedisLock(id, value); err != nil {
 		return nil, err
 	}
-	return &RedisLock{id: id, value: value, redis: redisconn.Dial(network, address)}, nil
+	return &RedisLock{id: id, value: value, redis: redisconn.Address{Network: network, Address: address}.Dial()}, nil
+}
+
+// RedisLocks returns a factory of locks in the Redis at a URL:
+//
+//	redis://[user:password@]host[:6379][/db]
+//	rediss://…                                  the same over TLS
+//	unix://[user:password@]/path[?db=n]
+//
+// The host is looked up at every connect. A certificate has to be for the host
+// and signed by whom the system trusts; [NewRedisLockPool] is for others. Each
+// configure is called for each lock, perhaps concurrently, before it is used. A
+// URL that can't be understood is an error of every call of the factory.
+func RedisLocks(url string, configure ...func(*RedisLock)) LockFactory {
+	addr, err := redisconn.ParseURL(url)
+	return func(id, value string) (GoneLock, error) {
+		if err != nil {
+			return nil, err
+		}
+		if err := checkRedisLock(id, value); err != nil {
+			return nil, err
+		}
+		l := &RedisLock{id: id, value: value, redis: addr.Dial()}
+		for _, f := range configure {
+			f(l)
+		}
+		return l, nil
+	}
 }
 
 // NewRedisLockPool is NewRedisLock for a pool of the caller's, which brings
@@ -127,13 +158,18 @@ func checkRedisLock(id, value string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if strings.HasPrefix(id, "{") && strings.HasSuffix(id, "}:token") {
+	if isCounter(id) {
 		return fmt.Errorf("gone: redis lock: %q is where the last token of another id is kept", id)
 	}
 	if value == "" || len(value) > maxValue {
 		return fmt.Errorf("gone: redis lock: value of %d bytes, want 1 to %d", len(value), maxValue)
 	}
 	return nil
+}
+
+// isCounter reports whether a key is where the last token of an id is kept.
+func isCounter(key string) bool {
+	return strings.HasPrefix(key, "{") && strings.HasSuffix(key, "}:token")
 }
 
 // TTL is Expiry, or [DefaultExpiry].
@@ -168,10 +204,10 @@ func (l *RedisLock) acquire() error {
 	if l.RestartGuard {
 		guard = 1
 	}
-	r, err := l.eval(l.Replicas, acquireScript, l.id, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
+	r, err := l.eval(l.Replicas, acquireScript, l.key(), l.counter(), l.value, secret, l.ms(), l.channel(), guard)
 	if err == nil && r[0] == -3 {
 		secret = rand.Text()
-		r, err = l.eval(l.Replicas, acquireScript, l.id, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
+		r, err = l.eval(l.Replicas, acquireScript, l.key(), l.counter(), l.value, secret, l.ms(), l.channel(), guard)
 	}
 
 	l.mu.Lock()
@@ -215,7 +251,7 @@ func (l *RedisLock) Extend() error {
 	// With the token: a copy of Lock's request that comes late must not look
 	// like this hold.
 	is := " " + strconv.FormatUint(hold.token, 10) + " " + hold.secret
-	r, err := l.eval(l.Replicas, extendScript, l.id, is, l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
+	r, err := l.eval(l.Replicas, extendScript, l.key(), is, l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
 	switch {
 	case otherType(err):
 		r = []int64{0}
@@ -249,7 +285,7 @@ func (l *RedisLock) Unlock() {
 	}
 	_ = l.request(func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
-			_, err := l.redis.Eval(ctx, 0, releaseScript, l.id, secret, l.channel(), redisconn.FormatNews(token, 0))
+			_, err := l.redis.Eval(ctx, 0, releaseScript, l.key(), secret, l.channel(), redisconn.FormatNews(token, 0))
 			if err == nil || otherType(err) || sleepCtx(ctx, jitter(pause)) != nil {
 				return err
 			}
@@ -279,7 +315,7 @@ func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	err = l.request(func(ctx context.Context) error {
 		return l.redis.With(ctx, func(conn redis.Conn) (err error) {
 			// A bounded read, as the key may be anybody's.
-			s, err = redis.String(redisconn.Do(ctx, conn, "GETRANGE", l.id, 0, 1023))
+			s, err = redis.String(redisconn.Do(ctx, conn, "GETRANGE", l.key(), 0, 1023))
 			return err
 		})
 	})
@@ -405,7 +441,10 @@ func (l *RedisLock) request(ask func(context.Context) error) error {
 		return fmt.Errorf("expiry of %v, want at least a millisecond", l.Expiry)
 	}
 	if l.redis == nil {
-		return errors.New("it was not made by NewRedisLock or NewRedisLockPool")
+		return errors.New("it was not made by NewRedisLock, NewRedisLockPool or RedisLocks")
+	}
+	if strings.ContainsRune(l.Prefix, 0) || isCounter(l.key()) {
+		return fmt.Errorf("prefix %q can't be used with this id", l.Prefix)
 	}
 	l.mu.Lock()
 	if l.closed {
@@ -431,24 +470,27 @@ func (l *RedisLock) eval(replicas int, script *redisconn.Script, args ...any) (r
 // ms is the TTL for Redis, which must not be shorter than for the lease.
 func (l *RedisLock) ms() int64 { return int64((l.TTL()-1)/time.Millisecond) + 1 }
 
-// counter is the helper key, always in the id's Cluster slot.
+func (l *RedisLock) key() string { return l.Prefix + l.id }
+
+// counter is the helper key, always in the key's Cluster slot.
 func (l *RedisLock) counter() string {
-	if !strings.ContainsAny(l.id, "{}") {
-		return "{" + l.id + "}:token"
+	key := l.key()
+	if !strings.ContainsAny(key, "{}") {
+		return "{" + key + "}:token"
 	}
-	// An id with braces may have a hash tag of its own, or braces that are none
+	// A key with braces may have a hash tag of its own, or braces that are none
 	// and can't be wrapped. A leading zero byte changes neither the tag nor the
-	// CRC16 of the whole, and no id has one.
-	return "\x00" + l.id
+	// CRC16 of the whole, and no key has one.
+	return "\x00" + key
 }
 
 // channel carries wake-ups.
-func (l *RedisLock) channel() string { return "gone:" + l.id }
+func (l *RedisLock) channel() string { return "gone:" + l.key() }
 
 func (l *RedisLock) failed(what string, err error) error {
 	return fmt.Errorf("gone: redis lock %q: %s: %w", l.id, what, err)
 }
 
 func (l *RedisLock) foreign() error {
-	return fmt.Errorf("gone: redis lock %q: the key has a foreign value", l.id)
+	return fmt.Errorf("gone: redis lock %q: the key has a foreign value", l.key())
 }

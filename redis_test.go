@@ -2,6 +2,7 @@ package gone_test
 
 import (
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -191,19 +192,19 @@ func startReplicated(t testing.TB) (master, replica *redisServer) {
 	return master, replica
 }
 
-// freePort returns a TCP port that nobody listens to on this machine now.
+// freePort returns a TCP port that nobody listens to on this machine now, below
+// those that the system gives to whoever asks for any.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := strconv.Itoa(20000 + rand.IntN(12000))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			must(t, l.Close())
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Fatal("no port is free")
+	return ""
 }
 
 // A redisProxy stands between locks and a Redis, and loses what is asked.

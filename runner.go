@@ -56,6 +56,19 @@ func (r *GoneRunner) Context() context.Context { return r.ctx }
 // the lock has no tokens, and on the runner that RunOne returned.
 func (r *GoneRunner) FencingToken() uint64 { return r.token }
 
+// TTL is how long the lock service keeps the lock without an Extend. The
+// handler has a tenth less; every third of the TTL is a good time to extend.
+func (r *GoneRunner) TTL() time.Duration { return ttlOf(r.Lock) }
+
+// Deadline is when Exit closes unless an Extend comes before. It has passed when
+// the lease is over, and is zero on the runner that RunOne returned.
+func (r *GoneRunner) Deadline() time.Time {
+	if r.lease == nil {
+		return time.Time{}
+	}
+	return time.Now().Add(r.lease.Left())
+}
+
 // Extend tells the cluster that the handler is healthy: the lock is kept for
 // its expiry from now. Errors that leave open whether the lock is held are
 // retried until the deadline. An error wraps ErrLockLost when the lock or the
@@ -293,7 +306,7 @@ func (c *candidate) tenure(sent time.Duration) (failed bool) {
 	if t == nil {
 		return true // so as not to take it again and again
 	}
-	<-t.returned
+	c.await(t)
 	return c.end(t)
 }
 
@@ -303,7 +316,6 @@ type tenure struct {
 	began    time.Duration
 	returned chan struct{} // closed when the handler has
 	exit     context.CancelCauseFunc
-	overdue  func() // ends the watch
 	close    func() // ends the stage's part
 }
 
@@ -338,14 +350,36 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		c.handler(r)
 	}()
 	c.node.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
-	t.overdue = c.watch(ctx, min(l.Margin(), graceMost))
 	return t
+}
+
+// await returns when the handler has. One that ignores Exit is reported, again
+// and again in growing intervals. Its node stays out of the race for the id
+// meanwhile.
+func (c *candidate) await(t *tenure) {
+	select {
+	case <-t.returned:
+		return
+	case <-t.Exit:
+	}
+	since, grace := time.Now(), min(t.lease.Margin(), graceMost)
+	for pause := grace; ; pause = min(2*pause, time.Hour) {
+		select {
+		case <-t.returned:
+			return
+		case <-time.After(pause):
+		}
+		if pause == grace {
+			c.node.count.overdue.Add(1)
+		}
+		c.node.log.Warn("gone: handler ignores Exit", "id", c.id,
+			"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(t.ctx))
+	}
 }
 
 // end ends a tenure whose handler has returned, and reports whether it failed.
 func (c *candidate) end(t *tenure) (failed bool) {
 	c.running.Store(false)
-	t.overdue()
 	t.exit(ErrHandlerReturned)
 	t.close()
 
@@ -373,32 +407,6 @@ func (c *candidate) rescue() {
 	if p := recover(); p != nil {
 		c.node.count.panics.Add(1)
 		c.node.log.Error("gone: handler panicked", "id", c.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	}
-}
-
-// watch reports a handler that ignores Exit, again and again in growing
-// intervals, until the returned function is called. Its node stays out of the
-// race for the id meanwhile.
-func (c *candidate) watch(ctx context.Context, grace time.Duration) (stop func()) {
-	returned := make(chan struct{})
-	unhook := context.AfterFunc(ctx, func() {
-		since := time.Now()
-		for pause := grace; ; pause = min(2*pause, time.Hour) {
-			select {
-			case <-returned:
-				return
-			case <-time.After(pause):
-			}
-			if pause == grace {
-				c.node.count.overdue.Add(1)
-			}
-			c.node.log.Warn("gone: handler ignores Exit", "id", c.id,
-				"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(ctx))
-		}
-	})
-	return func() {
-		unhook()
-		close(returned)
 	}
 }
 

@@ -523,6 +523,35 @@ func TestExtendOfATenureThatIsOverAsksNobody(t *testing.T) {
 	})
 }
 
+func TestAHandlerKnowsItsTTLAndItsDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		one := compete(newBubbleClock().now, generousLock{}, func(r *GoneRunner) {
+			is := func(want time.Duration) {
+				t.Helper()
+				if got := r.Deadline().Sub(start); got != want {
+					t.Errorf("the deadline is %v, want %v", got, want)
+				}
+			}
+			if r.TTL() != leaseTTL {
+				t.Errorf("the TTL is %v", r.TTL())
+			}
+			is(leaseDeadline)
+			time.Sleep(time.Second)
+			is(leaseDeadline)
+			_ = r.Extend()
+			is(time.Second + leaseDeadline)
+			<-r.Exit
+			is(time.Second + leaseDeadline)
+			_ = r.Close()
+		})
+		if r := &one.runner; r.TTL() != leaseTTL || !r.Deadline().IsZero() {
+			t.Errorf("RunOne's: %v, %v", r.TTL(), r.Deadline())
+		}
+		<-one.runner.Exit
+	})
+}
+
 func TestTheTwoRunners(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		token := uint64(6)
@@ -981,7 +1010,7 @@ func TestASuspendedMachineNoticesWithinASecondOfWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newBubbleClock()
 		g := &Gone{}
-		g.assemble(nil, "", nil)
+		g.assemble(nil, &wireEnd{}, nil)
 		tenures := 0
 		one := onStage(g, c.now, generousLock{})
 		one.handler = func(r *GoneRunner) {

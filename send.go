@@ -10,6 +10,7 @@ import (
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/wire"
+	"github.com/Diggs/go-one/internal/zmq"
 )
 
 // tryTimeout bounds TrySendData where the holder does not answer.
@@ -96,10 +97,10 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	go func() { // the lock can't be interrupted
 		defer g.leave()
 		addr, token, err := g.routes.ask(id)
-		here := addr == g.transport.identity
+		here := addr == g.end.identity
 		addr, _, _ = strings.Cut(addr, " ")
 		if err == nil {
-			if _, err = dialable(addr); err != nil {
+			if err = zmq.CheckAddress(addr); err != nil {
 				err = ofHolder(id, err)
 			}
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"time"
@@ -159,11 +158,14 @@ address from Redis and a REQ/REP round trip for each message, under a mutex.
 func picturesOfMessages(r *report, got results, callers []load) error {
 	byCallers := chart{title: "Acknowledged messages of 128 B", x: "callers", y: "thousand a second", logX: true, logY: true}
 	latency := chart{title: "One caller: share of messages that took at most so long", x: "µs", y: "%", logX: true}
-	for _, name := range slices.Sorted(maps.Keys(got.alone)) {
+	for _, name := range got.who {
+		took := got.alone[name]
+		if len(took) == 0 {
+			continue
+		}
 		var x, y []float64
 		for q := range 1000 {
-			took := got.alone[name][q*len(got.alone[name])/1000]
-			x, y = append(x, float64(took.Nanoseconds())/1e3), append(y, float64(q)/10)
+			x, y = append(x, float64(took[q*len(took)/1000].Nanoseconds())/1e3), append(y, float64(q)/10)
 		}
 		latency.lines = append(latency.lines, curve{name, points(x, y), false})
 		if !slices.Contains(yardsticks, name) {

@@ -68,6 +68,8 @@ const good = `
 `
 
 func TestEveryViolationIsFound(t *testing.T) {
+	defer func(was time.Duration) { leeway = was }(leeway)
+	leeway = 0
 	const ttl = 100 * ms
 	tenures := func(h History) findings { bad, _, _ := checkTenures(h, ttl, 0); return bad }
 	messages := func(h History) findings { _, bad := checkMessages(h, false); return bad }

@@ -353,8 +353,10 @@ func partition(name, fault string, both bool) Scenario {
 				net.heal()
 				c.pause(anytime(300 * time.Millisecond))
 			}
-			if len(c.live[three[0]])+len(c.live[three[1]])+len(c.live[three[2]]) > len(three) {
-				c.Findings.add(clock(), "a hand-over, though every node reached Redis all the time")
+			for _, id := range three {
+				if first := c.live[id][0]; len(c.live[id]) > 1 && !starved(first, c.ttl) {
+					c.Findings.add(clock(), "a hand-over, though every node reached Redis all the time: %s", first.Cause)
+				}
 			}
 		},
 	}

@@ -37,9 +37,9 @@ type PartConfig struct {
 type Counts struct {
 	Received, Foreign, Doubled int64 // by the handlers
 	Malformed, Refused         uint64
-	OK, Failed                 int64 // sends to "load"
-	Lies                       int64 // sends to "stuck" that returned nil
-	Why                        string
+	OK, Failed                 int64  // sends to "load"
+	Lies                       int64  // sends to "stuck" that returned nil
+	Why                        string // the last that failed, or was foreign
 }
 
 // A Cost is what sending costs. It is the answer to "cost".
@@ -148,6 +148,7 @@ func (p *part) handle(r *gone.GoneRunner) {
 		case d := <-data:
 			if len(d) < 24 || binary.BigEndian.Uint64(d) != p.cfg.Nonce {
 				p.foreign.Add(1)
+				p.why.Store(fmt.Sprintf("%s received %.100q", r.ID(), d))
 				continue
 			}
 			sender, number := binary.BigEndian.Uint64(d[8:]), binary.BigEndian.Uint64(d[16:])

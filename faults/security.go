@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -116,6 +117,19 @@ func (s *siege) play(r *Siege, pace Pace) error {
 	if err := s.honest.ask(new(any), "load 16"); err != nil {
 		return err
 	}
+	// Until then there is nothing on the tape to replay.
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		c, err := s.target.counts()
+		if err != nil {
+			return err
+		}
+		if c.Received > 0 {
+			break
+		}
+		if time.Now().After(end) {
+			return errors.New("nothing of the honest senders has arrived")
+		}
+	}
 	time.Sleep(pace.Quiet / 3) // connections, and what memory all of it takes
 	before, err := s.rate(pace.Quiet)
 	if err != nil {
@@ -179,7 +193,7 @@ func (s *siege) play(r *Siege, pace Pace) error {
 		r.add("%d received of the %d that were confirmed", at.Received, from.OK)
 	}
 	if r.Through > 0 {
-		r.add("received though not sent: %d, twice: %d, confirmed by nobody: %d", at.Foreign, at.Doubled, from.Lies)
+		r.add("received though not sent: %d, twice: %d, confirmed by nobody: %d %s", at.Foreign, at.Doubled, from.Lies, at.Why)
 	}
 	if r.Failed > 0 {
 		r.add("%d honest sends failed: %s", r.Failed, from.Why)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# deps.sh NEED...: installs the needs that this machine does not meet. Silent when it meets them all.
+# deps.sh NEED...: installs the needs that this machine does not meet, and says what it does. Silent when
+# it meets them all.
 #
 # A need is a capability (a C compiler that works, a libzmq that pkg-config finds) or a program on
 # the PATH. It is looked for, never assumed from what a package manager believes.
@@ -48,8 +49,10 @@ missing() {
 install() { # package...
 	case $manager in
 	apt-get)
+		say "apt-get update"
 		# One broken third-party list is no reason to stop.
 		$root apt-get -qq update || true
+		say "apt-get install" "$@"
 		$root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
 			apt-get -qq -y -o DPkg::Lock::Timeout=120 install --no-install-recommends "$@"
 		;;
@@ -99,9 +102,11 @@ if [ $manager != brew ] && [ "$(id -u)" != 0 ]; then
 	root=sudo
 fi
 
-say "installing" $packages "with $manager"
-install $packages >/dev/null || die "$manager could not install" $packages
+say "not here:" $missing "- installing" $packages "with $manager, which may take some minutes"
+# What it does is seen as it does it.
+install $packages >&2 || die "$manager could not install" $packages
 quiet_services $missing
 
 missing=$(missing)
 [ -z "$missing" ] || die "still missing after the installation:" $missing
+say "installed"

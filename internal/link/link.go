@@ -32,6 +32,7 @@ type Link struct {
 type other struct {
 	remote uint64 // its number of the link, 0 while it is not known
 	from   string // as the carrier calls it
+	doubt  bool   // several numbers were named: only a proof of one opens the link
 }
 
 type state uint8
@@ -132,6 +133,8 @@ func (l *Link) greeted(g wire.Greeting, from string) {
 	case g.Highest < wire.Lowest || g.Lowest > wire.Version:
 		l.why = fmt.Errorf("it speaks versions %d to %d, this node %d to %d", g.Lowest, g.Highest, wire.Lowest, wire.Version)
 	case l.state == opening:
+		// One of two Hellos is an old one, and a frame does not tell which.
+		l.doubt = l.doubt || l.remote != 0 && l.remote != g.Link
 		l.remote, l.from, l.why = g.Link, from, nil
 		if proved = g.Echo == l.id; proved {
 			l.openLocked()
@@ -171,6 +174,10 @@ func (l *Link) knows(from string) bool {
 func (l *Link) receive(h wire.Header, body []byte) []byte {
 	l.mu.Lock()
 	proved := l.state == opening
+	if proved && l.doubt {
+		l.mu.Unlock()
+		return nil // it comes again
+	}
 	if proved {
 		l.openLocked()
 	}
@@ -180,8 +187,10 @@ func (l *Link) receive(h wire.Header, body []byte) []byte {
 	if h.Number != 0 {
 		fresh = l.takeLocked(h.Number, now)
 	}
-	if fresh && h.Kind == wire.Bye {
+	// When both take leave at once neither takes the other's frames.
+	if h.Kind == wire.Bye && l.state == open && (fresh || l.in.closed) {
 		fresh = false
+		l.in.taken = h.Number
 		l.endLocked(errBye)
 	}
 	urgent := l.in.gap || l.out.ack
@@ -317,13 +326,29 @@ func (l *Link) Refuse() {
 	l.in.closed = true
 }
 
+// RefuseIdle is Refuse if nothing went over the link for so long, and reports
+// whether it is.
+func (l *Link) RefuseIdle(now time.Time, most time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.idleLocked(now, most) {
+		return false
+	}
+	l.in.closed = true
+	return true
+}
+
 // Bye tells the other side after Refuse that no frame of its is taken any more,
 // once it has taken all that was appended here; then the link ends. It reports
 // whether that is to be expected.
 func (l *Link) Bye() bool {
 	l.mu.Lock()
-	if l.state == opening {
+	switch {
+	case l.state != opening:
+	case l.remote == 0:
 		l.endLocked(errClosed)
+	default: // the other side may know this side's number, and have sent already
+		l.openLocked()
 	}
 	alive := l.state == open && !l.silent
 	if l.state == open && !l.out.bye {
@@ -351,6 +376,10 @@ func (l *Link) gone() <-chan struct{} {
 func (l *Link) idle(now time.Time, most time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.idleLocked(now, most)
+}
+
+func (l *Link) idleLocked(now time.Time, most time.Duration) bool {
 	return l.state == open && !l.in.closed && l.out.size == 0 && l.out.w.Empty() && now.Sub(l.used) > most
 }
 

@@ -69,8 +69,10 @@ type Limits struct {
 	Bytes int // kept for all links together, beyond one frame for each
 }
 
+// FrameSize is what a frame has grown over when it is closed.
+const FrameSize = 64 << 10
+
 const (
-	frameSize   = 64 << 10  // a frame is closed when it has grown over this
 	linkBytes   = 64 << 20  // kept for one link
 	meshBytes   = 256 << 20 // kept for all
 	meshLinks   = 4096

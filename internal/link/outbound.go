@@ -76,7 +76,7 @@ type Position struct {
 // returns nil, without the lock, when the link has ended or too much waits.
 func (l *Link) Begin() *wire.Writer {
 	l.mu.Lock()
-	if l.state == ended || l.in.closed || l.out.size >= linkBytes || l.out.size >= frameSize && int(l.mesh.kept.Load()) >= l.mesh.Bytes {
+	if l.state == ended || l.in.closed || l.out.size >= linkBytes || l.out.size >= FrameSize && int(l.mesh.kept.Load()) >= l.mesh.Bytes {
 		l.mu.Unlock()
 		return nil
 	}
@@ -88,7 +88,7 @@ func (l *Link) Begin() *wire.Writer {
 // ends.
 func (l *Link) BeginAnswer() *wire.Writer {
 	l.mu.Lock()
-	if l.out.size >= 2*linkBytes || l.out.size >= frameSize && int(l.mesh.kept.Load()) >= 2*l.mesh.Bytes {
+	if l.out.size >= 2*linkBytes || l.out.size >= FrameSize && int(l.mesh.kept.Load()) >= 2*l.mesh.Bytes {
 		l.endLocked(errFlooded)
 	}
 	if l.state == ended || l.out.bye {
@@ -105,7 +105,7 @@ func (l *Link) Position(at int) Position {
 
 // End unlocks the link.
 func (l *Link) End() {
-	if l.out.w.Len() >= frameSize {
+	if l.out.w.Len() >= FrameSize {
 		l.out.sealLocked(l.mesh)
 	}
 	l.mu.Unlock()
@@ -113,7 +113,7 @@ func (l *Link) End() {
 
 // sealLocked closes the open frame.
 func (o *outbound) sealLocked(m *Mesh) {
-	f := kept{bytes: o.w.Bytes(), small: o.w.Requests && o.w.Len() < frameSize}
+	f := kept{bytes: o.w.Bytes(), small: o.w.Requests && o.w.Len() < FrameSize}
 	o.queue = append(o.queue, f)
 	o.size += len(f.bytes)
 	m.kept.Add(int64(len(f.bytes)))
@@ -187,7 +187,7 @@ func (l *Link) acknowledgeLocked(h wire.Header, now time.Time) bool {
 				l.endLocked(errClosed)
 				return false
 			}
-			if len(o.spare) < 4 && cap(f.bytes) <= 2*frameSize && (len(o.busy) == 0 || &o.busy[0] != &f.bytes[0]) {
+			if len(o.spare) < 4 && cap(f.bytes) <= 2*FrameSize && (len(o.busy) == 0 || &o.busy[0] != &f.bytes[0]) {
 				o.spare = append(o.spare, f.bytes)
 			}
 		}
@@ -199,7 +199,7 @@ func (l *Link) acknowledgeLocked(h wire.Header, now time.Time) bool {
 		o.next, o.rewound, o.resent = o.first, o.first, now
 		said = true
 	}
-	if h.Kind == wire.Bye && h.Number == l.in.taken+1 {
+	if h.Kind == wire.Bye && (h.Number == l.in.taken+1 || l.in.closed) {
 		o.given = h.Ack // what is above was not taken, and never will be
 	}
 	return said && (o.next < o.first+uint64(len(o.queue)) || !o.w.Empty())
@@ -258,8 +258,11 @@ func (l *Link) drain(now time.Time) {
 		}
 		if number != 0 {
 			o.next = max(o.first, min(o.next, number))
-			if first && l.state != ended {
+			if first && l.state != ended && number >= o.first {
 				o.given = number - 1
+				if o.queue[number-o.first].small {
+					o.small--
+				}
 			}
 		} else if l.state != opening && o.next == o.first+uint64(len(o.queue)) && o.w.Empty() {
 			o.flushing = false // it is asked for again, if need be
@@ -374,7 +377,7 @@ func (l *Link) flightLocked() (n int) {
 // for more to join it: while two of its kind are on their way, and not for long.
 // Answers never wait.
 func (o *outbound) waits() bool {
-	return o.small >= windowSmall && !o.overdue && !o.w.Answers && o.w.Len() < frameSize &&
+	return o.small >= windowSmall && !o.overdue && !o.w.Answers && o.w.Len() < FrameSize &&
 		o.next == o.first+uint64(len(o.queue))
 }
 

@@ -62,7 +62,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	switch {
 	case b.over || b.left() <= 0:
 		return wire.Ended
-	case m.Chain != nil && m.Chain.Broken.Load():
+	case m.Chain != nil && m.Chain.Broken(m.Number):
 		return wire.Busy
 	}
 	if shared {
@@ -80,7 +80,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 		b.queue.n >= mostMessages,
 		b.queue.n > 0 && b.queue.bytes+len(m.Payload) > mostBytes:
 		if m.Chain != nil {
-			m.Chain.Broken.Store(true)
+			m.Chain.Break(m.Number)
 		}
 		return wire.Busy
 	}
@@ -88,8 +88,9 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	return 0
 }
 
-// idleLocked reports whether nobody waits before a new message.
-func (b *Box) idleLocked() bool { return b.queue.head == nil && !b.pump.busy && b.pump.takers == 0 }
+// idleLocked reports whether nobody waits before a new message. What the pump
+// offers is in the queue.
+func (b *Box) idleLocked() bool { return b.queue.head == nil && b.pump.takers == 0 }
 
 func (b *Box) enqueueLocked(m *Message) {
 	b.queue.push(m)
@@ -208,7 +209,7 @@ func (b *Box) nextLocked() *Message {
 			b.decideLocked(m, wire.Ended)
 			continue
 		}
-		if m.Chain != nil && m.Chain.Broken.Load() {
+		if m.Chain != nil && m.Chain.Broken(m.Number) {
 			b.decideLocked(m, wire.Busy)
 			continue
 		}
@@ -231,7 +232,7 @@ func (b *Box) receivedLocked(m *Message) {
 func (b *Box) decideLocked(m *Message, s wire.Status) {
 	b.queue.remove(m)
 	if m.Chain != nil && s != wire.Received {
-		m.Chain.Broken.Store(true)
+		m.Chain.Break(m.Number)
 	}
 	if m.Origin == nil {
 		m.done <- s // now it is the sender's

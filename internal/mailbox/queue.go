@@ -17,8 +17,23 @@ type Origin interface {
 }
 
 // A Chain is of batches of which none is received behind one that was not
-// received whole.
-type Chain struct{ Broken atomic.Bool }
+// received whole. What waits before that one is not concerned.
+type Chain struct{ at atomic.Uint64 } // the number of the first that was not; 0: none
+
+// Break says that the batch with a number was, or will be, not received whole.
+func (c *Chain) Break(number uint64) {
+	for at := c.at.Load(); at == 0 || number < at; at = c.at.Load() {
+		if c.at.CompareAndSwap(at, number) {
+			return
+		}
+	}
+}
+
+// Broken reports whether one before the batch with a number was not.
+func (c *Chain) Broken(number uint64) bool {
+	at := c.at.Load()
+	return at != 0 && at < number
+}
 
 // A Message waits for the handler: one payload, or a batch of them.
 type Message struct {

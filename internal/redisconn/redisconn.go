@@ -27,22 +27,17 @@ type Client struct {
 
 var clients = struct {
 	sync.Mutex
-	m map[any]*Client // by address or by the user's pool
+	m map[any]*Client // by Address or by the user's pool
 }{m: map[any]*Client{}}
 
 // timeout of every step of a connection.
 const timeout = 5 * time.Second
 
 // Dial returns the client of an address, retained. Nothing is sent yet.
-func Dial(network, address string) *Client {
-	return share([2]string{network, address}, true, func() *redis.Pool {
+func (a Address) Dial() *Client {
+	return share(a, true, func() *redis.Pool {
 		return &redis.Pool{
-			DialContext: func(ctx context.Context) (redis.Conn, error) {
-				return redis.DialContext(ctx, network, address,
-					redis.DialConnectTimeout(timeout),
-					redis.DialReadTimeout(timeout),
-					redis.DialWriteTimeout(timeout))
-			},
+			DialContext: a.connect,
 			MaxActive:   16,
 			MaxIdle:     16,
 			IdleTimeout: time.Minute,
@@ -79,18 +74,29 @@ func (c *Client) Retain() {
 	c.uses++
 }
 
+// linger is how long connections outlive their last use: a node that hands its
+// only id over does not have Redis end connections just when the next node needs
+// it, and finds them again when it competes anew.
+const linger = 100 * time.Millisecond
+
 // Release is called once for each Dial, Use and Retain.
 func (c *Client) Release() {
 	clients.Lock()
-	c.uses--
-	last := c.uses == 0
-	if last {
-		delete(clients.m, c.key)
+	defer clients.Unlock()
+	if c.uses--; c.uses == 0 {
+		time.AfterFunc(linger, c.close)
 	}
-	clients.Unlock()
-	if !last {
+}
+
+// close gives the connections back, unless the client is used again, or was and
+// has been closed since.
+func (c *Client) close() {
+	clients.Lock()
+	defer clients.Unlock()
+	if c.uses > 0 || clients.m[c.key] != c {
 		return
 	}
+	delete(clients.m, c.key)
 	c.wakeups.close()
 	if c.own {
 		_ = c.pool.Close()

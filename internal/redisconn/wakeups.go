@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -118,23 +119,29 @@ func (s *Subscription) Abandon() {
 	s.end()
 }
 
-// Cancel ends the subscription. Whoever still waits looks for himself.
+// Cancel ends the subscription. Whoever still waits looks for himself. Redis is
+// told after a while, by nobody who has just got a lock: a connection that hangs
+// would cost him his lease.
 func (s *Subscription) Cancel() {
-	w := s.hub
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	s.tell(News{})
+	s.subs = slices.DeleteFunc(s.subs, func(other *Subscription) bool { return other == s })
+	if len(s.subs) == 0 {
+		time.AfterFunc(linger, func() { s.hub.leave(s.channel) })
+	}
+}
+
+// leave unsubscribes from a channel that nobody hears any more.
+func (w *wakeups) leave(ch *channel) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.tell(News{})
-	for i, other := range s.subs {
-		if other == s {
-			s.subs = append(s.subs[:i:i], s.subs[i+1:]...)
-			break
-		}
+	if len(ch.subs) > 0 || w.channels[ch.name] != ch {
+		return
 	}
-	if len(s.subs) == 0 {
-		delete(w.channels, s.name)
-		if w.conn != nil {
-			w.written(w.conn.Unsubscribe(s.name))
-		}
+	delete(w.channels, ch.name)
+	if w.conn != nil {
+		w.written(w.conn.Unsubscribe(ch.name))
 	}
 }
 

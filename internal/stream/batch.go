@@ -20,6 +20,9 @@ type batch struct {
 // SendBatch sends messages in order, and returns how many were received and the
 // end of the first that was not.
 func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, deadline time.Time) (received int, end Result) {
+	if !s.fresh() {
+		return 0, Result{Status: Elsewhere, Unsent: true}
+	}
 	own, err := s.side.stream(s.ID, s.Token, wire.Chained, s.window)
 	if err != nil {
 		return 0, Result{Status: Elsewhere, Unsent: true}
@@ -32,7 +35,9 @@ func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, deadline time.Tim
 			return received, Result{Status: status, Unsent: true}
 		}
 		end = b.next(ctx)
-		received += end.Count
+		if received += end.Count; end.Count > 0 {
+			s.Use()
+		}
 		if end.Status != wire.Received {
 			break
 		}

@@ -17,6 +17,7 @@ type inbound struct {
 	id      string
 	token   uint64
 	chain   *mailbox.Chain              // nil: its requests do not depend on each other
+	next    uint64                      // number of the chain's next batch; Receive's
 	box     atomic.Pointer[mailbox.Box] // of the tenure; nil: it was not here yet
 	pending atomic.Int64                // requests that wait for their answer
 }
@@ -69,7 +70,7 @@ func (a *answers) add(in *inbound, number uint64, s wire.Status) {
 	a.write()
 	*a = answers{in, number, 1, s}
 	if in.chain != nil && s != wire.Received {
-		in.chain.Broken.Store(true)
+		in.chain.Break(number)
 		a.count = 0 // of a batch: none was received
 	}
 }
@@ -160,7 +161,7 @@ func (s *side) open(it *wire.Item) {
 	}
 	in := &inbound{side: s, number: it.Stream, id: string(it.ID), token: it.Token}
 	if it.Flags&wire.Chained != 0 {
-		in.chain = &mailbox.Chain{}
+		in.chain, in.next = &mailbox.Chain{}, 1
 	}
 	s.in[it.Stream] = in
 	s.mux.inbound.Add(1)
@@ -179,10 +180,16 @@ func (s *side) closed(number uint64) {
 // request takes a Request or a Batch, and returns its status if that is known
 // at once, else 0.
 func (in *inbound) request(it *wire.Item, frame int, now time.Time) wire.Status {
+	if in.chain != nil {
+		if it.Number > in.next { // the one before was taken back
+			in.chain.Break(in.next)
+		}
+		in.next = it.Number + 1
+	}
 	switch {
 	case in.id == "" || (it.Kind == wire.Batch) != (in.chain != nil):
 		return wire.Busy
-	case in.chain != nil && in.chain.Broken.Load():
+	case in.chain != nil && in.chain.Broken(it.Number):
 		return wire.Busy
 	case oversized(it, in.side.mux.maxSize):
 		return wire.Oversized

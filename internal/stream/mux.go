@@ -12,6 +12,7 @@ import (
 	"github.com/Diggs/go-one/internal/link"
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/pulse"
+	"github.com/Diggs/go-one/internal/wire"
 )
 
 // Bounds of the streams that others can open: over one link, and over all.
@@ -34,6 +35,10 @@ type Mux struct {
 	mu    sync.RWMutex
 	sides map[*link.Link]*side
 }
+
+// LargestFrame is the largest frame that is sent where messages have at most so
+// many bytes.
+func LargestFrame(maxSize int) int { return max(maxSize, batchBytes) + link.FrameSize + wire.Overhead }
 
 // NewMux makes a mux. Its owner calls [Mux.Tick] whenever tick beats, and
 // [Mux.Ended] for each link that has.

@@ -34,7 +34,7 @@ const (
 const (
 	// A stream that was not used for so long is not trusted: its holder may have
 	// died or been paused.
-	fresh = 5 * time.Second
+	freshFor = 5 * time.Second
 	// A withdrawal waits so long for its answer.
 	withdrawGrace = 200 * time.Millisecond
 	// One node has so much under way to one tenure; what comes then waits for its
@@ -159,7 +159,7 @@ func (s *Stream) post(r *Request) wire.Status {
 	switch {
 	case s.over != 0:
 		return s.over
-	case len(s.open) == 0 && now.Sub(s.used) > fresh:
+	case !s.freshLocked(now):
 		return Elsewhere
 	}
 	l := s.side.link
@@ -288,7 +288,7 @@ func (s *Stream) withdraw(r *Request) {
 	s.withdrawLocked(r, time.Now())
 }
 
-// withdrawLocked reports whether the request has ended, and so is its sender's.
+// withdrawLocked reports whether it has ended the request.
 func (s *Stream) withdrawLocked(r *Request, now time.Time) bool {
 	if s.get(r.number) != r || !r.withdrawn.IsZero() {
 		return false
@@ -412,8 +412,19 @@ func (s *Stream) Current() uint64 {
 	return s.current
 }
 
-// Use makes the stream fresh: the lock service has just said that its tenure is
-// the current one.
+func (s *Stream) freshLocked(now time.Time) bool {
+	return len(s.open) > 0 || now.Sub(s.used) <= freshFor
+}
+
+// fresh reports whether the stream is trusted.
+func (s *Stream) fresh() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.freshLocked(time.Now())
+}
+
+// Use makes the stream fresh: its tenure is the current one, as somebody has just
+// said.
 func (s *Stream) Use() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -52,7 +52,7 @@
 // The answer to a Batch is for it alone, and its count is how many messages of it
 // the handler received; status says why not the next one. In a stream that was
 // opened with Chained nothing is received behind a Batch that was not received
-// whole. The budget is how many milliseconds the receiver may keep the payload
+// whole, or was taken back. The budget is how many milliseconds the receiver may keep the payload
 // before it must refuse it as Expired. Current is the fencing token of the id's
 // tenure at the receiver, 0 where it has none; it goes with Ended and Absent.
 package wire

@@ -9,20 +9,8 @@ import (
 	zmq4 "github.com/pebbe/zmq4"
 )
 
-// Keys are a node's CURVE key pair, Z85-encoded, and its word on others' keys.
-type Keys struct {
-	Public, Secret string
-	Allows         func(public string) bool
-	// Refused is told of everybody who is turned away: the IP address, and the
-	// public key, each empty where it is not known.
-	Refused func(address, public string)
-}
-
-// NewKeypair makes a key pair.
-func NewKeypair() (public, secret string, err error) { return zmq4.NewCurveKeypair() }
-
-// PublicKey returns the public key that belongs to a secret one.
-func PublicKey(secret string) (string, error) {
+// publicKey returns the public key that belongs to a secret one.
+func publicKey(secret string) (string, error) {
 	if !zmq4.HasCurve() {
 		return "", errors.New("libzmq was built without CURVE")
 	}
@@ -42,7 +30,7 @@ func checkVersion() error {
 // this context alone: pebbe's own handler serves the default context. It ends
 // with the context, and not before: who is not answered does not get in, but
 // where nobody listens libzmq lets everybody in, under any User-Id.
-func (c *Context) authenticate() error {
+func (c *socketContext) authenticate() error {
 	if err := checkVersion(); err != nil {
 		return err
 	}
@@ -77,10 +65,10 @@ func (c *Context) authenticate() error {
 				key = zmq4.Z85encode(string(ask[6]))
 			}
 			code, user := "400", ""
-			if string(ask[2]) == domain && key != "" && c.keys.Allows(key) {
+			if string(ask[2]) == domain && key != "" && c.keys.allows(key) {
 				code, user = "200", key
 			} else {
-				c.keys.Refused(string(ask[3]), key)
+				c.keys.Refuse(string(ask[3]), key)
 			}
 			_, _ = rep.SendMessage(ask[0], ask[1], code, "", user, "")
 		}
@@ -91,14 +79,14 @@ func (c *Context) authenticate() error {
 // serve makes a socket one that only those who are allowed can connect to, and
 // has those counted who fail before they can be asked for their key: they know
 // another key of this node, or none.
-func (c *Context) serve(soc *zmq4.Socket) error {
+func (c *socketContext) serve(soc *zmq4.Socket) error {
 	if c.keys == nil {
 		return nil
 	}
 	err := errors.Join(
 		soc.SetCurveServer(1),
-		soc.SetCurvePublickey(c.keys.Public),
-		soc.SetCurveSecretkey(c.keys.Secret),
+		soc.SetCurvePublickey(c.keys.public),
+		soc.SetCurveSecretkey(c.keys.secret),
 	)
 	if err != nil {
 		return err
@@ -117,7 +105,7 @@ func (c *Context) serve(soc *zmq4.Socket) error {
 			case zmq4.AsErrno(err) == zmq4.ETERM, err == nil && event == zmq4.EVENT_MONITOR_STOPPED:
 				return
 			case err == nil:
-				c.keys.Refused("", "")
+				c.keys.Refuse("", "")
 			}
 		}
 	}()
@@ -126,7 +114,7 @@ func (c *Context) serve(soc *zmq4.Socket) error {
 
 // monitor returns a socket that receives events of another. It has to be read:
 // its queue has no bound, as a full one would block the I/O thread.
-func (c *Context) monitor(soc *zmq4.Socket, events zmq4.Event) (*zmq4.Socket, error) {
+func (c *socketContext) monitor(soc *zmq4.Socket, events zmq4.Event) (*zmq4.Socket, error) {
 	at := fmt.Sprintf("inproc://gone.events.%d", c.monitors.Add(1))
 	pair, err := c.ctx.NewSocket(zmq4.PAIR)
 	if err != nil {
@@ -142,13 +130,13 @@ func (c *Context) monitor(soc *zmq4.Socket, events zmq4.Event) (*zmq4.Socket, er
 
 // introduce has a socket connect with this node's key to that of another, and
 // watched for refusals. Closing idle peers bounds how many wait to be read.
-func (c *Context) introduce(p *Push, server string) (err error) {
+func (c *socketContext) introduce(p *pushSocket, server string) (err error) {
 	if c.keys == nil {
 		return nil
 	}
 	err = errors.Join(
-		p.soc.SetCurvePublickey(c.keys.Public),
-		p.soc.SetCurveSecretkey(c.keys.Secret),
+		p.soc.SetCurvePublickey(c.keys.public),
+		p.soc.SetCurveSecretkey(c.keys.secret),
 		p.soc.SetCurveServerkey(server),
 	)
 	if err != nil {
@@ -158,10 +146,10 @@ func (c *Context) introduce(p *Push, server string) (err error) {
 	return err
 }
 
-// Refusal returns why the other side has turned this one away since the last
+// refusal returns why the other side has turned this one away since the last
 // call, nil if it has not. It does not wait: a goroutine that did would cost a
 // thread for each peer.
-func (p *Push) Refusal() (why error) {
+func (p *pushSocket) refusal() (why error) {
 	for p.events != nil {
 		event, _, value, err := p.events.RecvEvent(zmq4.DONTWAIT)
 		if err != nil {

@@ -1,29 +1,36 @@
 package zmq
 
 import (
+	"log/slog"
 	"net"
 	"testing"
 	"time"
+
+	zmq4 "github.com/pebbe/zmq4"
 )
 
 // A node that is paused or cut off has refused nothing; one with another key
 // ends the connection.
 func TestAHandshakeIsRefusedByItsEndAndNotBySilence(t *testing.T) {
-	public, secret, err := NewKeypair()
+	public, secret, err := zmq4.NewCurveKeypair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := NewContext(&Keys{Public: public, Secret: secret, Allows: func(string) bool { return true }})
+	keys, err := NewKeyring(public, secret, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = ctx.Term() }()
+	ctx, err := newContext(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ctx.term() }()
 	for name, ends := range map[string]bool{"silence": false, "end": true} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		push, err := ctx.Dial("tcp://"+ln.Addr().String(), public)
+		push, err := ctx.dial("tcp://"+ln.Addr().String(), public)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,10 +45,10 @@ func TestAHandshakeIsRefusedByItsEndAndNotBySilence(t *testing.T) {
 				conn.Close()
 			}
 		}
-		if why := push.Refusal(); (why != nil) != ends {
+		if why := push.refusal(); (why != nil) != ends {
 			t.Errorf("%s: %v", name, why)
 		}
-		_ = push.Close()
+		_ = push.close()
 		_ = ln.Close()
 	}
 }

@@ -3,8 +3,8 @@
 // package calls it.
 //
 // Ownership: a socket is used by one goroutine at a time, and misuse aborts
-// the process in C. Pull is owned by the goroutine that calls Receive; it
-// closes its socket itself. A Push is used and closed under its caller's lock.
+// the process in C. The PULL socket is owned by the goroutine that receives; it
+// closes it itself. A PUSH socket is owned by who uses its Conn.
 package zmq
 
 import (
@@ -32,26 +32,26 @@ const (
 	backlog   = 1024
 )
 
-// Context owns the I/O thread. It is never libzmq's default one, which
+// A socketContext owns the I/O thread. It is never libzmq's default one, which
 // belongs to the host program.
-type Context struct {
+type socketContext struct {
 	ctx      *zmq4.Context
-	keys     *Keys         // nil: plain
+	keys     *Keyring      // nil: plain
 	zap      chan struct{} // closed when nobody is authenticated any more
 	watched  chan struct{} // closed when no failed handshakes are counted any more
 	monitors atomic.Uint64
 }
 
-// NewContext starts a context, in which with keys everything is encrypted and
+// newContext starts a context, in which with keys everything is encrypted and
 // everybody authenticated.
-func NewContext(keys *Keys) (*Context, error) {
+func newContext(keys *Keyring) (*socketContext, error) {
 	ctx, err := zmq4.NewContext()
 	if err != nil {
 		return nil, err
 	}
 	// Both only fail on a context that is not new.
 	err = errors.Join(ctx.SetMaxSockets(sockets), ctx.SetIpv6(true))
-	c := &Context{ctx: ctx, keys: keys}
+	c := &socketContext{ctx: ctx, keys: keys}
 	if err == nil && keys != nil {
 		err = c.authenticate()
 	}
@@ -62,10 +62,10 @@ func NewContext(keys *Keys) (*Context, error) {
 	return c, nil
 }
 
-// Term makes Receive return and waits until every socket is closed and what
-// they sent has left or lingered long enough. Every Push must have been, or be
+// term makes receiveAll return and waits until every socket is closed and what
+// they sent has left or lingered long enough. Every pushSocket must have been, or be
 // about to be, closed by its owner.
-func (c *Context) Term() error {
+func (c *socketContext) term() error {
 	err := c.ctx.Term()
 	for _, ended := range []chan struct{}{c.zap, c.watched} {
 		if ended != nil {
@@ -75,15 +75,15 @@ func (c *Context) Term() error {
 	return err
 }
 
-// Pull is a bound PULL socket.
-type Pull struct {
+// A pullSocket is a bound PULL socket.
+type pullSocket struct {
 	soc     *zmq4.Socket
 	encoded bool // CURVE
 }
 
-// Listen binds addr ("tcp://host:port", port 0 for any) and returns the socket
+// listen binds addr ("tcp://host:port", port 0 for any) and returns the socket
 // and the port that it got. Frames over maxFrame bytes end their connection.
-func (c *Context) Listen(addr string, maxFrame int64) (pull *Pull, endpoint string, err error) {
+func (c *socketContext) listen(addr string, maxFrame int64) (pull *pullSocket, endpoint string, err error) {
 	soc, err := c.ctx.NewSocket(zmq4.PULL)
 	if err != nil {
 		return nil, "", err
@@ -110,13 +110,13 @@ func (c *Context) Listen(addr string, maxFrame int64) (pull *Pull, endpoint stri
 		return nil, "", fmt.Errorf("bind %s: %w", addr, err)
 	}
 	endpoint, err = soc.GetLastEndpoint()
-	return &Pull{soc, c.keys != nil}, endpoint, err
+	return &pullSocket{soc, c.keys != nil}, endpoint, err
 }
 
-// Receive calls handle with each frame, which handle may keep, and the public
+// receiveAll calls handle with each frame, which handle may keep, and the public
 // key of its sender, empty where there are no keys, until the context is
 // terminated. It then closes the socket.
-func (p *Pull) Receive(handle func(frame []byte, key string)) error {
+func (p *pullSocket) receiveAll(handle func(frame []byte, key string)) error {
 	defer p.soc.Close()
 	for {
 		frame, key, err := p.receive()
@@ -135,7 +135,7 @@ func (p *Pull) Receive(handle func(frame []byte, key string)) error {
 	}
 }
 
-func (p *Pull) receive() (frame []byte, key string, err error) {
+func (p *pullSocket) receive() (frame []byte, key string, err error) {
 	if !p.encoded {
 		frame, err = p.soc.RecvBytes(0)
 		return frame, "", err
@@ -145,19 +145,19 @@ func (p *Pull) receive() (frame []byte, key string, err error) {
 	return frame, about[user], err
 }
 
-// Close closes a socket that nobody receives from.
-func (p *Pull) Close() error { return p.soc.Close() }
+// close closes a socket that nobody receives from.
+func (p *pullSocket) close() error { return p.soc.Close() }
 
-// Push is a connected PUSH socket.
-type Push struct {
+// A pushSocket is a connected PUSH socket.
+type pushSocket struct {
 	soc    *zmq4.Socket
 	events *zmq4.Socket // refusals; nil where there are no keys
 }
 
-// Dial connects to addr, with keys only if who listens there has the key
+// dial connects to addr, with keys only if who listens there has the key
 // server. Connecting goes on in the background: an address that nobody serves
-// is not an error here, its Send returns false.
-func (c *Context) Dial(addr, server string) (*Push, error) {
+// is not an error here, its send returns false.
+func (c *socketContext) dial(addr, server string) (*pushSocket, error) {
 	soc, err := c.ctx.NewSocket(zmq4.PUSH)
 	if err != nil {
 		return nil, err
@@ -173,7 +173,7 @@ func (c *Context) Dial(addr, server string) (*Push, error) {
 		soc.SetReconnectIvlMax(ceiling),
 		keepalive(soc),
 	)
-	p := &Push{soc: soc}
+	p := &pushSocket{soc: soc}
 	if err == nil {
 		err = c.introduce(p, server)
 	}
@@ -181,15 +181,15 @@ func (c *Context) Dial(addr, server string) (*Push, error) {
 		err = soc.Connect(addr)
 	}
 	if err != nil {
-		_ = p.Close()
+		_ = p.close()
 		return nil, fmt.Errorf("connect %s: %w", addr, err)
 	}
 	return p, nil
 }
 
-// Send queues a frame, or returns false at once when there is no connection or
+// send queues a frame, or returns false at once when there is no connection or
 // its queue is full. True means queued on this machine, no more.
-func (p *Push) Send(frame []byte) (bool, error) {
+func (p *pushSocket) send(frame []byte) (bool, error) {
 	_, err := p.soc.SendBytes(frame, zmq4.DONTWAIT)
 	if err == nil {
 		return true, nil
@@ -200,8 +200,8 @@ func (p *Push) Send(frame []byte) (bool, error) {
 	return false, err
 }
 
-// Close closes the socket; what was sent lingers for a moment.
-func (p *Push) Close() error {
+// close closes the socket; what was sent lingers for a moment.
+func (p *pushSocket) close() error {
 	err := p.soc.Close()
 	if p.events != nil {
 		err = errors.Join(err, p.events.Close())
