@@ -296,7 +296,7 @@ func (l *Link) Probe(now time.Time) (next time.Time) {
 	}
 	l.mu.Unlock()
 	l.Flush()
-	return now.Add(ProbeAfter)
+	return l.mesh.tick.Align(now.Add(ProbeAfter), stallMost/2)
 }
 
 // end ends the link: whatever its state, nothing is sent or taken any more.
@@ -462,6 +462,9 @@ func (l *Link) waitLocked(now time.Time) (next time.Time) {
 		o.next = o.first
 		o.hello = o.hello || l.state == opening || l.silent
 		next = pulse.Earliest(next, now.Add(o.resend))
+	}
+	if l.silent { // as may be many
+		next = l.mesh.tick.Align(next, stallMost/2)
 	}
 	return next
 }

@@ -292,13 +292,13 @@ func (l *Link) stallLocked(now time.Time) {
 		most = strangerMost / 6 // there may be thousands that lead nowhere
 	}
 	o.stall = min(max(2*o.stall, stallFirst), most)
-	o.retry = now.Add(o.stall)
+	o.retry = l.mesh.tick.Align(now.Add(o.stall), o.stall/2)
 	if l.state == opening {
 		o.greeting = greeting{hello: l.wanted, welcome: l.remote != 0}
 	}
 	l.mesh.tick.By(o.retry)
-	if !l.due.IsZero() {
-		l.mesh.tick.By(o.stalled.Add(stalledMost))
+	if at := o.stalled.Add(stalledMost); !l.due.IsZero() && now.Before(at) {
+		l.mesh.tick.By(at)
 	}
 }
 

@@ -18,6 +18,7 @@ type Pulse struct {
 	beats   sync.Mutex // held during a beat, of which there is one at a time
 	mu      sync.Mutex // never held during one
 	timer   *time.Timer
+	waiting bool // a beat is about to begin, when the one before has ended
 	stopped bool
 }
 
@@ -46,10 +47,27 @@ func (p *Pulse) By(t time.Time) {
 	}
 }
 
+// Align returns the first of the times at t or after that are a multiple of step
+// apart, so that many who want to be woken then and about share a beat.
+func (p *Pulse) Align(t time.Time, step time.Duration) time.Time {
+	if over := t.Sub(p.epoch) % step; over > 0 {
+		t = t.Add(step - over)
+	}
+	return t
+}
+
 func (p *Pulse) fire() {
+	p.mu.Lock()
+	more := p.waiting
+	p.waiting = true
+	p.mu.Unlock()
+	if more { // than one that waits would only be in the way
+		return
+	}
 	p.beats.Lock()
 	defer p.beats.Unlock()
 	p.mu.Lock()
+	p.waiting = false
 	p.at.Store(0)
 	stopped := p.stopped
 	p.mu.Unlock()
