@@ -454,8 +454,8 @@ func TestInAChainNothingIsReceivedBehindWhatWasNot(t *testing.T) {
 			at := w.Batch(9, 2, 1000, batch(1, 0))
 			wire.Withdraw(w.Bytes(), at)
 		},
-		"too large":  func(w *wire.Writer) { w.Batch(9, 2, 1000, [][]byte{make([]byte, maxSize+1)}) },
-		"no batch":   func(w *wire.Writer) { w.Request(9, 2, 1000, 0, nil) },
+		"too large": func(w *wire.Writer) { w.Batch(9, 2, 1000, [][]byte{make([]byte, maxSize+1)}) },
+		"no batch":  func(w *wire.Writer) { w.Request(9, 2, 1000, 0, nil) },
 	} {
 		inBubble(t, ready, func(net *linktest.Network, a, _ *process, s *stream.Stream, h *tenure) {
 			l := s.Link()
