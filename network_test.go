@@ -196,6 +196,11 @@ func (n *member) handle(r *GoneRunner) {
 			pace := n.c.pace
 			n.c.mu.Unlock()
 			pace()
+			select { // however much there is to receive
+			case <-extend.C:
+				_ = r.Extend()
+			default:
+			}
 		}
 	}
 }
@@ -476,6 +481,7 @@ type lockService struct {
 	holds   map[string]*holding
 	token   uint64
 	asked   int
+	slow    time.Duration // each call takes so much longer
 	changed chan struct{}
 }
 
@@ -491,7 +497,10 @@ var errNoService = errors.New("no answer from the lock service")
 
 // call reaches the service after a while, as does the answer.
 func (s *lockService) call(n *member, op func() error) error {
-	time.Sleep(s.c.upTo(2 * time.Millisecond))
+	s.mu.Lock()
+	slow := s.slow
+	s.mu.Unlock()
+	time.Sleep(slow + s.c.upTo(2*time.Millisecond))
 	n.mu.Lock()
 	cut := n.cut
 	n.mu.Unlock()
