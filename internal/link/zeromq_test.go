@@ -298,3 +298,24 @@ func TestOverZeroMQThePayloadOfTheLargestSizeArrivesWithWhateverSharesItsFrame(t
 		}
 	}
 }
+
+// A context that has ended must not be connected through.
+func TestOverZeroMQAClosedLinkIsNotConnectedWhenItsNameIsResolved(t *testing.T) {
+	t.Parallel()
+	for i := range 20 {
+		e := startEnd(t, "tcp://127.0.0.1:0", nothing)
+		l, _, _ := e.put("tcp://localhost:9", number(i))
+		l.Flush()
+		time.Sleep(time.Duration(i*100) * time.Microsecond) // sooner or later than the name has its address
+		closed := make(chan struct{})
+		go func() {
+			e.close()
+			close(closed)
+		}()
+		select {
+		case <-closed:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a socket was opened that nobody closes")
+		}
+	}
+}
