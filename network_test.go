@@ -170,6 +170,12 @@ func (n *member) compete(ids ...string) {
 	for _, id := range ids {
 		n.c.handlers.Add(1)
 		r, err := n.RunOne(id, n.handle)
+		for range 10 {
+			if !errors.Is(err, errNoService) {
+				break
+			}
+			r, err = n.RunOne(id, n.handle)
+		}
 		if err != nil {
 			n.c.handlers.Done()
 			continue

@@ -348,7 +348,8 @@ func (c *Cluster) unharmed(t *Tenure) {
 	})
 	if !ok || t.End() != never || c.current(t.ID) != t {
 		if starved(t, c.ttl) {
-			panic(gaveUp("the machine is too busy for this TTL"))
+			c.remark("ended early: the machine is too busy for a TTL of %v", c.ttl)
+			panic(gaveUp("too busy"))
 		}
 		c.failed("needless hand-over: tenure %d on %s ended: %s", t.Token, t.Node, t.Cause)
 	}

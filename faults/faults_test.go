@@ -41,28 +41,25 @@ func TestLongFaultsWithKeys(t *testing.T) {
 	playSome(t, func(s Scenario) bool { return strings.HasPrefix(s.Name, "messages-") && s.Name != "messages-handover" })
 }
 
-// playSome is over when all of them are.
 func playSome(t *testing.T, wanted func(Scenario) bool) {
-	t.Run("", func(t *testing.T) {
-		for _, s := range scenarios() {
-			if !wanted(s) {
-				continue
-			}
-			t.Run(s.Name, func(t *testing.T) {
-				if !s.Alone {
-					t.Parallel()
-				}
-				row := play(s, max(3-s.Long, 1))
-				t.Log(row.summary())
-				for _, n := range row.Notes {
-					t.Log(n)
-				}
-				for _, f := range row.Findings {
-					t.Error(f.What)
-				}
-			})
+	for _, s := range scenarios() {
+		if !wanted(s) {
+			continue
 		}
-	})
+		t.Run(s.Name, func(t *testing.T) {
+			if !s.Alone {
+				t.Parallel()
+			}
+			row := play(s, max(3-s.Long, 1))
+			t.Log(row.summary())
+			for _, n := range row.Notes {
+				t.Log(n)
+			}
+			for _, f := range row.Findings {
+				t.Error(f.What)
+			}
+		})
+	}
 }
 
 // withKeys gives key pairs to the nodes of a test's clusters.
