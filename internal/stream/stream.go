@@ -269,15 +269,17 @@ func (s *Stream) withdraw(r *Request) {
 	s.withdrawLocked(r, time.Now())
 }
 
-func (s *Stream) withdrawLocked(r *Request, now time.Time) {
+// withdrawLocked reports whether that has ended the request, which is its sender's
+// then and must not be looked at.
+func (s *Stream) withdrawLocked(r *Request, now time.Time) (over bool) {
 	if s.get(r.number) != r || !r.withdrawn.IsZero() {
-		return
+		return false
 	}
 	r.withdrawn = now
 	l := s.side.link
 	if l.Recall(r.pos) {
 		s.settleLocked(r, Result{Status: wire.Expired, Unsent: true})
-		return
+		return true
 	}
 	if w := l.Begin(); w != nil {
 		w.Cancel(s.number, r.number)
@@ -285,6 +287,7 @@ func (s *Stream) withdrawLocked(r *Request, now time.Time) {
 		l.Flush()
 	}
 	s.watchLocked(now.Add(withdrawGrace))
+	return false
 }
 
 // tick enforces deadlines. It returns when to call again.
@@ -298,11 +301,10 @@ func (s *Stream) tick(now time.Time) (next time.Time) {
 		if r == nil {
 			continue
 		}
-		if r.withdrawn.IsZero() && !now.Before(r.deadline) {
-			s.withdrawLocked(r, now)
+		if r.withdrawn.IsZero() && !now.Before(r.deadline) && s.withdrawLocked(r, now) {
+			continue
 		}
 		switch {
-		case s.get(r.number) != r: // it has left none behind
 		case r.withdrawn.IsZero():
 			next = pulse.Earliest(next, r.deadline)
 		case now.Sub(r.withdrawn) < withdrawGrace:
