@@ -627,13 +627,15 @@ func TestFramesThatFitNowhereAreIgnored(t *testing.T) {
 		l := a.to(there)
 		send(t, l, "0")
 		time.Sleep(time.Second)
+		synctest.Wait()
 		forged := slices.Clone(frames[0])
 		wire.PutHeader(forged, wire.Header{Kind: wire.Items, Link: link0(forged), Number: 2, Ack: 0})
 		net.Inject("tcp://10.0.0.9:1", there, forged, 0)
 		time.Sleep(time.Millisecond)
 		b.free()
 		c := start(t, net, there, link.Limits{})
-		for _, f := range frames {
+		synctest.Wait()
+		for _, f := range slices.Clone(frames) {
 			net.Inject(here, there, f, time.Millisecond)
 		}
 		time.Sleep(time.Second)

@@ -3,6 +3,7 @@ package pulse_test
 import (
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,10 +16,22 @@ import (
 func TestItBeatsAtTheEarliestTimeThatWasAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		var beats []time.Duration
+		var mu sync.Mutex
+		var all []time.Duration
+		expect := func(want ...time.Duration) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(all, want) {
+				t.Errorf("beats after %v, want %v", all, want)
+			}
+		}
 		p := pulse.New(func(now time.Time) time.Time {
-			beats = append(beats, now.Sub(began))
-			if len(beats) == 1 {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, now.Sub(began))
+			if len(all) == 1 {
 				return began.Add(10 * time.Second)
 			}
 			return time.Time{}
@@ -27,18 +40,11 @@ func TestItBeatsAtTheEarliestTimeThatWasAskedFor(t *testing.T) {
 		p.By(began.Add(time.Second))
 		p.By(began.Add(3 * time.Second))
 		time.Sleep(2 * time.Second)
-		if len(beats) != 1 || beats[0] != time.Second {
-			t.Errorf("beats %v", beats)
-		}
+		expect(time.Second)
 		time.Sleep(time.Hour)
-		if len(beats) != 2 || beats[1] != 10*time.Second {
-			t.Errorf("beats %v", beats)
-		}
+		expect(time.Second, 10*time.Second)
 		p.By(began) // in the past: at once
-		synctest.Wait()
-		if len(beats) != 3 {
-			t.Errorf("beats %v", beats)
-		}
+		expect(time.Second, 10*time.Second, time.Hour+2*time.Second)
 		p.Stop()
 	})
 }
@@ -121,6 +127,7 @@ func TestOneTimerServesAllAndNoneWhenNothingWaits(t *testing.T) {
 			p.By(at)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if beats != 1 {
 			t.Errorf("%d beats", beats)
 		}
