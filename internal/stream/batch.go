@@ -14,7 +14,6 @@ type batch struct {
 	msgs  [][]byte
 	sent  int        // how many are, or were, under way
 	under []*Request // in order
-	held  int64      // of the window
 }
 
 // SendBatch sends messages in order, and returns how many were received and the
