@@ -42,7 +42,6 @@ type member struct {
 	*Gone
 	c    *cluster
 	host *linktest.Host
-	ids  []string
 
 	mu      sync.Mutex
 	jumped  time.Duration // what its clock has gained

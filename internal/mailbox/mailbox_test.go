@@ -405,6 +405,30 @@ func TestAHandlerThatReceivesIsNotBusyWithWhatItHas(t *testing.T) {
 	}
 }
 
+// While the pump tells a result, what came meanwhile is not on offer yet.
+func TestNoMessageOvertakesAnother(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		told := make(chan struct{})
+		m := h.room.Message()
+		m.Origin, m.Number, m.Expires = &slowOrigin{told: told}, 1, time.Now().Add(time.Hour)
+		h.arrived(m, false)
+		<-h.Data
+		synctest.Wait()
+		h.arrive(o, 1, "first", time.Hour)
+		got := make(chan string, 2)
+		go func() {
+			got <- string(<-h.Data)
+			got <- string(<-h.Data)
+		}()
+		synctest.Wait()
+		h.arrive(o, 2, "second", time.Hour)
+		close(told)
+		if a, b := <-got, <-got; a != "first" || b != "second" {
+			t.Errorf("received %q, then %q", a, b)
+		}
+	})
+}
+
 type slowOrigin struct{ told chan struct{} }
 
 func (o *slowOrigin) Answer(uint64, uint64, wire.Status) { <-o.told }
