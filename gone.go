@@ -190,8 +190,7 @@ func (g *Gone) leaveIdle(now time.Time) (next time.Time) {
 		if g.streams.Busy(l) || !l.RefuseIdle(now, idleMost) {
 			continue
 		}
-		g.receiving.Lock() // what was taken has been dealt with
-		g.receiving.Unlock()
+		g.dealtWith()
 		l.Bye()
 	}
 	return now.Add(idleMost / 2)
@@ -212,6 +211,12 @@ func (g *Gone) receive(frame []byte, key string) {
 		g.malformed.Add(1)
 	}
 	g.changes()
+}
+
+// dealtWith returns when the frames that were taken so far have been dealt with.
+func (g *Gone) dealtWith() {
+	g.receiving.Lock()
+	defer g.receiving.Unlock()
 }
 
 // changes has everybody know what has become of links.
@@ -412,8 +417,7 @@ func (g *Gone) close() error {
 		b.Shut()
 	}
 	g.mesh.Refuse()
-	g.receiving.Lock() // what was taken has been dealt with
-	g.receiving.Unlock()
+	g.dealtWith()
 	g.mesh.Farewell(farewellMost)
 	g.tick.Stop()
 	g.mesh.Close()
