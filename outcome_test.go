@@ -470,3 +470,22 @@ func TestTheReasonOfAResultIsNamed(t *testing.T) {
 		}
 	})
 }
+
+// What waits for it is refused when Exit closes, and goes to the next holder.
+func TestAHandlerThatIgnoresExitHoldsUpNoSender(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, d := c.three()
+		stuck := make(chan struct{})
+		c.handlers.Add(1)
+		r, err := a.RunOne("a", func(*GoneRunner) { <-stuck })
+		c.wants(err)
+		go func() { defer c.handlers.Done(); <-r.Exit }()
+		c.await("a")
+		d.compete("a")
+		for i, n := range []*member{a, b} {
+			c.senders.Go(func() { c.wants(c.send(context.Background(), n, "a", fmt.Sprint("s", i), 1)) })
+		}
+		c.senders.Wait()
+		close(stuck)
+	})
+}
