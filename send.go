@@ -147,6 +147,7 @@ type shipment struct {
 	sent     int      // how many of them were received by the handler
 	try      bool
 	deadline time.Time
+	now      time.Time // when the attempt began
 	progress
 }
 
@@ -221,6 +222,7 @@ func (g *Gone) ship(s *shipment) error {
 func (g *Gone) overdue(s *shipment) error {
 	until, fixed := s.ctx.Deadline()
 	now := time.Now()
+	s.now = now
 	if s.sent > s.before {
 		s.pause, s.before = lookFirst, s.sent
 		if s.deadline = until; !fixed {
@@ -310,6 +312,7 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 		if to == nil {
 			return nobody, err
 		}
+		s.now = time.Now() // that may have taken long
 	}
 	end := s.remote(to)
 	switch end.Status {
@@ -358,7 +361,7 @@ func (s *shipment) remote(to *stream.Stream) (end stream.Result) {
 	if s.try {
 		flags = wire.Try
 	}
-	if end = to.Send(s.ctx, s.next(), s.deadline, flags); end.Status == wire.Received {
+	if end = to.Send(s.ctx, s.next(), s.deadline, flags, s.now); end.Status == wire.Received {
 		s.sent++
 	}
 	return end

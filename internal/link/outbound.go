@@ -103,12 +103,20 @@ func (l *Link) Position(at int) Position {
 	return Position{l.out.first + uint64(len(l.out.queue)), at}
 }
 
-// End unlocks the link.
-func (l *Link) End() {
+// End unlocks the link, and reports whether Flush would do anything.
+func (l *Link) End() (flush bool) {
 	if l.out.w.Len() >= FrameSize {
 		l.out.sealLocked(l.mesh)
 	}
+	flush = !l.out.restsLocked()
 	l.mu.Unlock()
+	return flush
+}
+
+// restsLocked reports whether there is nothing for another flusher to do.
+func (o *outbound) restsLocked() bool {
+	return o.flushing || o.hangUp || !o.retry.IsZero() ||
+		!o.held.IsZero() && o.waits() && !o.ack && o.greeting == (greeting{})
 }
 
 // sealLocked closes the open frame.
@@ -209,7 +217,7 @@ func (l *Link) acknowledgeLocked(h wire.Header, now time.Time) bool {
 func (l *Link) Flush() {
 	l.mu.Lock()
 	o := &l.out
-	if o.flushing || o.hangUp || !o.retry.IsZero() || !o.held.IsZero() && o.waits() && !o.ack && !o.hello && !o.welcome {
+	if o.restsLocked() {
 		l.mu.Unlock()
 		return
 	}

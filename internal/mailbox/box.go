@@ -167,9 +167,9 @@ func ended(c <-chan struct{}) bool {
 	}
 }
 
-// offer hands over the next payload of m when the handler receives. It returns
-// false when there may be something else to do. It is called with mu held, which
-// it leaves while it waits.
+// offer hands over the next payload of m, which nextLocked has just returned, when
+// the handler receives. It returns false when there may be something else to do.
+// It is called with mu held, which it leaves while it waits.
 func (b *Box) offer(m *Message, caller <-chan struct{}) bool {
 	data := m.Payload
 	switch { // the handler owns what it receives, and keeps nothing else alive by it
@@ -178,23 +178,24 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) bool {
 	case m.Origin == nil:
 		data = b.room.copy(data)
 	}
+	select {
+	case b.Data <- data:
+		return true
+	default:
+	}
 	if len(b.results) > 0 && !b.dirty {
 		b.dirty = true
 		b.room.soon(b)
 	}
 	b.pump.offered = m
 	b.mu.Unlock()
-	took := b.exit.Err() == nil
-	if took {
-		select {
-		case b.Data <- data:
-		case <-b.exit.Done(): // from here on the handler can't take it
-			took = false
-		case <-b.pump.kick:
-			took = false
-		case <-caller:
-			took = false
-		}
+	took := false
+	select {
+	case b.Data <- data:
+		took = true
+	case <-b.exit.Done(): // from here on the handler can't take it
+	case <-b.pump.kick:
+	case <-caller:
 	}
 	b.mu.Lock()
 	b.pump.offered = nil

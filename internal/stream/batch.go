@@ -61,7 +61,7 @@ func (b *batch) post(ctx context.Context, deadline time.Time) (why wire.Status) 
 			break
 		}
 		r := b.side.mux.request(nil, b.msgs[b.sent:b.sent+n], deadline, 0)
-		if why = b.Stream.post(r); why != 0 {
+		if _, why = b.Stream.post(r, time.Now()); why != 0 {
 			b.side.mux.free(r)
 			b.room.Release(c)
 			break

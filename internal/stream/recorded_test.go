@@ -178,7 +178,7 @@ func (a *actor) call(ctx context.Context, verb string, s *stream.Stream, data st
 		n, end := s.SendBatch(ctx, msgs, deadline)
 		return fmt.Sprintf("%s ended: %d, status %d", data, n, end.Status)
 	}
-	end := s.Send(ctx, []byte(data), deadline, map[string]uint64{"send": 0, "try": wire.Try, "ask": wire.WantsReply}[verb])
+	end := s.Send(ctx, []byte(data), deadline, map[string]uint64{"send": 0, "try": wire.Try, "ask": wire.WantsReply}[verb], time.Now())
 	text := fmt.Sprintf("%.20s ended: status %d", data, end.Status)
 	if end.Reply != nil {
 		text += fmt.Sprintf(", reply %q, failed %v", end.Reply, end.Failed)

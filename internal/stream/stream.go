@@ -123,7 +123,7 @@ func (s *Stream) Link() *link.Link { return s.side.link }
 
 // Send sends a request and waits for its end. When ctx ends, or the deadline
 // passes, the request is withdrawn.
-func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flags uint64) Result {
+func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flags uint64, now time.Time) Result {
 	c := cost(len(data))
 	if !s.room.TryAcquire(c) {
 		if flags&wire.Try != 0 {
@@ -132,14 +132,18 @@ func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flag
 		if status := s.enter(ctx, c, deadline); status != 0 {
 			return Result{Status: status}
 		}
+		now = time.Now()
 	}
 	defer s.room.Release(c)
 	r := s.side.mux.request(data, nil, deadline, flags)
 	defer s.side.mux.free(r)
-	if status := s.post(r); status != 0 {
+	flush, status := s.post(r, now)
+	if status != 0 {
 		return Result{Status: status, Unsent: true}
 	}
-	s.side.link.Flush()
+	if flush {
+		s.side.link.Flush()
+	}
 	if done := ctx.Done(); done != nil { // a select is dear
 		select {
 		case result := <-r.done:
@@ -151,24 +155,24 @@ func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flag
 	return <-r.done
 }
 
-// post appends a request to the link's open frame. With a status it did not.
-func (s *Stream) post(r *Request) wire.Status {
+// post appends a request to the link's open frame, and reports whether that is to
+// be flushed. With a status it did not.
+func (s *Stream) post(r *Request, now time.Time) (flush bool, why wire.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
 	switch {
 	case s.over != 0:
-		return s.over
+		return false, s.over
 	case !s.freshLocked(now):
-		return Elsewhere
+		return false, Elsewhere
 	}
 	l := s.side.link
 	w := l.Begin()
 	if w == nil {
 		if l.Over() {
-			return Elsewhere
+			return false, Elsewhere
 		}
-		return wire.Busy
+		return false, wire.Busy
 	}
 	if !s.opened {
 		s.opened = true
@@ -181,11 +185,11 @@ func (s *Stream) post(r *Request) wire.Status {
 	} else {
 		r.pos = l.Position(w.Request(s.number, r.number, budget(r.deadline.Sub(now)), r.flags, r.data))
 	}
-	l.End()
+	flush = l.End()
 	s.used = now
 	s.watchLocked(r.deadline)
 	s.side.mux.tick.By(now.Add(link.ProbeAfter))
-	return 0
+	return flush, 0
 }
 
 // budget is for how long the receiver may keep a request, in milliseconds: its

@@ -170,7 +170,7 @@ func ready() {}
 func in(d time.Duration) time.Time { return time.Now().Add(d) }
 
 func send(s *stream.Stream, data string, d time.Duration) stream.Result {
-	return s.Send(context.Background(), []byte(data), in(d), 0)
+	return s.Send(context.Background(), []byte(data), in(d), 0, time.Now())
 }
 
 func batch(n int, size int) (msgs [][]byte) {
@@ -240,7 +240,7 @@ func TestWhatIsWithdrawnIsNotReceived(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		began := time.Now()
-		r := s.Send(ctx, []byte("x"), in(time.Hour), 0)
+		r := s.Send(ctx, []byte("x"), in(time.Hour), 0, time.Now())
 		if d := time.Since(began); r.Status != wire.Expired || d > 1010*time.Millisecond {
 			t.Errorf("%+v after %v", r, d)
 		}
@@ -263,7 +263,7 @@ func TestAWithdrawalThatIsNotAnsweredLeavesAnUnknownOutcomeSoon(t *testing.T) {
 			cancel()
 		})
 		began := time.Now()
-		r := s.Send(ctx, []byte("x"), in(time.Hour), 0)
+		r := s.Send(ctx, []byte("x"), in(time.Hour), 0, time.Now())
 		if d := time.Since(began); r.Status != stream.Unknown || d > 710*time.Millisecond {
 			t.Errorf("%+v after %v", r, d)
 		}
@@ -488,13 +488,13 @@ func TestAWindowIsBoundedAndItsReasonIsTheHandler(t *testing.T) {
 			var all sync.WaitGroup
 			data := make([]byte, c.size)
 			for range c.most + 10 {
-				all.Go(func() { s.Send(ctx, data, in(time.Hour), 0) })
+				all.Go(func() { s.Send(ctx, data, in(time.Hour), 0, time.Now()) })
 			}
 			time.Sleep(time.Second)
 			if n, bytes := h.Waiting(); n != c.most {
 				t.Errorf("%d messages of %d bytes wait, %d bytes, want %d", n, c.size, bytes, c.most)
 			}
-			if r := s.Send(ctx, data, in(time.Hour), wire.Try); r.Status != wire.Busy {
+			if r := s.Send(ctx, data, in(time.Hour), wire.Try, time.Now()); r.Status != wire.Busy {
 				t.Errorf("try: %+v", r)
 			}
 			began := time.Now()
@@ -513,7 +513,7 @@ func TestAWindowIsBoundedAndItsReasonIsTheHandler(t *testing.T) {
 
 func TestAMessageThatIsTooLargeForTheHolderIsNamed(t *testing.T) {
 	inBubble(t, ready, func(_ *linktest.Network, _, _ *process, s *stream.Stream, _ *tenure) {
-		if r := s.Send(context.Background(), make([]byte, maxSize+1), in(time.Second), 0); r.Status != wire.Oversized {
+		if r := s.Send(context.Background(), make([]byte, maxSize+1), in(time.Second), 0, time.Now()); r.Status != wire.Oversized {
 			t.Errorf("%+v", r)
 		}
 		msgs := [][]byte{{1}, make([]byte, maxSize+1), {2}}
@@ -619,7 +619,7 @@ func TestWhatWaitsOfASenderThatIsGoneIsDropped(t *testing.T) {
 		time.Sleep(time.Second)
 		a.free()
 		c := start(t, net, here) // whose Hello says so
-		if r := c.stream(there, 7).Send(context.Background(), nil, in(time.Second), wire.Try); r.Status != wire.Busy {
+		if r := c.stream(there, 7).Send(context.Background(), nil, in(time.Second), wire.Try, time.Now()); r.Status != wire.Busy {
 			t.Errorf("%+v", r)
 		}
 		if n, _ := h.Waiting(); n != 0 {
