@@ -54,8 +54,13 @@ test: deps-test
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
 
+# Simulated clusters, whose many seeds do without the race detector.
+SEEDED := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACrashCosts|TestNoResultIsALie
+
 test-long: deps-test
 	cd faults && $(GOTEST) -run '^TestLong' ./...
+	$(GOTEST) -run '^TestLong' .
+	GONE_SEEDS=600 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test

@@ -501,6 +501,13 @@ type holding struct {
 var errNoService = errors.New("no answer from the lock service")
 
 // call reaches the service after a while, as does the answer.
+// slowBy has each call take so much longer.
+func (s *lockService) slowBy(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slow = d
+}
+
 func (s *lockService) call(n *member, op func() error) error {
 	s.mu.Lock()
 	slow := s.slow

@@ -106,6 +106,7 @@ func TestAHolderThatIsSilentIsWaitedFor(t *testing.T) {
 			time.Sleep(4 * time.Minute)
 			c.steady(time.Millisecond)
 			time.Sleep(10 * time.Second)
+			synctest.Wait()
 			for _, s := range c.sends {
 				if s.ended.IsZero() {
 					t.Errorf("%v has no result", s)
@@ -315,7 +316,7 @@ func TestALateAnswerOfTheLockServiceStopsNobodyForGood(t *testing.T) {
 func TestTrySendDataDoesNotWaitForALockServiceThatHangs(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {
 		_, b, _ := c.three()
-		c.service.slow = time.Minute
+		c.service.slowBy(time.Minute)
 		began := time.Now()
 		err := c.try(b, "a", "s", 1)
 		c.wants(err, ErrNotDelivered, errNotAnswered)
@@ -325,14 +326,14 @@ func TestTrySendDataDoesNotWaitForALockServiceThatHangs(t *testing.T) {
 		if d := time.Since(began); d > tryTimeout+10*time.Millisecond {
 			t.Errorf("it took %v", d)
 		}
-		c.service.slow = 0
+		c.service.slowBy(0)
 	})
 }
 
 func TestTheLockThatHolderAsksIsNotClosed(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {
 		_, b, _ := c.three()
-		c.service.slow = time.Minute
+		c.service.slowBy(time.Minute)
 		_, err := b.Holder(c.in(time.Second), "a")
 		c.wants(err, context.DeadlineExceeded)
 		r, err := b.routes.get("a")
@@ -344,7 +345,7 @@ func TestTheLockThatHolderAsksIsNotClosed(t *testing.T) {
 		if !r.retireIdle() {
 			t.Error("the route is kept")
 		}
-		c.service.slow = 0
+		c.service.slowBy(0)
 	})
 }
 

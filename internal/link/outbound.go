@@ -73,17 +73,18 @@ type Position struct {
 }
 
 // Begin locks the link and returns the open frame to append requests to. It
-// returns nil, without the lock, when the link has ended or too much waits.
+// returns nil, without the lock, when the link has ended or is silent, so that
+// whoever is told of that knows all that waits, or when too much waits.
 func (l *Link) Begin() *wire.Writer {
 	l.mu.Lock()
-	if l.state == ended || l.in.closed || l.out.size >= linkBytes || l.out.size >= FrameSize && int(l.mesh.kept.Load()) >= l.mesh.Bytes {
+	if l.state == ended || l.silent || l.in.closed || l.out.size >= linkBytes || l.out.size >= FrameSize && int(l.mesh.kept.Load()) >= l.mesh.Bytes {
 		l.mu.Unlock()
 		return nil
 	}
 	return &l.out.w
 }
 
-// BeginAnswer is Begin for answers, which must not get lost: if a link keeps
+// BeginAnswer is Begin for answers and what else must not get lost: if a link keeps
 // twice as much as it should because the other side acknowledges nothing, it
 // ends.
 func (l *Link) BeginAnswer() *wire.Writer {

@@ -169,7 +169,7 @@ func (s *Stream) post(r *Request, now time.Time) (flush bool, why wire.Status) {
 	l := s.side.link
 	w := l.Begin()
 	if w == nil {
-		if l.Over() {
+		if l.Over() || l.Silent() {
 			return false, Elsewhere
 		}
 		return false, wire.Busy
@@ -303,7 +303,7 @@ func (s *Stream) withdrawLocked(r *Request, now time.Time) bool {
 		s.settleLocked(r, Result{Status: wire.Expired, Unsent: true})
 		return true
 	}
-	if w := l.Begin(); w != nil {
+	if w := l.BeginAnswer(); w != nil {
 		w.Cancel(s.number, r.number)
 		l.End()
 		l.Flush()
