@@ -129,6 +129,13 @@ func (c *cluster) upTo(d time.Duration) time.Duration {
 
 func (c *cluster) oneIn(n int) bool { return c.upTo(time.Duration(n)) == 0 }
 
+// paceBy sets how long handlers take for a message.
+func (c *cluster) paceBy(pace func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pace = pace
+}
+
 func (c *cluster) addr() string { return clusterAddrs[c.upTo(time.Duration(len(clusterAddrs)))] }
 
 // start starts a node on an address. What is under way to one before may arrive.
@@ -198,7 +205,9 @@ func (n *member) handle(r *GoneRunner) {
 		case msg := <-r.Data:
 			n.c.mu.Lock()
 			n.c.receipts = append(n.c.receipts, receipt{r.ID(), string(msg), r.FencingToken(), time.Now(), n})
+			n.c.mu.Lock()
 			pace := n.c.pace
+			n.c.mu.Unlock()
 			n.c.mu.Unlock()
 			pace()
 			select { // however much there is to receive
@@ -569,9 +578,11 @@ func (l *playedLock) TTL() time.Duration { return clusterTTL }
 func (l *playedLock) FencingToken() uint64 { return l.token }
 
 func (l *playedLock) Lock() error {
+	l.s.mu.Lock()
 	if l.secret == 0 {
 		l.secret = rand.Uint64() | 1
 	}
+	l.s.mu.Unlock()
 	return l.s.call(l.n, func() error {
 		h := l.s.holds[l.id]
 		switch {
@@ -589,7 +600,9 @@ func (l *playedLock) Lock() error {
 }
 
 func (l *playedLock) Extend() error {
+	l.s.mu.Lock() // an Extend may outlast its lease
 	secret := l.secret
+	l.s.mu.Unlock()
 	return l.s.call(l.n, func() error {
 		h := l.s.holds[l.id]
 		if h == nil || h.secret != secret {
@@ -600,9 +613,16 @@ func (l *playedLock) Extend() error {
 	})
 }
 
+// swap sets the secret, and returns the one before.
+func (l *playedLock) swap(secret uint64) (before uint64) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	before, l.secret = l.secret, secret
+	return before
+}
+
 func (l *playedLock) Unlock() {
-	secret := l.secret
-	l.secret = 0
+	secret := l.swap(0)
 	_ = l.s.call(l.n, func() error {
 		if h := l.s.holds[l.id]; h != nil && h.secret == secret {
 			delete(l.s.holds, l.id)
@@ -679,7 +699,7 @@ func (c *cluster) lively() {
 
 // run lets traffic flow while something happens again and again.
 func (c *cluster) run(hasty bool, times int, happens func()) {
-	c.pace = c.lively
+	c.paceBy(c.lively)
 	c.everybody()
 	stop := make(chan struct{})
 	c.traffic(clusterIDs, hasty, stop)

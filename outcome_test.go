@@ -90,7 +90,7 @@ func TestAHolderThatIsSilentIsWaitedFor(t *testing.T) {
 		inCluster(t, 0, func(c *cluster) {
 			a, b, _ := c.three()
 			c.steady(time.Millisecond)
-			c.pace = func() { time.Sleep(time.Second / 2) }
+			c.paceBy(func() { time.Sleep(time.Second / 2) })
 			a.compete("a")
 			c.await("a")
 			for i := range 3 {
@@ -119,7 +119,7 @@ func TestAHolderThatIsSilentIsWaitedFor(t *testing.T) {
 func TestASlowHandlerAndASlowNetworkCostNoCallToTheLockService(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {
 		a, b, _ := c.three()
-		c.pace = func() { time.Sleep(time.Second) }
+		c.paceBy(func() { time.Sleep(time.Second) })
 		a.compete("a")
 		c.await("a")
 		c.steady(150 * time.Millisecond)
@@ -270,7 +270,7 @@ func TestWhoWaitedForAHandlerHereAsksTheNextHolderFirst(t *testing.T) {
 		c.wants(c.send(context.Background(), a, "a", "s", 1))
 		b.crash()
 		time.Sleep(2 * clusterTTL)
-		c.pace = func() { time.Sleep(2 * time.Second) }
+		c.paceBy(func() { time.Sleep(2 * time.Second) })
 		a.compete("a")
 		c.await("a")
 		for i := range 3 {
@@ -427,7 +427,7 @@ func TestCloseEndsTheSendsOfItsNodeWithinAboutASecond(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {
 		a, b, _ := c.three()
 		c.steady(time.Millisecond)
-		c.pace = func() { time.Sleep(4 * time.Second) }
+		c.paceBy(func() { time.Sleep(4 * time.Second) })
 		a.compete("a")
 		c.await("a")
 		for i := range 5 {
