@@ -205,9 +205,7 @@ func (n *member) handle(r *GoneRunner) {
 		case msg := <-r.Data:
 			n.c.mu.Lock()
 			n.c.receipts = append(n.c.receipts, receipt{r.ID(), string(msg), r.FencingToken(), time.Now(), n})
-			n.c.mu.Lock()
 			pace := n.c.pace
-			n.c.mu.Unlock()
 			n.c.mu.Unlock()
 			pace()
 			select { // however much there is to receive
