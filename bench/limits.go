@@ -8,7 +8,16 @@ var limits = map[string]string{
 	workTake.what: "gone keeps the counter of fencing tokens, a second key, and publishes the new TTL and that the lock is free. " +
 		"That is what spares waiters the polling.",
 	workExtend.what: "gone publishes the new TTL, which spares waiters the polling.",
-	workCrash.what:  "Waiters look at a random time in the first 20 ms, so that many do not at once.",
+	"256 callers": "A message is handed from goroutine to goroutine and its caller is woken by itself, on either side: that, and the " +
+		"locks around it, is about 2 µs of Go's CPU a message and side, however full the frames are (some 70 messages). A quarter of the " +
+		"CPU is that of ZeroMQ's threads. A fifth of the two cores is idle while frames are on their way through four threads. Frames " +
+		"held for more or fewer messages, earlier answers, and other numbers of threads changed nothing.",
+	"batches": "With a select handler each message is handed over by itself on an unbuffered channel, about 1 µs of the holder's CPU; " +
+		"taken in batches that falls away.",
+	"1 caller": "A frame there and one back, each through a thread of ZeroMQ's and a goroutine on either side. Redis Streams and gRPC " +
+		"read from their socket in the goroutine that waits, which saves two changes of thread.",
+	"same node":    "A copy, a look at the lease's clock, and a change of goroutine in each direction.",
+	workCrash.what: "Waiters look at a random time in the first 20 ms, so that many do not at once.",
 }
 
 // unexplained stands where limits has nothing.
