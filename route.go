@@ -279,6 +279,8 @@ func (r *route) silent(s *stream.Stream) {
 		s.Abandon() // as in leaveLocked
 	case r.stream != nil && r.stream.Link() == s.Link():
 		r.stream, r.last, r.err = nil, r.stream, unreachable(r.stream)
+	case r.stream == nil && r.last == nil:
+		r.last = s // it was left, but not all that had been sent has been answered
 	}
 	if r.stream == nil {
 		r.lookLocked()
