@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,22 @@ func (b *inbox) add(data []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.got = append(b.got, string(data))
+}
+
+// is waits until the handler has taken note of what it has received: its answer
+// may be here before.
+func (b *inbox) is(t testing.TB, want []string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		got := b.all()
+		if slices.Equal(got, want) {
+			return
+		}
+		if len(got) > len(want) || time.Now().After(end) {
+			t.Errorf("received %q, want %q", got, want)
+			return
+		}
+	}
 }
 
 func (b *inbox) all() []string {

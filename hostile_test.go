@@ -250,9 +250,7 @@ func TestReplayedFramesAreReceivedOnce(t *testing.T) {
 	push(t, s, hello, first, second)
 	next.say(next.frame(func(w *wire.Writer) { w.Request(1, 2, 10_000, 0, []byte("very last")) }))
 	next.answers(1)
-	if got, want := in.all(), []string{"once", "twice", "last", "very last"}; !slices.Equal(got, want) {
-		t.Errorf("received %q, want %q", got, want)
-	}
+	in.is(t, []string{"once", "twice", "last", "very last"})
 	if n := g.Stats().Malformed; n != 0 {
 		t.Errorf("%d well-formed frames were counted", n)
 	}

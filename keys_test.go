@@ -351,9 +351,7 @@ func TestNoNodePosesAsAnother(t *testing.T) {
 	e = p.open(g, a)
 	e.say(e.frame(message(1, h.Token, "a", "as b again")))
 	e.answers(1)
-	if got := l.in.all(); !slices.Equal(got, []string{"as b", "as b again"}) {
-		t.Errorf("received %q", got)
-	}
+	l.in.is(t, []string{"as b", "as b again"})
 	// The acknowledgement of the first answer may have come late, too.
 	if s := g.Stats(); s.Refused > 11 || s.Malformed != 0 {
 		t.Errorf("%+v", s)
@@ -419,9 +417,7 @@ func TestNoNodeActsOnAnothersMessages(t *testing.T) {
 	e.answers(1)
 	other.say(other.frame(message(1, h.Token, "a", "of c")))
 	other.answers(1)
-	if got, want := in.all(), []string{"of b", "of b, 2", "of c"}; !slices.Equal(got, want) {
-		t.Errorf("received %q, want %q", got, want)
-	}
+	in.is(t, []string{"of b", "of b, 2", "of c"})
 }
 
 // Old and new side by side, node after node, then the old ones are withdrawn,
