@@ -60,7 +60,7 @@ SEEDED := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACr
 test-long: deps-test
 	cd faults && $(GOTEST) -run '^TestLong' ./...
 	$(GOTEST) -run '^TestLong' .
-	GONE_SEEDS=600 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
+	GONE_SEEDS=200 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test
