@@ -33,7 +33,6 @@ func (r *GoneRunner) Batches(max int) iter.Seq[[]*Message] {
 		pulse := r.keepAlive()
 		defer pulse.stop()
 		var data [][]byte
-		var room []Message
 		var batch []*Message
 		for {
 			pulse.idle.Store(true)
@@ -43,11 +42,7 @@ func (r *GoneRunner) Batches(max int) iter.Seq[[]*Message] {
 				return
 			}
 			for len(batch) < len(data) {
-				if len(room) == 0 {
-					room = make([]Message, min(max, 2*len(batch)+16))
-				}
-				batch = append(batch, &room[0])
-				room = room[1:]
+				batch = append(batch, &Message{}) // for use again
 			}
 			for i, d := range data {
 				batch[i].Data = d

@@ -207,6 +207,17 @@ func (s *Stream) watchLocked(t time.Time) {
 	}
 }
 
+// unanswered returns the open requests, which may be ended on the way through
+// them. It is called with the stream's mu held.
+func (rs *requests) unanswered() (open []*Request) {
+	for _, r := range rs.open {
+		if r != nil {
+			open = append(open, r)
+		}
+	}
+	return open
+}
+
 func (s *Stream) get(number uint64) *Request {
 	if i := number - s.low; i < uint64(len(s.open)) {
 		return s.open[i]
@@ -319,10 +330,7 @@ func (s *Stream) tick(now time.Time) (next time.Time) {
 	if len(s.open) == 0 || now.Before(s.earliest) {
 		return s.earliest
 	}
-	for _, r := range append([]*Request(nil), s.open...) {
-		if r == nil {
-			continue
-		}
+	for _, r := range s.unanswered() {
 		if r.withdrawn.IsZero() && !now.Before(r.deadline) && s.withdrawLocked(r, now) {
 			continue
 		}
@@ -353,8 +361,8 @@ func (s *Stream) lastWordLocked(r *Request, unsent wire.Status) {
 func (s *Stream) TakeBack() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range append([]*Request(nil), s.open...) {
-		if r != nil && s.side.link.Recall(r.pos) {
+	for _, r := range s.unanswered() {
+		if s.side.link.Recall(r.pos) {
 			s.settleLocked(r, Result{Status: Elsewhere, Unsent: true})
 		}
 	}
@@ -365,10 +373,8 @@ func (s *Stream) Abandon() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.endLocked(Elsewhere)
-	for _, r := range append([]*Request(nil), s.open...) {
-		if r != nil {
-			s.lastWordLocked(r, Elsewhere)
-		}
+	for _, r := range s.unanswered() {
+		s.lastWordLocked(r, Elsewhere)
 	}
 }
 
@@ -387,10 +393,8 @@ func (s *Stream) Withdraw() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	for _, r := range append([]*Request(nil), s.open...) {
-		if r != nil {
-			s.withdrawLocked(r, now)
-		}
+	for _, r := range s.unanswered() {
+		s.withdrawLocked(r, now)
 	}
 }
 
