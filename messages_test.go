@@ -1,0 +1,58 @@
+package gone
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// takingStage is a node whose handler is given what feed has.
+type takingStage struct {
+	deadStage
+	feed chan []byte
+}
+
+func (s takingStage) begin(ctx context.Context, _ string, _ uint64, _ func() time.Duration) intake {
+	return intake{end: s.end, take: func(_ int, into [][]byte) [][]byte {
+		select {
+		case data := <-s.feed:
+			return append(into, data)
+		case <-ctx.Done():
+			return into
+		}
+	}}
+}
+
+func TestTheLoopKeepsTheLeaseWhileItComesRoundAndABodyThatHangsLosesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var extends atomic.Int64
+		stage := takingStage{deadStage{func() {}}, make(chan []byte)}
+		one := onStage(stage, newBubbleClock().now, onExtend{generousLock{}, func() error { extends.Add(1); return nil }})
+		got := make(chan string, 2)
+		var lost atomic.Bool
+		one.handler = func(r *GoneRunner) {
+			for batch := range r.Batches(10) {
+				got <- string(batch[0].Data)
+				if string(batch[0].Data) == "hang" {
+					<-r.Exit
+					lost.Store(true)
+					_ = r.Close()
+				}
+			}
+		}
+		go one.run()
+		stage.feed <- []byte("a")
+		time.Sleep(10 * leaseTTL) // waiting for messages is healthy
+		if n := extends.Load(); n < 29 || n > 31 || <-got != "a" {
+			t.Errorf("%d Extends in ten TTLs", n)
+		}
+		stage.feed <- []byte("hang")
+		time.Sleep(2 * leaseTTL)
+		if !lost.Load() {
+			t.Error("a body that hangs keeps the lease")
+		}
+		<-one.runner.Exit
+	})
+}
