@@ -333,7 +333,12 @@ func (g *Gone) begin(r *GoneRunner, left func() time.Duration) (end func()) {
 	})
 	b := g.room.Begin(r.ctx, id, token, left, in)
 	r.Data, r.Inbox, r.take = b.Data, in.C, b.Take
-	unhook := context.AfterFunc(r.ctx, b.Shut)
+	unhook := context.AfterFunc(r.ctx, func() {
+		if errors.Is(context.Cause(r.ctx), ErrLockLost) {
+			b.Lost()
+		}
+		b.Shut()
+	})
 	g.watchWakes()
 	g.routes.poke(id)
 	return func() {

@@ -27,8 +27,10 @@ func (m *Message) set(r *GoneRunner, d mailbox.Delivery) {
 	m.Data, m.of, m.from, m.request = d.Data, r, d.From, d.Request
 }
 
-// Context is that of the tenure, and of a message whose sender waits for a reply it
-// ends, too, at the sender's deadline and when nobody waits any more.
+// Context is r.Context(). Where the sender waits for a reply it is for as long as it
+// does: until its deadline, until it gives up, until the handler has answered or
+// returned, or until the lock is lost. So on Close a handler can still answer what it
+// has received.
 func (m *Message) Context() context.Context {
 	switch {
 	case m.request != nil:

@@ -41,6 +41,8 @@ type Box struct {
 	results []result // not reported yet
 	dirty   bool     // the room will report them
 
+	reported time.Time // when reportOne did
+
 	reporting sync.Mutex // before mu
 	ended     sync.Once
 }
@@ -215,10 +217,7 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) (took bool, r *Request) 
 	if took, r = b.tryLocked(m, data); took {
 		return took, r
 	}
-	if len(b.results) > 0 && !b.dirty {
-		b.dirty = true
-		b.room.reports.add(b, reportAfter)
-	}
+	b.soonLocked()
 	b.pump.offered = m
 	d := b.delivery(m, data)
 	b.mu.Unlock()
@@ -289,6 +288,33 @@ func (b *Box) decideLocked(m *Message, s wire.Status) {
 	b.room.Free(m)
 }
 
+// reportOne reports a result of the handler's doing: at once, or where it has just
+// been done, with what comes of the handler meanwhile.
+func (b *Box) reportOne() {
+	b.mu.Lock()
+	if len(b.results) == 0 || b.dirty {
+		b.mu.Unlock()
+		return
+	}
+	now := time.Now()
+	if now.Sub(b.reported) < reportAfter {
+		b.soonLocked()
+		b.mu.Unlock()
+		return
+	}
+	b.reported = now
+	b.mu.Unlock()
+	b.report()
+}
+
+// soonLocked has the results reported before long.
+func (b *Box) soonLocked() {
+	if len(b.results) > 0 && !b.dirty {
+		b.dirty = true
+		b.room.reports.add(b, reportAfter)
+	}
+}
+
 // report tells the origins their results. When it returns, all that there were
 // have been told.
 func (b *Box) report() {
@@ -299,7 +325,9 @@ func (b *Box) report() {
 	b.results, b.dirty = nil, false
 	b.mu.Unlock()
 	for i, r := range rs {
-		r.Answer(r.number, r.count, r.s)
+		if r.s != 0 {
+			r.Answer(r.number, r.count, r.s)
+		}
 		if i+1 == len(rs) || rs[i+1].Origin != r.Origin {
 			r.Flush()
 		}
@@ -472,7 +500,7 @@ func (b *Box) Take(most int, into []Delivery) []Delivery {
 		b.pump.takers++
 		poke(b.pump.kick)
 		b.mu.Unlock()
-		b.report() // of what was refused
+		b.reportOne() // what was refused
 		select {
 		case <-b.pump.turn:
 		case <-b.exit.Done():
@@ -491,7 +519,7 @@ func (b *Box) Take(most int, into []Delivery) []Delivery {
 	}
 	b.onLocked()
 	b.mu.Unlock()
-	b.report()
+	b.reportOne()
 	return into
 }
 

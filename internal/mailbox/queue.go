@@ -12,12 +12,12 @@ type Origin interface {
 	// Answer reports the result of count messages with adjoining numbers, or of
 	// one batch, of which count messages were received.
 	Answer(number, count uint64, s wire.Status)
-	// Reply gives the handler's reply to a request, or what it failed with, and
-	// sends it. An error says that there is no way for it.
+	// Reply gives the handler's reply to a request, or what it failed with. An
+	// error says that there is no way for it.
 	Reply(number uint64, payload []byte, failed bool) error
 	// From is the identity of the sender's process.
 	From() string
-	// Flush sends what was answered.
+	// Flush sends what was answered and replied.
 	Flush()
 }
 
@@ -130,7 +130,8 @@ func (q *queue) cut(m *Message) []byte {
 	return data
 }
 
-// A result is that of some adjoining messages of one origin.
+// A result is that of some adjoining messages of one origin. Without a status there
+// are only replies to be flushed.
 type result struct {
 	Origin
 	number, count uint64

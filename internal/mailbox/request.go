@@ -60,14 +60,15 @@ func (r *Request) asked() asked {
 	return asked{r.from, r.number}
 }
 
-// Context ends with the tenure, at the sender's deadline, and when nobody waits
-// for the reply any more.
+// Context ends at the sender's deadline, when nobody waits for the reply any more,
+// and when the lock is lost. It outlasts Exit otherwise: a handler that is to end may
+// still want to answer what it has received.
 func (r *Request) Context() context.Context {
 	r.box.mu.Lock()
 	defer r.box.mu.Unlock()
 	if r.ctx == nil {
-		r.ctx, r.cancel = context.WithDeadline(r.box.exit, r.expires)
-		if r.over != nil {
+		r.ctx, r.cancel = context.WithDeadline(context.WithoutCancel(r.box.exit), r.expires)
+		if r.over != nil || r.box.open.lost {
 			r.cancel()
 		}
 	}
@@ -100,10 +101,14 @@ func (r *Request) Reply(payload []byte, failed bool) (err error) {
 	r.box.mu.Unlock()
 	if err != nil {
 		r.from.Answer(r.number, 1, wire.NoReply)
-		r.from.Flush()
-		return err
+	} else {
+		err = r.from.Reply(r.number, payload, failed)
 	}
-	return r.from.Reply(r.number, payload, failed)
+	r.box.mu.Lock()
+	r.box.results = append(r.box.results, result{Origin: r.from, number: r.number})
+	r.box.mu.Unlock()
+	r.box.reportOne()
+	return err
 }
 
 // closeLocked ends the request; whoever calls it tells the sender.
@@ -129,6 +134,20 @@ func (r *Request) abandonLocked() {
 type open struct {
 	requests map[asked]*Request
 	untold   []*Request // whose senders do not know that; and some that were answered
+	lost     bool       // the lock is
+}
+
+// Lost ends the contexts of requests: the handler must not go on. It may say so to
+// those who wait.
+func (b *Box) Lost() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open.lost = true
+	for _, r := range b.open.requests {
+		if r.cancel != nil {
+			r.cancel()
+		}
+	}
 }
 
 // openLocked notes that the handler has received the request of m, which is not in

@@ -138,19 +138,40 @@ func TestWhatTheHandlerHasNotAnsweredWhenItReturnsIsAnsweredForIt(t *testing.T) 
 		if a := <-here; a.Status != wire.Ended {
 			t.Error("what was not received of this node: ", a)
 		}
-		if one.Context().Err() == nil {
-			t.Error("its context goes on")
-		}
 		// The tenure is stopping.
+		ctx := one.Context()
+		if ctx.Err() != nil || two.Context().Err() != nil {
+			t.Error("its context has ended")
+		}
 		if err := one.Reply([]byte("last"), false); err != nil || o.reply(1) != "last false" {
 			t.Error(err, o.replies)
 		}
+		if ctx.Err() == nil {
+			t.Error("its context goes on though it was answered")
+		}
 		h.Finish()
-		if o.get(2) != wire.NoReply {
-			t.Error(o.told)
+		if o.get(2) != wire.NoReply || two.Context().Err() == nil {
+			t.Error(o.told, two.Context().Err())
 		}
 		if err := two.Reply(nil, false); !errors.Is(err, ErrNobody) {
 			t.Error(err)
+		}
+	})
+}
+
+func TestAHandlerThatHasLostTheLockSeesItInItsRequests(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		h.asks(o, 1, time.Hour)
+		h.asks(o, 2, time.Hour)
+		one, two := h.whole().Request, h.whole().Request
+		ctx := one.Context()
+		h.end()
+		h.Lost()
+		if ctx.Err() == nil || two.Context().Err() == nil {
+			t.Error("a context goes on")
+		}
+		if err := one.Reply([]byte("lost"), true); err != nil || o.reply(1) != "lost true" {
+			t.Error(err, o.replies)
 		}
 	})
 }

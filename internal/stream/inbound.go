@@ -39,7 +39,6 @@ func (in *inbound) Reply(number uint64, payload []byte, failed bool) error {
 	l := in.side.link
 	if l.Crowded() {
 		in.Answer(number, 1, wire.NoReply)
-		l.Flush()
 		return mailbox.ErrCrowded
 	}
 	in.pending.Add(-1)
@@ -52,9 +51,7 @@ func (in *inbound) Reply(number uint64, payload []byte, failed bool) error {
 	} else {
 		w.Reply(in.number, number, payload)
 	}
-	if l.End() {
-		l.Flush()
-	}
+	l.End()
 	return nil
 }
 
