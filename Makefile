@@ -24,11 +24,12 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo test test-long lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange test test-long lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
 	@echo 'make demo   run the IRC cluster in this terminal; ARGS=-script plays the story by itself'
+	@echo 'make demo-exchange one session with an exchange, and orders with answers; ARGS=-script likewise'
 	@echo 'make test   test every module with the race detector; make test/examples/irc tests one'
 	@echo 'make test-long the tests that take long: more faults and attacks'
 	@echo 'make lint   format, vet, staticcheck and go.mod of every module'
@@ -42,6 +43,10 @@ help:
 demo: deps-build
 	go build -C examples/irc -o ../../bin/irc .
 	@exec bin/irc $(ARGS)
+
+demo-exchange: deps-build
+	go build -C examples/exchange -o ../../bin/exchange .
+	@exec bin/exchange $(ARGS)
 
 # Never from the cache: it cannot see that libzmq or redis-server changed. Most tests wait more than
 # they work, so more of them run at a time than there are processors; with many more, they would wait

@@ -1,5 +1,6 @@
 // The smallest program with gone: a goroutine that runs on exactly one of the
-// processes started with this program, and gets what is typed into any of them.
+// processes started with this program, and answers what is typed into any of
+// them.
 //
 // Start a Redis, and then in three terminals:
 //
@@ -16,68 +17,50 @@ import (
 	"bufio"
 	"context"
 	"flag"
-	"net"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/glogger"
 	"github.com/golang/glog"
 )
 
-var redisAddr = flag.String("redis", ":6379", "address of Redis")
-
-func redisLock(id, value string) (gone.GoneLock, error) {
-	addr, err := net.ResolveTCPAddr("tcp", *redisAddr)
-	if err != nil {
-		return nil, err
+func handler(r *gone.GoneRunner) {
+	glog.Info("The goroutine runs here now.")
+	lines := 0
+	for m := range r.Messages() { // until another process has to take over
+		lines++
+		glog.Infof("Received %s", m.Data)
+		_ = m.Reply(fmt.Appendf(nil, "%s is line %d", m.Data, lines))
 	}
-	return gone.NewRedisLock(addr, id, value)
-}
-
-func runner(r *gone.GoneRunner) {
-	glog.V(1).Infof("The goroutine runs here now.")
-	ticker := time.NewTicker(10 * time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-r.Exit:
-			glog.V(1).Infof("Exit signalled; exiting runner.")
-			return
-		case data := <-r.Data:
-			glog.V(1).Infof("Received data: %v", string(data))
-		case <-ticker.C:
-			err := r.Extend()
-			if err != nil {
-				glog.V(1).Infof("Failed to extend lock; exiting runner: %v", err)
-				return
-			}
-		}
-	}
+	glog.Infof("It ends: %v", context.Cause(r.Context()))
 }
 
 func main() {
 	_ = flag.Set("logtostderr", "true")
-	_ = flag.Set("v", "1")
+	redis := flag.String("redis", "redis://127.0.0.1:6379", "Redis")
 	addr := flag.String("addr", "tcp://127.0.0.1:6381", "address that the other processes reach this one at")
 	flag.Parse()
 
-	g, err := gone.NewGone(*addr, redisLock, gone.WithLogger(glogger.New()))
+	g, err := gone.NewGone(*addr, gone.RedisLocks(*redis), gone.WithLogger(glogger.New()))
 	if err != nil {
-		glog.Exitf("%v", err)
+		glog.Exit(err)
 	}
-	r, err := g.RunOne("unique_identifier", runner)
+	r, err := g.RunOne("unique_identifier", handler)
 	if err != nil {
-		glog.Exitf("%v", err)
+		glog.Exit(err)
 	}
 
 	go func() {
 		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-			if err := r.SendData(lines.Bytes()); err != nil {
-				glog.Errorf("%v", err)
+			answer, err := r.Request(context.Background(), lines.Bytes()) // or r.SendData, which waits for none
+			if err != nil {
+				glog.Error(err)
+				continue
 			}
+			glog.Infof("Answer: %s", answer)
 		}
 	}()
 
@@ -85,6 +68,6 @@ func main() {
 	defer cancel()
 	<-stop.Done()
 	if err := g.Close(); err != nil { // hands over: another process takes over at once
-		glog.Exitf("%v", err)
+		glog.Exit(err)
 	}
 }

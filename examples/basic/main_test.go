@@ -30,10 +30,11 @@ func TestThreeProcessesShareOneGoroutineAndHandItOver(t *testing.T) {
 	holder := whoSees(t, processes, "The goroutine runs here now.")
 	for i, p := range processes {
 		p.typeLine(t, fmt.Sprintf("line from %d", i))
-	}
-	for i := range processes {
-		if got := whoSees(t, processes, fmt.Sprintf("Received data: line from %d", i)); got != holder {
+		if got := whoSees(t, processes, fmt.Sprintf("Received line from %d", i)); got != holder {
 			t.Errorf("line from %d went elsewhere", i)
+		}
+		if got := whoSees(t, processes, fmt.Sprintf("Answer: line from %d is line %d", i, i+1)); got != p {
+			t.Errorf("the answer to %d went elsewhere", i)
 		}
 	}
 
@@ -51,9 +52,10 @@ func TestThreeProcessesShareOneGoroutineAndHandItOver(t *testing.T) {
 	}
 	successor := whoSees(t, rest, "The goroutine runs here now.")
 	rest[0].typeLine(t, "after the hand-over")
-	if got := whoSees(t, rest, "Received data: after the hand-over"); got != successor {
+	if got := whoSees(t, rest, "Received after the hand-over"); got != successor {
 		t.Error("the line after the hand-over went elsewhere")
 	}
+	whoSees(t, rest[:1], "Answer: after the hand-over is line 1")
 }
 
 // process is one of the three; what it logs is collected.
@@ -67,7 +69,7 @@ type process struct {
 
 func start(t *testing.T, redis string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(os.Args[0], "-addr", "tcp://127.0.0.1:0", "-redis", redis)}
+	p := &process{cmd: exec.Command(os.Args[0], "-addr", "tcp://127.0.0.1:0", "-redis", "redis://"+redis)}
 	stdin, err := p.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
