@@ -18,6 +18,18 @@ var (
 	ErrOutcomeUnknown = errors.New("gone: outcome unknown")
 )
 
+// ErrNoReply goes with ErrOutcomeUnknown: the handler received the request, and its
+// reply did not come.
+var ErrNoReply = errors.New("gone: no reply")
+
+// A HandlerError is how a [Gone.Request] ends that the handler has failed with
+// [Message.Fail].
+type HandlerError struct {
+	Text string // of the handler's error
+}
+
+func (e *HandlerError) Error() string { return e.Text }
+
 // Reasons.
 var (
 	// ErrNoHolder: nobody holds the lock of the id, as far as was known last.

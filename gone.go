@@ -148,7 +148,10 @@ func newGone(o options, newLock LockFactory) *Gone {
 		candidates: candidates{byID: map[string]*candidate{}},
 		sends:      sends{drained: make(chan struct{}, 1)},
 	}
-	g.node = &node{stage: g, now: o.now, log: g.log, count: &g.count, send: g.SendDataContext}
+	g.node = &node{
+		stage: g, now: o.now, log: g.log, count: &g.count,
+		addr: g.Addr, send: g.SendDataContext, request: g.Request,
+	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
 }
@@ -158,7 +161,7 @@ func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []by
 	g.end = end
 	g.tick = pulse.New(g.housekeep)
 	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches}, g.tick)
-	g.room = mailbox.NewRoom(g.tick)
+	g.room = mailbox.NewRoom(g.tick, g.opts.maxMessageSize)
 	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
 	g.routes = &routes{
 		self: end.identity, here: g.here, newLock: g.newLock,
@@ -314,21 +317,31 @@ func (g *Gone) candidate(id string) (*GoneRunner, error) {
 }
 
 // begin implements stage.
-func (g *Gone) begin(ctx context.Context, id string, token uint64, left func() time.Duration) intake {
+func (g *Gone) begin(r *GoneRunner, left func() time.Duration) (end func()) {
+	id, token := r.c.id, r.token
 	if token == 0 {
 		// For a lock without tokens: no other tenure of this id on this node
 		// has the same.
 		token = uint64(time.Now().UnixMicro())
 	}
-	b := g.room.Begin(ctx, id, token, left)
-	unhook := context.AfterFunc(ctx, b.Shut)
+	in := mailbox.NewInbox(func(m *Message, d mailbox.Delivery) *Message {
+		if m == nil {
+			m = &Message{}
+		}
+		m.set(r, d)
+		return m
+	})
+	b := g.room.Begin(r.ctx, id, token, left, in)
+	r.Data, r.Inbox, r.take = b.Data, in.C, b.Take
+	unhook := context.AfterFunc(r.ctx, b.Shut)
 	g.watchWakes()
 	g.routes.poke(id)
-	return intake{b.Data, b.Take, func() {
+	return func() {
 		unhook()
 		b.Shut()
+		b.Finish()
 		g.routes.poke(id)
-	}}
+	}
 }
 
 // watchWakes looks at every lease once a second while there are any: timers

@@ -362,7 +362,7 @@ func TestAnAnswerToABatchThatCannotBeIsUnknown(t *testing.T) {
 		"more than there were":  {func(w *wire.Writer, stream, _ uint64) { w.Answer(stream, 1, 1<<64-1, wire.Received, 0) }, nil, 3},
 		"all of them":           {func(w *wire.Writer, stream, n uint64) { w.Answer(stream, 1, n, wire.Received, 0) }, nil, 3},
 		"a reply":               {func(w *wire.Writer, stream, _ uint64) { w.Reply(stream, 1, []byte("x")) }, gone.ErrOutcomeUnknown, 0},
-		"a failure":             {func(w *wire.Writer, stream, _ uint64) { w.Failure(stream, 1, "x") }, gone.ErrOutcomeUnknown, 0},
+		"a failure":             {func(w *wire.Writer, stream, _ uint64) { w.Failure(stream, 1, []byte("x")) }, gone.ErrOutcomeUnknown, 0},
 		"no reply":              {func(w *wire.Writer, stream, n uint64) { w.Answer(stream, 1, n, wire.NoReply, 0) }, nil, 3},
 	} {
 		t.Run(name, func(t *testing.T) {

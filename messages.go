@@ -1,22 +1,99 @@
 package gone
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"iter"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/Diggs/go-one/internal/mailbox"
 )
 
-// A Message is what a sender has sent to the handler.
+// A Message is what the handler has received. Its methods may be called
+// concurrently, also after the handler has gone on to the next one.
 type Message struct {
-	Data []byte
+	Data []byte // the handler's
+
+	of      *GoneRunner
+	from    string // identity; empty: this node
+	request *mailbox.Request
 }
 
-// Batches is the loop of a handler that takes many messages at once: each step
-// yields all that wait, at most max, and waits for one if there is none. They
-// are received, and their senders told so, when they are yielded. The slice, its
-// messages and their Data are valid until the next step.
+// set makes it the message of a delivery.
+func (m *Message) set(r *GoneRunner, d mailbox.Delivery) {
+	m.Data, m.of, m.from, m.request = d.Data, r, d.From, d.Request
+}
+
+// Context is that of the tenure, and of a message whose sender waits for a reply it
+// ends, too, at the sender's deadline and when nobody waits any more.
+func (m *Message) Context() context.Context {
+	switch {
+	case m.request != nil:
+		return m.request.Context()
+	case m.of != nil:
+		return m.of.Context()
+	}
+	return context.Background()
+}
+
+// From is the advertised address of the sender's node.
+func (m *Message) From() string {
+	if m.from == "" && m.of != nil {
+		return m.of.c.node.addr()
+	}
+	addr, _, _ := strings.Cut(m.from, " ")
+	return addr
+}
+
+// WantsReply reports whether the sender waits for a reply: it used
+// [Gone.Request].
+func (m *Message) WantsReply() bool { return m.request != nil }
+
+// Reply gives the sender its reply; data is the caller's again when it returns.
+// Where no reply is wanted it does nothing and returns nil. It may be called from
+// any goroutine, in any order of messages, also while the tenure is stopping. What
+// was not answered when the handler has returned ends with ErrNoReply.
 //
-//	for batch := range r.Batches(1000) {
+// Nil does not say that the sender has it. The error wraps ErrTooLarge for more
+// than the limit of [WithMaxMessageSize] and ErrBusy where too much is on its way to
+// the sender's node; then the sender gets ErrNoReply. It wraps ErrNoReply when the
+// sender waits no longer, and none of these when there was a reply or a failure
+// before.
+func (m *Message) Reply(data []byte) error { return m.answer(data, false) }
+
+// Fail is Reply with an error: the sender gets a [HandlerError] with its text.
+func (m *Message) Fail(err error) error { return m.answer([]byte(err.Error()), true) }
+
+func (m *Message) answer(data []byte, failed bool) error {
+	if m.request == nil {
+		return nil
+	}
+	switch err := m.request.Reply(data, failed); {
+	case err == nil:
+		return nil
+	case errors.Is(err, mailbox.ErrTooLarge):
+		return fmt.Errorf("%w: reply of %d bytes", ErrTooLarge, len(data))
+	case errors.Is(err, mailbox.ErrCrowded):
+		return because(ErrBusy, errCrowded)
+	case errors.Is(err, mailbox.ErrNobody):
+		return because(ErrNoReply, errNobody)
+	}
+	return errAnswered
+}
+
+var (
+	errCrowded  = errors.New("gone: too many replies are on their way to the sender's node")
+	errNobody   = errors.New("gone: nobody waits for it any more")
+	errAnswered = errors.New("gone: the message has been answered already")
+)
+
+// Messages is the loop of a handler. Each step yields a message, which is received,
+// and its sender told so, when it is yielded.
+//
+//	for m := range r.Messages() {
 //		…
 //	}
 //
@@ -25,31 +102,52 @@ type Message struct {
 // A body that takes so long that the lease runs out meanwhile has lost it. The
 // loop ends when Exit closes, and at once on the runner of RunOne;
 // [context.Cause] of r.Context() says why.
+func (r *GoneRunner) Messages() iter.Seq[*Message] {
+	return func(yield func(*Message) bool) {
+		r.loop(1, func(ds []mailbox.Delivery) bool {
+			m := &Message{}
+			m.set(r, ds[0])
+			return yield(m)
+		})
+	}
+}
+
+// Batches is [GoneRunner.Messages] for a handler that takes many at once: each step
+// yields all that wait, at most max, and waits for one if there is none. The slice
+// and the messages in it are valid until the next step, but for those that want a
+// reply.
 func (r *GoneRunner) Batches(max int) iter.Seq[[]*Message] {
 	return func(yield func([]*Message) bool) {
-		if r.lease == nil || max < 1 {
-			return
-		}
-		pulse := r.keepAlive()
-		defer pulse.stop()
-		var data [][]byte
 		var batch []*Message
-		for {
-			pulse.idle.Store(true)
-			data = r.take(max, data[:0])
-			pulse.round()
-			if len(data) == 0 {
-				return
+		r.loop(max, func(ds []mailbox.Delivery) bool {
+			for i, d := range ds {
+				switch {
+				case i == len(batch):
+					batch = append(batch, &Message{})
+				case batch[i].request != nil: // whoever replies has it
+					batch[i] = &Message{}
+				}
+				batch[i].set(r, d)
 			}
-			for len(batch) < len(data) {
-				batch = append(batch, &Message{}) // for use again
-			}
-			for i, d := range data {
-				batch[i].Data = d
-			}
-			if !yield(batch[:len(data)]) {
-				return
-			}
+			return yield(batch[:len(ds)])
+		})
+	}
+}
+
+// loop calls body with what waits, at most most deliveries at once, and keeps the
+// lease.
+func (r *GoneRunner) loop(most int, body func([]mailbox.Delivery) bool) {
+	if r.lease == nil || most < 1 {
+		return
+	}
+	pulse := r.keepAlive()
+	defer pulse.stop()
+	for ds := []mailbox.Delivery(nil); ; {
+		pulse.idle.Store(true)
+		ds = r.take(most, ds[:0])
+		pulse.round()
+		if len(ds) == 0 || !body(ds) {
+			return
 		}
 	}
 }

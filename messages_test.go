@@ -1,11 +1,12 @@
 package gone
 
 import (
-	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/Diggs/go-one/internal/mailbox"
 )
 
 // takingStage is a node whose handler is given what feed has.
@@ -14,15 +15,16 @@ type takingStage struct {
 	feed chan []byte
 }
 
-func (s takingStage) begin(ctx context.Context, _ string, _ uint64, _ func() time.Duration) intake {
-	return intake{end: s.end, take: func(_ int, into [][]byte) [][]byte {
+func (s takingStage) begin(r *GoneRunner, _ func() time.Duration) (end func()) {
+	r.take = func(_ int, into []mailbox.Delivery) []mailbox.Delivery {
 		select {
 		case data := <-s.feed:
-			return append(into, data)
-		case <-ctx.Done():
+			return append(into, mailbox.Delivery{Data: data})
+		case <-r.Exit:
 			return into
 		}
-	}}
+	}
+	return s.end
 }
 
 func TestTheLoopKeepsTheLeaseWhileItComesRoundAndABodyThatHangsLosesIt(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Diggs/go-one/internal/lease"
+	"github.com/Diggs/go-one/internal/mailbox"
 )
 
 // RunHandler is the goroutine of which one runs on the cluster. It should
@@ -31,6 +32,10 @@ type GoneRunner struct {
 	// from here, and only then its sender gets nil. The handler owns what it
 	// took. On the runner of RunOne nothing ever arrives.
 	Data <-chan []byte
+	// Inbox is the same queue through another door: each message is received once,
+	// from here or from Data. A request that is received from Data is answered with
+	// an empty reply.
+	Inbox <-chan *Message
 	// Exit of a handler's runner closes when the tenure must end: the lock is
 	// lost, the deadline has passed, or it was closed. Exit of the runner that
 	// RunOne returned closes when that was closed and its handler has returned.
@@ -40,7 +45,7 @@ type GoneRunner struct {
 	lease *lease.Lease    // nil for RunOne's
 	ctx   context.Context // ends when Exit closes
 	token uint64
-	take  func(most int, into [][]byte) [][]byte
+	take  func(most int, into []mailbox.Delivery) []mailbox.Delivery
 }
 
 // ID is the id that was given to RunOne.
@@ -93,6 +98,15 @@ func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
 	return r.c.node.send(ctx, r.c.id, data)
 }
 
+// Request is [Gone.Request] to this id. A handler's own is refused at once, with
+// ErrNotDelivered: it would wait for itself.
+func (r *GoneRunner) Request(ctx context.Context, data []byte) (reply []byte, err error) {
+	if r.lease != nil {
+		return nil, because(ErrNotDelivered, errSelf)
+	}
+	return r.c.node.request(ctx, r.c.id, data)
+}
+
 // Close ends this node's part in the competition for the id. It does not wait,
 // so a handler may call it; Exit of the runner that RunOne returned closes when
 // the handler and the lock's Unlock have returned. It always returns nil.
@@ -130,22 +144,18 @@ type node struct {
 	now   func() time.Duration
 	log   *slog.Logger
 	count *counters
+	addr  func() string
 	send  func(ctx context.Context, id string, data []byte) error
+
+	request func(ctx context.Context, id string, data []byte) ([]byte, error)
 }
 
 // stage is where the node learns of tenures and of the end of a candidate.
 type stage interface {
-	// begin opens the way for data. Data is handed over until ctx ends or
-	// nothing is left.
-	begin(ctx context.Context, id string, token uint64, left func() time.Duration) intake
+	// begin opens the way for data to a runner. Data is handed over until its
+	// context ends or nothing is left.
+	begin(r *GoneRunner, left func() time.Duration) (end func())
 	ended(c *candidate)
-}
-
-// An intake is what a tenure receives.
-type intake struct {
-	data <-chan []byte
-	take func(most int, into [][]byte) [][]byte // all that waits at once
-	end  func()
 }
 
 // A sleeper is a [Waiter] that needs no goroutine for those who wait: wake is
@@ -310,6 +320,9 @@ func (c *candidate) tenure(sent time.Duration) (failed bool) {
 	return c.end(t)
 }
 
+// insideOf is the key of the id in a tenure's context.
+type insideOf struct{}
+
 // A tenure is what its end needs to know.
 type tenure struct {
 	*GoneRunner
@@ -321,7 +334,7 @@ type tenure struct {
 
 // begin starts the handler, unless the lease is over already.
 func (c *candidate) begin(sent time.Duration) *tenure {
-	ctx, exit := context.WithCancelCause(c.ctx)
+	ctx, exit := context.WithCancelCause(context.WithValue(c.ctx, insideOf{}, c.id))
 	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, exit)
 	if l.Left() == 0 {
 		c.node.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.node.now()-sent)
@@ -339,8 +352,7 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		}
 		return l.Left()
 	}
-	in := c.node.begin(ctx, c.id, r.token, left)
-	r.Data, r.take, t.close = in.data, in.take, in.end
+	t.close = c.node.begin(r, left)
 	c.node.count.tenures.Add(1)
 	c.node.count.held.Add(1)
 	c.running.Store(true)

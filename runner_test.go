@@ -210,9 +210,7 @@ func (b *logbook) with(text string) (at []time.Time) {
 // deadStage is a node to which nobody sends.
 type deadStage struct{ end func() }
 
-func (s deadStage) begin(context.Context, string, uint64, func() time.Duration) intake {
-	return intake{end: s.end}
-}
+func (s deadStage) begin(*GoneRunner, func() time.Duration) (end func()) { return s.end }
 
 func (deadStage) ended(*candidate) {}
 

@@ -56,7 +56,7 @@ func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) erro
 func (g *Gone) TrySendData(id string, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
-	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1, try: true})
+	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1, flags: wire.Try})
 }
 
 // SendBatch sends msgs in order and without waiting for each to be received
@@ -70,6 +70,33 @@ func (g *Gone) SendBatch(ctx context.Context, id string, msgs [][]byte) (deliver
 	err = g.ship(&s)
 	return s.sent, err
 }
+
+// Request sends data to the handler of the id, as SendDataContext does, and waits for
+// its reply until the context's deadline, or for 10 s or what [WithSendTimeout] says.
+// A handler that receives from r.Data alone gives an empty reply.
+//
+//	reply, nil                        the handler called Reply
+//	*HandlerError                     the handler called Fail
+//	ErrNotDelivered                   no handler received it and none ever will
+//	ErrOutcomeUnknown and ErrNoReply  the handler received it, and its reply did not
+//	                                  come: deadline, its tenure ended, it died
+//	ErrOutcomeUnknown alone           it may have been received
+//
+// The reasons are those of SendData. Two handlers that ask each other wait for each
+// other until their deadlines. With a context that comes of a handler's r.Context() or
+// m.Context(), a request to that handler's own id is refused at once.
+func (g *Gone) Request(ctx context.Context, id string, data []byte) (reply []byte, err error) {
+	if ctx.Value(insideOf{}) == id {
+		return nil, because(ErrNotDelivered, errSelf)
+	}
+	s := shipment{ctx: ctx, id: id, data: data, n: 1, flags: wire.WantsReply}
+	if err = g.ship(&s); err != nil {
+		return nil, err
+	}
+	return s.reply, nil
+}
+
+var errSelf = errors.New("gone: a handler's request to itself would wait for itself")
 
 // Holder is who holds an id.
 type Holder struct {
@@ -145,7 +172,9 @@ type shipment struct {
 	msgs     [][]byte // of a batch
 	n        int      // how many are to be sent
 	sent     int      // how many of them were received by the handler
-	try      bool
+	flags    uint64   // of the wire
+	reply    []byte   // or what the handler failed with
+	failed   bool
 	deadline time.Time
 	now      time.Time // when the attempt began
 	progress
@@ -158,6 +187,9 @@ type progress struct {
 	pause   time.Duration // where the handler is busy
 	refused time.Time     // since when the holder's key is, or this node's
 }
+
+func (s *shipment) try() bool  { return s.flags == wire.Try }
+func (s *shipment) asks() bool { return s.flags == wire.WantsReply }
 
 // next is the first message that was not received.
 func (s *shipment) next() []byte {
@@ -197,7 +229,7 @@ func (g *Gone) ship(s *shipment) error {
 	if err := s.ctx.Err(); err != nil {
 		return because(ErrNotDelivered, err)
 	}
-	if s.msgs == nil && s.n == 1 { // what needs no look at a clock
+	if s.msgs == nil && s.n == 1 && !s.asks() { // what needs no look at a clock
 		if b := g.room.Box(s.id); b != nil && b.Hand(s.data) {
 			return nil
 		}
@@ -259,7 +291,11 @@ func (g *Gone) consider(s *shipment) error {
 		s.reason = why
 	}
 	switch status {
-	case stream.Unknown:
+	case wire.Received:
+		if s.failed {
+			return &HandlerError{string(s.reply)}
+		}
+	case stream.Unknown, wire.NoReply:
 		if err := s.ctx.Err(); err != nil {
 			why = because(why, err)
 		} else if g.ctx.Err() != nil {
@@ -272,13 +308,13 @@ func (g *Gone) consider(s *shipment) error {
 		// The holder kept it for as long as there was time for its answer.
 		s.deadline = time.Time{}
 	case wire.Busy:
-		if s.try {
+		if s.try() {
 			return because(ErrNotDelivered, s.reason)
 		}
 		_ = sleepCtx(s.ctx, jitter(min(s.pause, time.Until(s.deadline))))
 		s.pause = min(2*s.pause, 50*time.Millisecond)
 	case nobody:
-		if s.try && why != nil {
+		if s.try() && why != nil {
 			return because(ErrNotDelivered, s.reason)
 		}
 	}
@@ -293,7 +329,11 @@ const nobody wire.Status = 0
 // not received and the reason, or nil when nothing new is known.
 func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 	if b := g.room.Box(s.id); b != nil {
-		if status := s.local(b); status != wire.Ended {
+		switch status := s.local(b); status {
+		case wire.Ended:
+		case wire.NoReply:
+			return status, ErrNoReply
+		default:
 			return status, ErrBusy
 		}
 	}
@@ -304,7 +344,7 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 	}
 	to := r.known()
 	if to == nil {
-		if s.try {
+		if s.try() {
 			to, err = r.lookOnce(s.ctx)
 		} else {
 			to, err = r.next(s.ctx, s.deadline)
@@ -324,8 +364,14 @@ func (g *Gone) attempt(s *shipment) (wire.Status, error) {
 	case wire.Ended, wire.Absent:
 		r.refused(to, end.Status)
 		return end.Status, ErrNoHolder
+	case wire.NoReply:
+		return end.Status, ErrNoReply
 	case stream.Unknown:
-		return end.Status, unreachable(to)
+		why := unreachable(to)
+		if end.Taken {
+			why = because(ErrNoReply, why)
+		}
+		return end.Status, why
 	}
 	if end.Unsent {
 		return end.Status, unreachable(to)
@@ -342,9 +388,11 @@ func (s *shipment) local(b *mailbox.Box) wire.Status {
 			s.sent++
 			continue
 		}
-		if status := b.Send(s.ctx, s.next(), s.deadline, s.try); status != wire.Received {
-			return status
+		a := b.Send(s.ctx, s.next(), s.deadline, s.try(), s.asks())
+		if a.Status != wire.Received {
+			return a.Status
 		}
+		s.reply, s.failed = a.Reply, a.Failed
 		s.sent++
 	}
 	return wire.Received
@@ -357,12 +405,10 @@ func (s *shipment) remote(to *stream.Stream) (end stream.Result) {
 		s.sent += n
 		return end
 	}
-	flags := uint64(0)
-	if s.try {
-		flags = wire.Try
-	}
-	if end = to.Send(s.ctx, s.next(), s.deadline, flags, s.now); end.Status == wire.Received {
+	end = to.Send(s.ctx, s.next(), s.deadline, s.flags, s.now)
+	if end.Status == wire.Received {
 		s.sent++
+		s.reply, s.failed = end.Reply, end.Failed
 	}
 	return end
 }

@@ -77,11 +77,23 @@ type Position struct {
 // whoever is told of that knows all that waits, or when too much waits.
 func (l *Link) Begin() *wire.Writer {
 	l.mu.Lock()
-	if l.state == ended || l.silent || l.in.closed || l.out.size >= linkBytes || l.out.size >= FrameSize && int(l.mesh.kept.Load()) >= l.mesh.Bytes {
+	if l.state == ended || l.silent || l.in.closed || l.out.crowdedLocked(l.mesh) {
 		l.mu.Unlock()
 		return nil
 	}
 	return &l.out.w
+}
+
+// Crowded reports whether so much waits to be acknowledged that nothing large should
+// be added.
+func (l *Link) Crowded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.crowdedLocked(l.mesh)
+}
+
+func (o *outbound) crowdedLocked(m *Mesh) bool {
+	return o.size >= linkBytes || o.size >= FrameSize && int(m.kept.Load()) >= m.Bytes
 }
 
 // BeginAnswer is Begin for answers and what else must not get lost: if a link keeps

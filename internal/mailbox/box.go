@@ -17,8 +17,9 @@ import (
 // A Box is the way to the handler of one tenure. It decides the result of every
 // message that reaches the node for it.
 //
-// Invariants: a message is received only when the handler takes it, from Data or
-// with Take, while the lease is not over. One goroutine at a time has the role of
+// Invariants: a message is received only when the handler takes it, from Data, from
+// its inbox or with Take, while the lease is not over. What is taken from Data alone
+// is answered by that; a request that is taken as a whole waits for its reply. One goroutine at a time has the role of
 // the pump, which offers one message on Data: a sender on this node whose message
 // waits, or one that is there for that. It lets go when somebody comes to Take.
 // After Shut nothing is received any more.
@@ -27,14 +28,16 @@ type Box struct {
 	Token uint64
 	Data  chan []byte // unbuffered
 
-	exit context.Context
-	left func() time.Duration // of the lease; asked before each hand-over
-	room *Room
+	inbox inbox
+	exit  context.Context
+	left  func() time.Duration // of the lease; asked before each hand-over
+	room  *Room
 
 	mu      sync.Mutex
 	over    bool
 	queue   queue
 	pump    pump
+	open    open
 	results []result // not reported yet
 	dirty   bool     // the room will report them
 
@@ -69,14 +72,17 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 		m.Payload = b.room.copy(m.Payload)
 	}
 	if m.Batch == 0 && b.idleLocked() {
-		select {
-		case b.Data <- m.Payload:
+		switch took, r := b.tryLocked(m, m.Payload); {
+		case r != nil:
+			b.openLocked(m, r)
+			return 0
+		case took:
 			return wire.Received
-		default:
 		}
 	}
 	switch {
-	case try && (b.queue.head != nil || b.pump.takers == 0),
+	case m.Asks && len(b.open.requests) >= mostOpen,
+		try && (b.queue.head != nil || b.pump.takers == 0),
 		b.queue.n >= mostMessages,
 		b.queue.n > 0 && b.queue.bytes+len(m.Payload) > mostBytes:
 		if m.Chain != nil {
@@ -86,6 +92,33 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	}
 	b.enqueueLocked(m)
 	return 0
+}
+
+// delivery is data of a message as the handler gets it.
+func (b *Box) delivery(m *Message, data []byte) Delivery {
+	d := Delivery{Data: data}
+	if m.Origin != nil {
+		d.From = m.Origin.From()
+	}
+	if m.Asks {
+		d.Request = &Request{box: b, from: m.Origin, own: m, number: m.Number, expires: m.Expires}
+	}
+	return d
+}
+
+// tryLocked hands data of a message over if the handler is receiving right now. It
+// returns the request, if there is one that waits for its reply now.
+func (b *Box) tryLocked(m *Message, data []byte) (took bool, r *Request) {
+	select {
+	case b.Data <- data:
+		return true, nil
+	default:
+	}
+	d := b.delivery(m, data)
+	if b.inbox.try(d) {
+		return true, d.Request
+	}
+	return false, nil
 }
 
 // idleLocked reports whether nobody waits before a new message. What the pump
@@ -125,7 +158,7 @@ func (b *Box) run(own *Message, caller <-chan struct{}) {
 	b.mu.Lock()
 	for {
 		var m *Message
-		if b.pump.takers == 0 && (own == nil || len(own.done) == 0) {
+		if b.pump.takers == 0 && (own == nil || !own.received()) {
 			m = b.nextLocked()
 		}
 		if m == nil && len(b.results) == 0 {
@@ -137,14 +170,14 @@ func (b *Box) run(own *Message, caller <-chan struct{}) {
 			b.mu.Lock()
 			continue // there may be more by now
 		}
-		switch took := b.offer(m, caller); {
+		switch took, r := b.offer(m, caller); {
 		case took:
-			b.receivedLocked(m)
+			b.receivedLocked(m, r)
 		case m.withdrawn:
 			b.decideLocked(m, wire.Expired)
 		case ended(caller):
 			caller = nil
-			if len(own.done) == 0 {
+			if !own.received() {
 				b.decideLocked(own, wire.Expired)
 			}
 		}
@@ -168,9 +201,10 @@ func ended(c <-chan struct{}) bool {
 }
 
 // offer hands over the next payload of m, which nextLocked has just returned, when
-// the handler receives. It returns false when there may be something else to do.
-// It is called with mu held, which it leaves while it waits.
-func (b *Box) offer(m *Message, caller <-chan struct{}) bool {
+// the handler receives, and returns the request that waits for its reply from then
+// on. It returns false when there may be something else to do. It is called with mu
+// held, which it leaves while it waits.
+func (b *Box) offer(m *Message, caller <-chan struct{}) (took bool, r *Request) {
 	data := m.Payload
 	switch { // the handler owns what it receives, and keeps nothing else alive by it
 	case m.Batch > 0:
@@ -178,28 +212,23 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) bool {
 	case m.Origin == nil:
 		data = b.room.copy(data)
 	}
-	select {
-	case b.Data <- data:
-		return true
-	default:
+	if took, r = b.tryLocked(m, data); took {
+		return took, r
 	}
 	if len(b.results) > 0 && !b.dirty {
 		b.dirty = true
-		b.room.soon(b)
+		b.room.reports.add(b, reportAfter)
 	}
 	b.pump.offered = m
+	d := b.delivery(m, data)
 	b.mu.Unlock()
-	took := false
-	select {
-	case b.Data <- data:
-		took = true
-	case <-b.exit.Done(): // from here on the handler can't take it
-	case <-b.pump.kick:
-	case <-caller:
-	}
+	took, whole := b.inbox.wait(d, b.Data, b.exit.Done(), b.pump.kick, caller)
 	b.mu.Lock()
 	b.pump.offered = nil
-	return took
+	if whole {
+		return took, d.Request
+	}
+	return took, nil
 }
 
 // nextLocked returns the message to be offered, nil if none may be.
@@ -219,8 +248,14 @@ func (b *Box) nextLocked() *Message {
 	return nil
 }
 
-// receivedLocked notes that the handler has the next payload of m.
-func (b *Box) receivedLocked(m *Message) {
+// receivedLocked notes that the handler has the next payload of m, and is to reply
+// to r if there is one.
+func (b *Box) receivedLocked(m *Message, r *Request) {
+	if r != nil {
+		b.queue.remove(m)
+		b.openLocked(m, r)
+		return
+	}
 	if m.Batch > 0 {
 		if b.queue.cut(m); m.left() > 0 {
 			return
@@ -236,7 +271,7 @@ func (b *Box) decideLocked(m *Message, s wire.Status) {
 		m.Chain.Break(m.Number)
 	}
 	if m.Origin == nil {
-		m.done <- s // now it is the sender's
+		m.done <- Answer{Status: s} // now it is the sender's
 		return
 	}
 	batch, count := m.Batch > 0, uint64(1)
@@ -290,15 +325,23 @@ func (b *Box) Cancel(o Origin, number uint64) {
 	}
 	if m != nil {
 		b.withdrawLocked(m)
+	} else if r := b.open.requests[asked{o, number}]; r != nil {
+		r.abandonLocked()
 	}
 	b.mu.Unlock()
 	b.report()
 }
 
-// Drop takes back all that waits of an origin that is gone.
+// Drop takes back all that waits of an origin that is gone. Nobody waits for its
+// replies.
 func (b *Box) Drop(o Origin) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for a, r := range b.open.requests {
+		if a.from == o {
+			r.closeLocked(ErrNobody)
+		}
+	}
 	for m := b.queue.head; m != nil; {
 		next := m.next
 		if m.Origin == o {
@@ -355,27 +398,30 @@ func (b *Box) Hand(data []byte) bool {
 	if b.over || !b.idleLocked() || b.left() <= 0 {
 		return false
 	}
+	data = b.room.copy(data)
 	select {
-	case b.Data <- b.room.copy(data):
+	case b.Data <- data:
 		return true
 	default:
-		return false
+		return b.inbox.try(Delivery{Data: data})
 	}
 }
 
-// Send hands over data of a sender on this node, for which Hand was too early,
-// and returns the result. Try is for a handler that is receiving right now.
-func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try bool) wire.Status {
+// Send hands over data of a sender on this node, for which Hand was too early or
+// which asks for a reply, and returns its end. Try is for a handler that is
+// receiving right now.
+func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try, asks bool) Answer {
 	b.mu.Lock()
 	if b.over {
 		b.mu.Unlock()
-		return wire.Ended
+		return Answer{Status: wire.Ended}
 	}
-	if try && (b.queue.head != nil || b.pump.takers == 0) {
+	if try && (b.queue.head != nil || b.pump.takers == 0) || asks && len(b.open.requests) >= mostOpen {
 		b.mu.Unlock()
-		return wire.Busy
+		return Answer{Status: wire.Busy}
 	}
 	m := b.room.local(data, deadline)
+	m.Asks = asks
 	b.queue.push(m)
 	b.room.tick.By(b.queue.earliest)
 	if b.pump.busy || b.pump.takers > 0 {
@@ -389,25 +435,38 @@ func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try boo
 	return b.await(ctx, m)
 }
 
-// await waits for the result of a sender on this node.
-func (b *Box) await(ctx context.Context, m *Message) (s wire.Status) {
-	select {
-	case s = <-m.done:
-	case <-ctx.Done():
-		b.mu.Lock()
-		if len(m.done) == 0 {
-			b.withdrawLocked(m)
-		}
-		b.mu.Unlock()
-		s = <-m.done
+// await waits for the end of a message of a sender on this node.
+func (b *Box) await(ctx context.Context, m *Message) (a Answer) {
+	var late <-chan time.Time
+	if m.Asks { // in the queue its time is looked after
+		timer := time.NewTimer(time.Until(m.Expires))
+		defer timer.Stop()
+		late = timer.C
 	}
+	select {
+	case a = <-m.done:
+		b.room.Free(m)
+		return a
+	case <-late:
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	switch {
+	case len(m.done) > 0:
+	case m.request == nil:
+		b.withdrawLocked(m)
+	case m.request.over == nil:
+		m.request.abandonLocked()
+	}
+	b.mu.Unlock()
+	a = <-m.done
 	b.room.Free(m)
-	return s
+	return a
 }
 
 // Take waits until something does, and appends what waits, at most most payloads,
 // to into: they are received. It appends nothing when the tenure is over.
-func (b *Box) Take(most int, into [][]byte) [][]byte {
+func (b *Box) Take(most int, into []Delivery) []Delivery {
 	b.mu.Lock()
 	for b.exit.Err() == nil && (b.pump.busy || b.nextLocked() == nil) && !b.over {
 		b.pump.takers++
@@ -437,19 +496,24 @@ func (b *Box) Take(most int, into [][]byte) [][]byte {
 }
 
 // takeLocked takes m, or up to most payloads of it.
-func (b *Box) takeLocked(m *Message, most int, into [][]byte) [][]byte {
+func (b *Box) takeLocked(m *Message, most int, into []Delivery) []Delivery {
 	switch {
 	case m.Batch > 0:
 		for ; most > 0 && m.left() > 0; most-- {
-			into = append(into, b.queue.cut(m))
+			into = append(into, b.delivery(m, b.queue.cut(m)))
 		}
 		if m.left() > 0 {
 			return into
 		}
-	case m.Origin == nil:
-		into = append(into, b.room.copy(m.Payload))
 	default:
-		into = append(into, m.Payload)
+		data := m.Payload
+		if m.Origin == nil {
+			data = b.room.copy(data)
+		}
+		d := b.delivery(m, data)
+		into = append(into, d)
+		b.receivedLocked(m, d.Request)
+		return into
 	}
 	b.decideLocked(m, wire.Received)
 	return into

@@ -28,10 +28,13 @@ type origin struct {
 	mu   sync.Mutex
 	told map[uint64]answer
 	all  int // answers, each for some adjoining numbers
+
+	taken   map[uint64]bool
+	replies map[uint64]string // and whether they are failures
 }
 
 func newOrigin(t *testing.T, name string) *origin {
-	return &origin{t: t, name: name, told: map[uint64]answer{}}
+	return &origin{t: t, name: name, told: map[uint64]answer{}, taken: map[uint64]bool{}}
 }
 
 func (o *origin) Answer(number, count uint64, s wire.Status) {
@@ -43,6 +46,10 @@ func (o *origin) Answer(number, count uint64, s wire.Status) {
 		return
 	}
 	for n := number; n < number+count; n++ {
+		if s == wire.Taken {
+			o.taken[n] = true
+			continue
+		}
 		o.noteLocked(n, answer{s, 1})
 	}
 }
@@ -69,28 +76,49 @@ func (o *origin) get(number uint64) wire.Status {
 
 func (o *origin) Flush() {}
 
+func (o *origin) From() string { return o.name }
+
+func (o *origin) Reply(number uint64, payload []byte, failed bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.noteLocked(number, answer{wire.Received, 1})
+	if o.replies == nil {
+		o.replies = map[uint64]string{}
+	}
+	o.replies[number] = fmt.Sprintf("%s %v", payload, failed)
+	return nil
+}
+
 // A handler has a box in a room of its own.
 type handler struct {
 	*Box
 	t     *testing.T
 	exit  context.CancelFunc
 	lease time.Time
+	inbox *Inbox[Delivery]
 }
+
+// wholes is an inbox for deliveries as they are.
+func wholes() *Inbox[Delivery] {
+	return NewInbox(func(_, d Delivery) Delivery { return d })
+}
+
+const largest = 100 // reply
 
 // inBox runs a test with a box whose handler is the test.
 func inBox(t *testing.T, test func(h *handler, o *origin)) {
 	synctest.Test(t, func(t *testing.T) {
 		var r *Room
 		tick := pulse.New(func(now time.Time) time.Time { return r.Tick(now) })
-		r = NewRoom(tick)
+		r = NewRoom(tick, largest)
 		ctx, exit := context.WithCancel(context.Background())
-		h := &handler{t: t, exit: exit, lease: time.Now().Add(24 * time.Hour)}
+		h := &handler{t: t, exit: exit, lease: time.Now().Add(24 * time.Hour), inbox: wholes()}
 		h.Box = r.Begin(ctx, "a", 7, func() time.Duration {
 			if ctx.Err() != nil {
 				return 0
 			}
 			return time.Until(h.lease)
-		})
+		}, h.inbox)
 		test(h, newOrigin(t, "o"))
 		h.end()
 		tick.Stop()
@@ -153,7 +181,7 @@ func (h *handler) send(payload string, d time.Duration, try bool) wire.Status {
 	if h.Hand([]byte(payload)) {
 		return wire.Received
 	}
-	return h.Send(context.Background(), []byte(payload), time.Now().Add(d), try)
+	return h.Send(context.Background(), []byte(payload), time.Now().Add(d), try, false).Status
 }
 
 // next is what the handler receives, "" when there is nothing.
@@ -326,7 +354,7 @@ func TestWhoGivesUpOnThisNodeIsNotReceived(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		for range 1000 {
 			all.Go(func() {
-				if s := h.Send(ctx, []byte("x"), time.Now().Add(time.Hour), false); s != wire.Expired {
+				if s := h.Send(ctx, []byte("x"), time.Now().Add(time.Hour), false, false).Status; s != wire.Expired {
 					t.Errorf("told %d", s)
 				}
 			})
@@ -436,6 +464,8 @@ type slowOrigin struct{ told chan struct{} }
 
 func (o *slowOrigin) Answer(uint64, uint64, wire.Status) { <-o.told }
 func (o *slowOrigin) Flush()                             {}
+func (o *slowOrigin) From() string                       { return "slow" }
+func (o *slowOrigin) Reply(uint64, []byte, bool) error   { return nil }
 
 func TestNothingIsReceivedAfterTheLeaseEvenBeforeExit(t *testing.T) {
 	inBox(t, func(h *handler, o *origin) {
@@ -450,15 +480,17 @@ func TestNothingIsReceivedAfterTheLeaseEvenBeforeExit(t *testing.T) {
 		if got := h.next(); got != "" {
 			t.Errorf("received %q", got)
 		}
-		got := make(chan [][]byte)
+		got := make(chan []Delivery)
 		go func() { got <- h.Take(10, nil) }()
 		if taken := <-got; len(taken) > 0 {
-			t.Errorf("took %q", taken)
+			t.Errorf("took %v", taken)
 		}
 		go func() {
 			select {
 			case data := <-h.Data:
 				t.Errorf("received %q", data)
+			case d := <-h.inbox.C:
+				t.Errorf("received %q", d.Data)
 			case <-time.After(time.Second):
 			}
 		}()
@@ -531,7 +563,7 @@ func TestWhenShutReturnsAllThatWaitedIsRefusedAndTold(t *testing.T) {
 }
 
 // A message leaves once, through whichever door.
-func TestEachMessageLeavesOnceThroughDataOrTake(t *testing.T) {
+func TestEachMessageLeavesOnceThroughDataInboxOrTake(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		inBox(t, func(h *handler, o *origin) {
@@ -553,6 +585,8 @@ func TestEachMessageLeavesOnceThroughDataOrTake(t *testing.T) {
 						select {
 						case data := <-h.Data:
 							take(data)
+						case d := <-h.inbox.C:
+							take(d.Data)
 						case <-h.Box.exit.Done():
 						}
 						time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
@@ -560,7 +594,9 @@ func TestEachMessageLeavesOnceThroughDataOrTake(t *testing.T) {
 				})
 				doors.Go(func() {
 					for h.Box.exit.Err() == nil {
-						take(h.Take(1+rand.IntN(10), nil)...)
+						for _, d := range h.Take(1+rand.IntN(10), nil) {
+							take(d.Data)
+						}
 						time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
 					}
 				})
@@ -575,7 +611,7 @@ func TestEachMessageLeavesOnceThroughDataOrTake(t *testing.T) {
 					senders.Go(func() {
 						ctx, cancel := context.WithTimeout(context.Background(), budget)
 						defer cancel()
-						local.note(number, h.Send(ctx, fmt.Append(nil, "local ", number), time.Now().Add(time.Hour), rand.IntN(4) == 0))
+						local.note(number, h.Send(ctx, fmt.Append(nil, "local ", number), time.Now().Add(time.Hour), rand.IntN(4) == 0, false).Status)
 					})
 				case 1:
 					if s := h.batch(b, chain, number, 1+r.IntN(20), budget); s != 0 {
@@ -641,7 +677,7 @@ func TestAFullBoxEmptiesInOneGo(t *testing.T) {
 			h.arrive(o, number+1, "x", time.Hour)
 		}
 		synctest.Wait()
-		var got [][]byte
+		var got []Delivery
 		for len(got) < mostMessages {
 			got = h.Take(mostMessages, got)
 		}
@@ -655,16 +691,16 @@ func TestAFullBoxEmptiesInOneGo(t *testing.T) {
 func TestWhatTheHandlerGetsIsItsOwn(t *testing.T) {
 	inBox(t, func(h *handler, o *origin) {
 		data := []byte("mine")
-		go func() { _ = h.Send(context.Background(), data, time.Now().Add(time.Hour), false) }()
+		go func() { _ = h.Send(context.Background(), data, time.Now().Add(time.Hour), false, false) }()
 		synctest.Wait()
 		got := <-h.Data
 		copy(got, "his ")
 		if string(data) != "mine" {
 			t.Error("a sender's data was changed by the handler")
 		}
-		go func() { _ = h.Send(context.Background(), data, time.Now().Add(time.Hour), false) }()
+		go func() { _ = h.Send(context.Background(), data, time.Now().Add(time.Hour), false, false) }()
 		synctest.Wait()
-		got = h.Take(1, nil)[0]
+		got = h.Take(1, nil)[0].Data
 		copy(got, "his ")
 		if string(data) != "mine" || cap(got) > len(got) {
 			t.Errorf("a sender's data was changed by the handler, or what is behind it can be: %d of %d", len(got), cap(got))

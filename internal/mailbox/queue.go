@@ -12,6 +12,11 @@ type Origin interface {
 	// Answer reports the result of count messages with adjoining numbers, or of
 	// one batch, of which count messages were received.
 	Answer(number, count uint64, s wire.Status)
+	// Reply gives the handler's reply to a request, or what it failed with, and
+	// sends it. An error says that there is no way for it.
+	Reply(number uint64, payload []byte, failed bool) error
+	// From is the identity of the sender's process.
+	From() string
 	// Flush sends what was answered.
 	Flush()
 }
@@ -43,12 +48,25 @@ type Message struct {
 	Chain   *Chain // nil for none
 	Origin  Origin // nil for a sender on this node, whose Payload stays its own
 	Number  uint64
+	Asks    bool // for a reply
 
 	got        int // of the batch, received
 	withdrawn  bool
-	done       chan wire.Status // for a sender on this node; capacity 1
+	request    *Request    // that the handler has received
+	done       chan Answer // for a sender on this node; capacity 1
 	prev, next *Message
 }
+
+// An Answer is the end of a message of a sender on this node.
+type Answer struct {
+	Status wire.Status
+	Reply  []byte
+	Failed bool // the reply is what the handler failed with
+}
+
+// received reports whether a message of a sender on this node does not wait for
+// the handler any more.
+func (m *Message) received() bool { return m.request != nil || len(m.done) > 0 }
 
 // Bounds of what waits in a box. A single message may exceed the bytes. Senders
 // on this node wait with their own data, as goroutines do.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/Diggs/go-one/internal/pulse"
-	"github.com/Diggs/go-one/internal/wire"
 )
 
 // reportAfter is how long a result may wait while the handler is busy with what
@@ -16,30 +15,60 @@ const reportAfter = 100 * time.Microsecond
 // A Room has the boxes of a node: at most one for an id.
 type Room struct {
 	tick    *pulse.Pulse // the owner's, which calls Tick
-	reports *pulse.Pulse
-	spare   sync.Pool // of messages
+	largest int          // reply
+	reports agenda       // of boxes with results to report
+	takes   agenda       // with requests whose senders are to know that the handler has them
+	spare   sync.Pool    // of messages
 	slabs   sync.Pool
 
 	mu    sync.RWMutex
 	boxes map[string]*Box
-
-	lists sync.Mutex // the innermost lock
-	dirty []*Box     // with results to report
 }
 
-// NewRoom makes a room. Its owner calls [Room.Tick] whenever tick beats.
-func NewRoom(tick *pulse.Pulse) *Room {
-	r := &Room{tick: tick, boxes: map[string]*Box{}}
-	r.reports = pulse.New(r.report)
+// An agenda has boxes looked at after a while.
+type agenda struct {
+	beat *pulse.Pulse
+
+	mu    sync.Mutex // the innermost lock
+	boxes []*Box
+}
+
+func (a *agenda) add(b *Box, after time.Duration) {
+	a.mu.Lock()
+	a.boxes = append(a.boxes, b)
+	a.mu.Unlock()
+	a.beat.By(time.Now().Add(after))
+}
+
+// start has look called for each box that was added.
+func (a *agenda) start(look func(*Box)) {
+	a.beat = pulse.New(func(time.Time) (next time.Time) {
+		a.mu.Lock()
+		bs := a.boxes
+		a.boxes = nil
+		a.mu.Unlock()
+		for _, b := range bs {
+			look(b)
+		}
+		return next
+	})
+}
+
+// NewRoom makes a room. Its owner calls [Room.Tick] whenever tick beats. Replies of
+// more than largest bytes are not given.
+func NewRoom(tick *pulse.Pulse, largest int) *Room {
+	r := &Room{tick: tick, largest: largest, boxes: map[string]*Box{}}
+	r.reports.start((*Box).report)
+	r.takes.start((*Box).tellTaken)
 	return r
 }
 
 // Begin makes the box of a tenure, which is over when exit ends. Left is what
 // its lease has left.
-func (r *Room) Begin(exit context.Context, id string, token uint64, left func() time.Duration) *Box {
+func (r *Room) Begin(exit context.Context, id string, token uint64, left func() time.Duration, in inbox) *Box {
 	b := &Box{
 		ID: id, Token: token, Data: make(chan []byte),
-		exit: exit, left: left, room: r,
+		inbox: in, exit: exit, left: left, room: r,
 		pump: pump{kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)},
 	}
 	r.mu.Lock()
@@ -82,25 +111,6 @@ func (r *Room) Tick(now time.Time) (next time.Time) {
 	return next
 }
 
-// soon has the results of a box reported.
-func (r *Room) soon(b *Box) {
-	r.lists.Lock()
-	r.dirty = append(r.dirty, b)
-	r.lists.Unlock()
-	r.reports.By(time.Now().Add(reportAfter))
-}
-
-func (r *Room) report(time.Time) (next time.Time) {
-	r.lists.Lock()
-	bs := r.dirty
-	r.dirty = nil
-	r.lists.Unlock()
-	for _, b := range bs {
-		b.report()
-	}
-	return time.Time{}
-}
-
 // Message returns a blank message.
 func (r *Room) Message() *Message {
 	if m, _ := r.spare.Get().(*Message); m != nil {
@@ -114,7 +124,7 @@ func (r *Room) local(data []byte, deadline time.Time) *Message {
 	m := r.Message()
 	m.Payload, m.Expires = data, deadline
 	if m.done == nil {
-		m.done = make(chan wire.Status, 1)
+		m.done = make(chan Answer, 1)
 	}
 	return m
 }
@@ -151,4 +161,7 @@ func (r *Room) copy(p []byte) []byte {
 }
 
 // Close ends the reports. All boxes have been shut.
-func (r *Room) Close() { r.reports.Stop() }
+func (r *Room) Close() {
+	r.reports.beat.Stop()
+	r.takes.beat.Stop()
+}

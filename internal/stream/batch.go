@@ -53,7 +53,7 @@ func (b *batch) post(ctx context.Context, deadline time.Time) (why wire.Status) 
 	for b.sent < len(b.msgs) && why == 0 {
 		n, c := b.some()
 		if len(b.under) == 0 {
-			why = b.enter(ctx, c, deadline)
+			why = b.enter(ctx, b.room, c, deadline)
 		} else if !b.room.TryAcquire(c) {
 			break
 		}

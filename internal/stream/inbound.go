@@ -24,13 +24,42 @@ type inbound struct {
 
 // Answer implements mailbox.Origin.
 func (in *inbound) Answer(number, count uint64, s wire.Status) {
-	if in.chain != nil {
+	switch {
+	case s == wire.Taken: // which is none
+	case in.chain != nil:
 		in.pending.Add(-1)
-	} else {
+	default:
 		in.pending.Add(-int64(count))
 	}
 	in.write(number, count, s)
 }
+
+// Reply implements mailbox.Origin.
+func (in *inbound) Reply(number uint64, payload []byte, failed bool) error {
+	l := in.side.link
+	if l.Crowded() {
+		in.Answer(number, 1, wire.NoReply)
+		l.Flush()
+		return mailbox.ErrCrowded
+	}
+	in.pending.Add(-1)
+	w := l.BeginAnswer()
+	if w == nil {
+		return mailbox.ErrNobody
+	}
+	if failed {
+		w.Failure(in.number, number, payload)
+	} else {
+		w.Reply(in.number, number, payload)
+	}
+	if l.End() {
+		l.Flush()
+	}
+	return nil
+}
+
+// From implements mailbox.Origin.
+func (in *inbound) From() string { return in.side.link.Identity }
 
 // Flush implements mailbox.Origin.
 func (in *inbound) Flush() { in.side.link.Flush() }
@@ -108,7 +137,7 @@ func (m *Mux) Receive(l *link.Link, body []byte) (err error) {
 				out = s.outbound(it.Stream)
 			}
 			if out != nil {
-				out.answered(it)
+				out.answered(it, len(body))
 			}
 		case wire.Open:
 			s.open(it)
@@ -203,7 +232,7 @@ func (in *inbound) request(it *wire.Item, frame int, now time.Time) wire.Status 
 	}
 	m := in.side.mux.room.Message()
 	m.Payload, m.Origin, m.Number, m.Chain = it.Payload, in, it.Number, in.chain
-	m.Batch = int(it.Count)
+	m.Batch, m.Asks = int(it.Count), it.Flags&wire.WantsReply != 0
 	// A budget of more than a day is as good as a day.
 	m.Expires = now.Add(time.Duration(min(it.Budget, 24*3600*1000)) * time.Millisecond)
 	in.pending.Add(1)

@@ -97,7 +97,7 @@ func (m *Mux) Open(l *link.Link, id string, token uint64) (*Stream, error) {
 	if s == nil {
 		return nil, ErrEnded
 	}
-	return s.stream(id, token, 0, window{room: semaphore.NewWeighted(windowBytes)})
+	return s.stream(id, token, 0, window{room: semaphore.NewWeighted(windowBytes), asks: semaphore.NewWeighted(askBytes)})
 }
 
 func (s *side) stream(id string, token, flags uint64, w window) (*Stream, error) {

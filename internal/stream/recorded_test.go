@@ -85,7 +85,7 @@ func newActor(t *testing.T, role string, net *linktest.Network) *actor {
 	})
 	host := net.Host(role)
 	a.mesh = link.NewMesh(link.Config{Identity: role, Carrier: host, Vouches: func([]byte, string) bool { return true }}, a.tick)
-	a.room = mailbox.NewRoom(a.tick)
+	a.room = mailbox.NewRoom(a.tick, 100)
 	a.mux = stream.NewMux(a.room, 100, a.tick)
 	host.Receive(func(frame []byte, from string) {
 		l, items, err := a.mesh.Receive(frame, from)
@@ -129,7 +129,7 @@ func (a *actor) act(line string) {
 		var token uint64
 		_, _ = fmt.Sscan(rest, &id, &token)
 		ctx, end := context.WithCancel(context.Background())
-		a.box, a.end = a.room.Begin(ctx, id, token, func() time.Duration { return time.Hour }), end
+		a.box, a.end = a.room.Begin(ctx, id, token, func() time.Duration { return time.Hour }, whole()), end
 	case "receive": // what the handler does
 		go func() { a.events <- "received " + string(<-a.box.Data) }()
 	case "end":

@@ -11,6 +11,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -41,6 +42,9 @@ const (
 	// turn. A message counts for at least windowBytes / windowMessages.
 	windowMessages = 2048
 	windowBytes    = 4 << 20
+	// And so many requests that wait for their replies.
+	askMessages = 12 << 10
+	askBytes    = 8 << 20
 	// A batch goes in items of about so many bytes, each in a frame of its own.
 	batchBytes = 60 << 10
 )
@@ -50,7 +54,8 @@ type Result struct {
 	Status wire.Status
 	Count  int    // of a batch: how many messages were received, from the front
 	Reply  []byte // of Reply and Failure
-	Failed bool   // by the handler
+	Failed bool   // the reply is what the handler failed with
+	Taken  bool   // of Unknown: the handler has received it
 	Unsent bool   // it has not left this process
 }
 
@@ -63,8 +68,11 @@ type Request struct {
 	number    uint64
 	pos       link.Position
 	withdrawn time.Time
+	taken     bool        // the handler has it, and is to reply
 	done      chan Result // capacity 1
 }
+
+func (r *Request) asks() bool { return r.flags&wire.WantsReply != 0 }
 
 // A Stream is the requests from this process to one tenure. Its methods may be
 // called concurrently.
@@ -83,34 +91,86 @@ type Stream struct {
 	requests             // without an answer
 }
 
-// requests are numbered one after the other.
+// requests are numbered one after the other. Those that wait for a reply may do so
+// while many others come and go.
 type requests struct {
-	low      uint64     // all below are answered
-	open     []*Request // low, low+1, …; nil: answered
-	earliest time.Time  // no deadline or grace ends before; zero: none is open
+	low      uint64              // all others below are answered
+	open     []*Request          // low, low+1, …; nil: answered, or asked
+	asked    map[uint64]*Request // that want a reply
+	earliest time.Time           // no deadline or grace ends before; zero: none is open
 	used     time.Time
+}
+
+func (rs *requests) idle() bool { return len(rs.open) == 0 && len(rs.asked) == 0 }
+
+func (rs *requests) next() uint64 { return rs.low + uint64(len(rs.open)) }
+
+// add gives a request its number.
+func (rs *requests) add(r *Request) {
+	r.number = rs.next()
+	if !r.asks() {
+		rs.open = append(rs.open, r)
+		return
+	}
+	if rs.asked == nil {
+		rs.asked = map[uint64]*Request{}
+	}
+	rs.asked[r.number] = r
+	rs.open = append(rs.open, nil)
+	rs.trim()
+}
+
+// remove takes out a request that has ended.
+func (rs *requests) remove(r *Request) {
+	if r.asks() {
+		delete(rs.asked, r.number)
+	} else {
+		rs.open[r.number-rs.low] = nil
+		rs.trim()
+	}
+	if rs.idle() {
+		rs.earliest = time.Time{}
+	}
+}
+
+func (rs *requests) trim() {
+	n := 0
+	for n < len(rs.open) && rs.open[n] == nil {
+		n++
+	}
+	rs.low += uint64(n)
+	rs.open = rs.open[n:]
 }
 
 // A window bounds what one node has under way to one tenure; others wait for
 // their turn.
 type window struct {
 	room *semaphore.Weighted // of windowBytes
+	asks *semaphore.Weighted // of askBytes, for those who want a reply; nil: nobody does
 	ctx  context.Context     // ends with the stream
 	end  context.CancelFunc
 }
 
 func cost(n int) int64 { return min(max(int64(n), windowBytes/windowMessages), windowBytes) }
 
+// share is what a request of n bytes needs of which part of the window.
+func (w window) share(n int, flags uint64) (*semaphore.Weighted, int64) {
+	if flags&wire.WantsReply != 0 {
+		return w.asks, min(max(int64(n), askBytes/askMessages), askBytes)
+	}
+	return w.room, cost(n)
+}
+
 // enter waits for room. A status says why it did not get it.
-func (w window) enter(ctx context.Context, cost int64, deadline time.Time) wire.Status {
-	if w.room.TryAcquire(cost) {
+func (w window) enter(ctx context.Context, room *semaphore.Weighted, cost int64, deadline time.Time) wire.Status {
+	if room.TryAcquire(cost) {
 		return 0
 	}
 	wait, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	defer context.AfterFunc(w.ctx, cancel)()
 	switch {
-	case w.room.Acquire(wait, cost) == nil:
+	case room.Acquire(wait, cost) == nil:
 		return 0
 	case w.ctx.Err() != nil:
 		return Elsewhere
@@ -124,17 +184,17 @@ func (s *Stream) Link() *link.Link { return s.side.link }
 // Send sends a request and waits for its end. When ctx ends, or the deadline
 // passes, the request is withdrawn.
 func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flags uint64, now time.Time) Result {
-	c := cost(len(data))
-	if !s.room.TryAcquire(c) {
+	room, c := s.share(len(data), flags)
+	if !room.TryAcquire(c) {
 		if flags&wire.Try != 0 {
 			return Result{Status: wire.Busy}
 		}
-		if status := s.enter(ctx, c, deadline); status != 0 {
+		if status := s.enter(ctx, room, c, deadline); status != 0 {
 			return Result{Status: status}
 		}
 		now = time.Now()
 	}
-	defer s.room.Release(c)
+	defer room.Release(c)
 	r := s.side.mux.request(data, nil, deadline, flags)
 	defer s.side.mux.free(r)
 	flush, status := s.post(r, now)
@@ -178,8 +238,7 @@ func (s *Stream) post(r *Request, now time.Time) (flush bool, why wire.Status) {
 		s.opened = true
 		w.Open(s.number, s.flags, s.Token, s.ID)
 	}
-	r.number = s.low + uint64(len(s.open))
-	s.open = append(s.open, r)
+	s.add(r)
 	if r.msgs != nil {
 		r.pos = l.Position(w.Batch(s.number, r.number, budget(r.deadline.Sub(now)), r.msgs))
 	} else {
@@ -215,35 +274,30 @@ func (rs *requests) unanswered() (open []*Request) {
 			open = append(open, r)
 		}
 	}
+	for _, r := range rs.asked {
+		open = append(open, r)
+	}
 	return open
 }
 
-func (s *Stream) get(number uint64) *Request {
-	if i := number - s.low; i < uint64(len(s.open)) {
-		return s.open[i]
+func (rs *requests) get(number uint64) *Request {
+	if i := number - rs.low; i < uint64(len(rs.open)) && rs.open[i] != nil {
+		return rs.open[i]
 	}
-	return nil
+	return rs.asked[number]
 }
 
 // settleLocked ends a request, which is its sender's from then on.
 func (s *Stream) settleLocked(r *Request, result Result) {
-	s.open[r.number-s.low] = nil
-	n := 0
-	for n < len(s.open) && s.open[n] == nil {
-		n++
-	}
-	s.low += uint64(n)
-	if s.open = s.open[n:]; len(s.open) == 0 {
-		s.earliest = time.Time{}
-	}
+	s.remove(r)
 	if s.flags&wire.Chained != 0 && result.Status != wire.Received {
 		s.endLocked(Elsewhere) // nothing may go behind it
 	}
 	r.done <- result
 }
 
-// answered takes an answer.
-func (s *Stream) answered(it *wire.Item) {
+// answered takes an answer, from a frame of so many bytes.
+func (s *Stream) answered(it *wire.Item, frame int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.used = time.Now()
@@ -254,23 +308,39 @@ func (s *Stream) answered(it *wire.Item) {
 	switch r := s.get(it.Number); {
 	case r != nil && r.msgs != nil:
 		s.settleLocked(r, ofBatch(it, len(r.msgs)))
-		return
 	case it.Kind != wire.Answer:
 		if r != nil {
-			s.settleLocked(r, Result{Status: wire.Received, Reply: it.Payload, Failed: it.Kind == wire.Failure})
+			reply := it.Payload
+			if frame > 2*len(reply) { // so as not to keep the rest of it alive
+				reply = bytes.Clone(reply)
+			}
+			s.settleLocked(r, Result{Status: wire.Received, Reply: reply, Failed: it.Kind == wire.Failure})
 		}
-		return
+	case it.Count == 1:
+		s.answerLocked(r, it.Status)
+	default:
+		for n, to := max(it.Number, s.low), s.next(); n < to && n-it.Number < it.Count; n++ {
+			if i := n - s.low; i < uint64(len(s.open)) {
+				s.answerLocked(s.open[i], it.Status)
+			}
+		}
+		for n, r := range s.asked {
+			if n-it.Number < it.Count {
+				s.answerLocked(r, it.Status)
+			}
+		}
 	}
-	from, to := max(it.Number, s.low), s.low+uint64(len(s.open))
-	for n := from; n < to && n-it.Number < it.Count; n++ {
-		r := s.get(n)
-		if r == nil || r.msgs != nil { // batches are answered one by one
-			continue
-		}
-		status := it.Status
-		if status == wire.NoReply && r.flags&wire.WantsReply == 0 {
-			status = wire.Received
-		}
+}
+
+// answerLocked takes the answer to one request; nil: it has ended.
+func (s *Stream) answerLocked(r *Request, status wire.Status) {
+	switch {
+	case r == nil || r.msgs != nil: // batches are answered one by one
+	case status == wire.Taken:
+		r.taken = r.asks()
+	case status == wire.NoReply && !r.asks():
+		s.settleLocked(r, Result{Status: wire.Received})
+	default:
 		s.settleLocked(r, Result{Status: status})
 	}
 }
@@ -280,7 +350,7 @@ func (s *Stream) answered(it *wire.Item) {
 func ofBatch(it *wire.Item, n int) Result {
 	count := int(min(it.Count, uint64(n)))
 	switch {
-	case it.Kind != wire.Answer, count < n && (it.Status == wire.Received || it.Status == wire.NoReply):
+	case it.Kind != wire.Answer, count < n && (it.Status == wire.Received || it.Status >= wire.NoReply):
 		return Result{Status: Unknown}
 	case count == n:
 		return Result{Status: wire.Received, Count: n}
@@ -327,7 +397,7 @@ func (s *Stream) withdrawLocked(r *Request, now time.Time) bool {
 func (s *Stream) tick(now time.Time) (next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.open) == 0 || now.Before(s.earliest) {
+	if s.idle() || now.Before(s.earliest) {
 		return s.earliest
 	}
 	for _, r := range s.unanswered() {
@@ -353,7 +423,7 @@ func (s *Stream) lastWordLocked(r *Request, unsent wire.Status) {
 	if s.side.link.Recall(r.pos) {
 		s.settleLocked(r, Result{Status: unsent, Unsent: true})
 	} else {
-		s.settleLocked(r, Result{Status: Unknown})
+		s.settleLocked(r, Result{Status: Unknown, Taken: r.taken})
 	}
 }
 
@@ -402,7 +472,7 @@ func (s *Stream) Withdraw() {
 func (s *Stream) Idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.open) == 0
+	return s.idle()
 }
 
 // Over is why nothing more is sent, 0 while it is.
@@ -421,7 +491,7 @@ func (s *Stream) Current() uint64 {
 }
 
 func (s *Stream) freshLocked(now time.Time) bool {
-	return len(s.open) > 0 || now.Sub(s.used) <= freshFor
+	return !s.idle() || now.Sub(s.used) <= freshFor
 }
 
 // fresh reports whether the stream is trusted.

@@ -47,7 +47,7 @@ func start(t *testing.T, net *linktest.Network, identity string) *process {
 		Identity: identity, Carrier: p.host,
 		Vouches: func([]byte, string) bool { return true },
 	}, p.tick)
-	p.room = mailbox.NewRoom(p.tick)
+	p.room = mailbox.NewRoom(p.tick, maxSize)
 	p.mux = stream.NewMux(p.room, maxSize, p.tick)
 	p.host.Receive(func(frame []byte, from string) {
 		l, items, err := p.mesh.Receive(frame, from)
@@ -84,6 +84,11 @@ func (p *process) free() {
 	})
 }
 
+// whole is an inbox for deliveries as they are.
+func whole() *mailbox.Inbox[mailbox.Delivery] {
+	return mailbox.NewInbox(func(_, d mailbox.Delivery) mailbox.Delivery { return d })
+}
+
 // A tenure of the id "a".
 type tenure struct {
 	*mailbox.Box
@@ -103,7 +108,7 @@ func (p *process) holds(token uint64, pace func()) *tenure {
 			return 0
 		}
 		return time.Hour
-	})}
+	}, whole())}
 	h.end = func() { cancel(); h.Shut() }
 	stuck := make(chan struct{})
 	h.let = sync.OnceFunc(func() { close(stuck) })

@@ -49,6 +49,8 @@
 //
 // Every Request and Batch that is not taken back gets one answer: an Answer,
 // which can be for count requests with adjoining numbers, a Reply, or a Failure.
+// Received answers a Request that wants a reply, too: the reply is empty. Before
+// its answer there may be an Answer that it was Taken, which is none.
 // The answer to a Batch is for it alone, and its count is how many messages of it
 // the handler received; status says why not the next one. In a stream that was
 // opened with Chained nothing is received behind a Batch that was not received
@@ -123,6 +125,7 @@ const (
 	Absent    Status = 5 // refused: this process has no such tenure
 	Oversized Status = 6 // refused: larger than this process takes
 	NoReply   Status = 7 // the handler received it, and no reply will come
+	Taken     Status = 8 // the handler received it, and the answer is still to come
 )
 
 // ErrMalformed is returned for bytes that are not a frame of a version that this
@@ -328,7 +331,7 @@ func (it *Item) answer(b []byte) (ok bool) {
 	it.Status = Status(b[0])
 	b = b[1:]
 	it.Current, ok = cut(&b)
-	return ok && it.Status >= Received && it.Status <= NoReply
+	return ok && it.Status >= Received && it.Status <= Taken
 }
 
 // cut takes a varint from the front of b.

@@ -54,7 +54,7 @@ func writeGolden() []byte {
 	w.Answer(9, 1, 2, Received, 0)
 	w.Answer(9, 3, 0, Ended, roomToken)
 	w.Reply(9, 4, []byte("yes."))
-	w.Failure(9, 5, "no")
+	w.Failure(9, 5, []byte("no"))
 	Withdraw(w.Bytes(), at)
 	PutHeader(w.Bytes(), Header{Kind: Items, Link: 0x1122334455667788, Number: 3, Ack: 258})
 	return w.Bytes()
@@ -110,7 +110,7 @@ func write(w *Writer, it *Item) {
 	case Reply:
 		w.Reply(it.Stream, it.Number, it.Payload)
 	case Failure:
-		w.Failure(it.Stream, it.Number, string(it.Payload))
+		w.Failure(it.Stream, it.Number, it.Payload)
 	}
 }
 
@@ -317,7 +317,7 @@ func TestMalformedFramesAreRefused(t *testing.T) {
 		"an answer without status":    item(Answer, 9, 1, 1),
 		"an answer without current":   item(Answer, 9, 1, 1, 1),
 		"status 0":                    item(Answer, 9, 1, 1, 0, 0),
-		"status 8":                    item(Answer, 9, 1, 1, 8, 0),
+		"status 9":                    item(Answer, 9, 1, 1, 9, 0),
 		"a current token that is cut": item(Answer, 9, 1, 1, 1, 0x80),
 		"a reply to nothing":          item(Reply, 9),
 		"a failure of nothing":        item(Failure, 9),

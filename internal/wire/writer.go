@@ -113,8 +113,8 @@ func (w *Writer) Reply(stream, number uint64, payload []byte) {
 }
 
 // Failure appends the handler's error in place of a reply.
-func (w *Writer) Failure(stream, number uint64, text string) {
-	w.reply(Failure, stream, number, []byte(text))
+func (w *Writer) Failure(stream, number uint64, text []byte) {
+	w.reply(Failure, stream, number, text)
 }
 
 func (w *Writer) reply(k Kind, stream, number uint64, payload []byte) {
