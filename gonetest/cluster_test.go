@@ -92,7 +92,7 @@ func TestAHolderThatIsCutOffIsReplacedWhenItsLockExpires(t *testing.T) {
 		run(t, c.Node(0), func(r *gone.GoneRunner) {
 			<-r.Data
 			close(took)
-			<-r.Exit
+			keep(r)
 			cause <- context.Cause(r.Context())
 		})
 		synctest.Wait()
@@ -121,6 +121,32 @@ func TestAHolderThatIsCutOffIsReplacedWhenItsLockExpires(t *testing.T) {
 		if got := next.all(); strings.Join(got, " ") != "after healed" {
 			t.Errorf("received %q", got)
 		}
+	})
+}
+
+func TestAHolderThatIsCutOffWithARequestLeavesItWithoutAReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 2)
+		run(t, c.Node(0), func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				if string(m.Data) == "hang" {
+					continue
+				}
+				must(t, m.Reply([]byte(m.From())))
+			}
+		})
+		reply, err := c.Node(1).Request(t.Context(), "id", nil)
+		if string(reply) != c.Node(1).Addr() || err != nil {
+			t.Errorf("got %q, %v", reply, err)
+		}
+		time.AfterFunc(time.Second, func() {
+			c.Cut(c.Node(0))
+			run(t, c.Node(1), stuck)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		_, err = c.Node(1).Request(ctx, "id", []byte("hang"))
+		is(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply)
 	})
 }
 

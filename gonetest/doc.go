@@ -12,10 +12,12 @@
 //
 //	func TestALostLockEndsTheHandler(t *testing.T) {
 //		synctest.Test(t, func(t *testing.T) {
-//			r := gonetest.Runner(t, handler, gonetest.TTL(30*time.Second))
-//			time.Sleep(time.Hour) // the handler extends its lease
+//			r := gonetest.Runner(t, handler)
+//			reply, err := r.Request(t.Context(), []byte("hello"))
+//			…
+//			time.Sleep(time.Hour) // the handler keeps its lease
 //			if r.Extends() == 0 {
-//				t.Error("it never did")
+//				t.Error("it does not")
 //			}
 //			r.End(gone.ErrLockLost)
 //			<-r.Done() // the handler has returned

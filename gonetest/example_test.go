@@ -1,6 +1,7 @@
 package gonetest_test
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"testing"
@@ -25,35 +26,33 @@ func (t *exampleT) end() {
 	}
 }
 
-// The handler adds up what it is sent, until the lock is lost.
+// A counter answers each request with the sum so far.
 func ExampleRunner() {
 	t := new(exampleT) // in a test it is that test's, and ends by itself
 	defer t.end()
 
-	sum := 0
 	r := gonetest.Runner(t, func(r *gone.GoneRunner) {
-		for {
-			select {
-			case data := <-r.Data:
-				n, _ := strconv.Atoi(string(data))
-				sum += n
-			case <-r.Exit:
-				return
+		sum := 0
+		for m := range r.Messages() {
+			n, err := strconv.Atoi(string(m.Data))
+			if err != nil {
+				_ = m.Fail(err)
+				continue
 			}
+			sum += n
+			_ = m.Reply([]byte(strconv.Itoa(sum)))
 		}
 	})
-	for _, n := range []string{"2", "3", "5"} {
-		if err := r.Send([]byte(n)); err != nil {
-			t.Error(err)
-		}
+	for _, data := range []string{"2", "3", "many"} {
+		reply, err := r.Request(context.Background(), []byte(data))
+		fmt.Printf("%s, %v\n", reply, err)
 	}
 	r.End(gone.ErrLockLost)
-	<-r.Done()
-	fmt.Println("the sum is", sum)
-	fmt.Println("late:", r.Send([]byte("7")))
+	<-r.Done() // the handler has returned
 	// Output:
-	// the sum is 10
-	// late: gone: not delivered: gone: no holder: the handler has returned
+	// 2, <nil>
+	// 5, <nil>
+	// , strconv.Atoi: parsing "many": invalid syntax
 }
 
 // A handler moves to the next node, and its senders do not notice.

@@ -118,6 +118,21 @@ func TestARequestThatComesLateIsNoHoldOfItsLock(t *testing.T) {
 	})
 }
 
+func TestACopyOfARequestThatComesLateIsNotTheHoldThatWasForgotten(t *testing.T) {
+	withLocks(t, func(t *testing.T, s *gonetest.Locks, a, _ fencer) {
+		var late func() error
+		s.Intercept(func(_ gonetest.Call, serve func() error) error {
+			late = serve
+			return serve()
+		})
+		must(t, a.Lock())
+		s.Intercept(nil)
+		s.Forget("id")
+		must(t, late())
+		is(t, a.Extend(), gone.ErrLockLost) // its token is not the one that holds
+	})
+}
+
 func TestInAnOutageRequestsHangAndLeaveTheirOutcomeOpen(t *testing.T) {
 	withLocks(t, func(t *testing.T, s *gonetest.Locks, a, b fencer) {
 		must(t, a.Lock())

@@ -93,16 +93,31 @@ func (r *Tenure) Send(data []byte) error {
 	return r.bounded(context.Background(), func(ctx context.Context) error { return r.node.SendDataContext(ctx, data) })
 }
 
-// bounded has a send not wait for another tenure.
+// Request is [gone.GoneRunner.Request] from elsewhere. When the handler returns
+// without a reply its error wraps ErrOutcomeUnknown and ErrNoReply, or that of Send
+// where it has not received it.
+func (r *Tenure) Request(ctx context.Context, data []byte) (reply []byte, err error) {
+	err = r.bounded(ctx, func(ctx context.Context) (err error) {
+		reply, err = r.node.Request(ctx, data)
+		return err
+	})
+	return reply, err
+}
+
+// bounded has a send not wait for a tenure that does not come.
 func (r *Tenure) bounded(ctx context.Context, send func(context.Context) error) error {
 	within, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.node.Context(), cancel)()
 	err := send(within)
-	if errors.Is(err, gone.ErrNotDelivered) && errors.Is(err, context.Canceled) && ctx.Err() == nil {
-		return fmt.Errorf("%w: %w: the handler has returned", gone.ErrNotDelivered, gone.ErrNoHolder)
+	if ctx.Err() != nil || !errors.Is(err, context.Canceled) {
+		return err
 	}
-	return err
+	what, why := gone.ErrNotDelivered, gone.ErrNoHolder
+	if errors.Is(err, gone.ErrOutcomeUnknown) {
+		what, why = gone.ErrOutcomeUnknown, gone.ErrNoReply
+	}
+	return fmt.Errorf("%w: %w: the handler has returned", what, why)
 }
 
 // Runner is what the handler was given.

@@ -147,6 +147,72 @@ func TestWhatAHandlerThatReturnsHasNotReceivedIsNotDelivered(t *testing.T) {
 	})
 }
 
+func TestARequestIsAnsweredAsTheHandlerAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var later *gone.Message
+		r := gonetest.Runner(t, func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				switch string(m.Data) {
+				case "reply":
+					must(t, m.Reply([]byte("yes")))
+				case "fail":
+					must(t, m.Fail(errTimeout))
+				case "later":
+					later = m
+				case "return":
+					return
+				}
+			}
+		})
+		ask := func(what string) (string, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			reply, err := r.Request(ctx, []byte(what))
+			return string(reply), err
+		}
+		if reply, err := ask("reply"); reply != "yes" || err != nil {
+			t.Errorf("got %q, %v", reply, err)
+		}
+		_, err := ask("fail")
+		if failed := new(gone.HandlerError); !errors.As(err, &failed) || failed.Error() != "timeout" {
+			t.Errorf("got %v", err)
+		}
+		began := time.Now()
+		_, err = ask("later")
+		is(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply)
+		if deadline, ok := later.Context().Deadline(); !ok || !deadline.Equal(began.Add(time.Second)) || later.Context().Err() == nil {
+			t.Errorf("the handler saw the deadline %v, and %v", deadline, later.Context().Err())
+		}
+		is(t, later.Reply(nil), gone.ErrNoReply)
+		_, err = ask("return")
+		is(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply)
+		if errors.Is(err, context.Canceled) {
+			t.Errorf("%v: nobody has cancelled", err)
+		}
+		_, err = ask("too late")
+		is(t, err, gone.ErrNotDelivered, gone.ErrNoHolder)
+	})
+}
+
+func TestARequestIsWithdrawnWhenItsContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := gonetest.Runner(t, stuck)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		_, err := r.Request(ctx, nil)
+		is(t, err, gone.ErrNotDelivered, context.Canceled)
+	})
+}
+
+func TestAHandlerThatReceivesDataAloneGivesEmptyReplies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := gonetest.Runner(t, new(inbox).run)
+		if reply, err := r.Request(t.Context(), []byte("a")); len(reply) > 0 || err != nil {
+			t.Errorf("got %q, %v", reply, err)
+		}
+	})
+}
+
 func TestExitClosesForTheCauseThatTheTestWants(t *testing.T) {
 	for _, cause := range []error{gone.ErrClosed, gone.ErrLockLost, gone.ErrLeaseExpired} {
 		test := func(t *testing.T) {
@@ -166,6 +232,18 @@ func TestExitClosesForTheCauseThatTheTestWants(t *testing.T) {
 		t.Run(cause.Error(), func(t *testing.T) { synctest.Test(t, test) })
 		t.Run(cause.Error()+", in real time", test)
 	}
+	t.Run("while Extends fail", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			r := gonetest.Runner(t, stuck)
+			r.FailExtends(errTimeout)
+			r.End(gone.ErrLockLost)
+			<-r.Done()
+			if d := time.Since(began); d > 0 {
+				t.Errorf("it took %v", d)
+			}
+		})
+	})
 	t.Run("no other", func(t *testing.T) {
 		said := new(failure).of(func(t testing.TB) { gonetest.Runner(t, stuck).End(errTimeout) })
 		if !strings.Contains(said, "no tenure ends for timeout") {
@@ -210,6 +288,22 @@ func TestExtendsAreCountedAndKeepTheLease(t *testing.T) {
 		if left := time.Until(r.Runner().Deadline()); left <= 0 {
 			t.Errorf("%v to the deadline", left)
 		}
+	})
+	t.Run("by Messages", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := gonetest.Runner(t, func(r *gone.GoneRunner) {
+				for m := range r.Messages() {
+					<-m.Context().Done() // it hangs
+				}
+			}, gonetest.TTL(ttl))
+			time.Sleep(10 * ttl)
+			if n := r.Extends(); n < 29 || n > 31 {
+				t.Errorf("%d Extends in ten TTLs", n)
+			}
+			must(t, r.Send(nil))
+			<-r.Done()
+			is(t, context.Cause(r.Runner().Context()), gone.ErrLeaseExpired)
+		})
 	})
 }
 
