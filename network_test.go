@@ -56,6 +56,7 @@ type receipt struct {
 	token   uint64
 	at      time.Time
 	by      *member
+	whole   bool // from the inbox
 }
 
 // A sent message, or one of a batch.
@@ -69,6 +70,9 @@ type sent struct {
 	err        error
 	cause      error   // of the first of its batch that was not received
 	batch      []*sent // all of it, on its first
+	asked      bool
+	reply      string // or what the handler failed with
+	failed     bool
 }
 
 func (s *sent) String() string { return fmt.Sprintf("%s/%s/%d", s.id, s.sender, s.number) }
@@ -194,6 +198,8 @@ func (n *member) compete(ids ...string) {
 func (n *member) handle(r *GoneRunner) {
 	extend := time.NewTicker(clusterTTL / 3)
 	defer extend.Stop()
+	var replies sync.WaitGroup
+	defer replies.Wait()
 	for {
 		select {
 		case <-r.Exit:
@@ -201,17 +207,40 @@ func (n *member) handle(r *GoneRunner) {
 		case <-extend.C:
 			_ = r.Extend()
 		case msg := <-r.Data:
-			n.c.mu.Lock()
-			n.c.receipts = append(n.c.receipts, receipt{r.ID(), string(msg), r.FencingToken(), time.Now(), n})
-			pace := n.c.pace
-			n.c.mu.Unlock()
-			pace()
-			select { // however much there is to receive
-			case <-extend.C:
-				_ = r.Extend()
-			default:
-			}
+			n.receive(r, msg, false)
+		case m := <-r.Inbox:
+			n.receive(r, m.Data, true)
+			replies.Go(func() { n.reply(m) })
 		}
+		select { // however much there is to receive
+		case <-extend.C:
+			_ = r.Extend()
+		default:
+		}
+	}
+}
+
+func (n *member) receive(r *GoneRunner, msg []byte, whole bool) {
+	n.c.mu.Lock()
+	n.c.receipts = append(n.c.receipts, receipt{r.ID(), string(msg), r.FencingToken(), time.Now(), n, whole})
+	pace := n.c.pace
+	n.c.mu.Unlock()
+	pace()
+}
+
+// reply answers a message now or later, in one way or the other.
+func (n *member) reply(m *Message) {
+	if !m.WantsReply() {
+		return
+	}
+	if n.c.oneIn(2) {
+		time.Sleep(n.c.upTo(50 * time.Millisecond))
+	}
+	answer := fmt.Sprintf("%s to %s", m.Data, m.From())
+	if n.c.oneIn(8) {
+		_ = m.Fail(errors.New(answer))
+	} else {
+		_ = m.Reply([]byte(answer))
 	}
 }
 
@@ -298,6 +327,19 @@ func (c *cluster) send(ctx context.Context, n *member, id, sender string, number
 	return err
 }
 
+// request is send, and waits for the reply.
+func (c *cluster) request(ctx context.Context, n *member, id, sender string, number int) {
+	_, fixed := ctx.Deadline()
+	s := c.note(n, id, sender, number, fixed || ctx.Done() != nil)
+	s.asked = true
+	reply, err := n.Request(ctx, id, []byte(s.String()))
+	s.reply = string(reply)
+	if failed := (*HandlerError)(nil); errors.As(err, &failed) {
+		s.reply, s.failed, err = failed.Text, true, nil
+	}
+	s.done(err)
+}
+
 func (c *cluster) try(n *member, id, sender string, number int) error {
 	s := c.note(n, id, sender, number, true)
 	err := n.TrySendData(id, []byte(s.String()))
@@ -370,6 +412,8 @@ func (c *cluster) sendSomehow(n *member, id, sender string, number int, hasty bo
 		return count
 	case hasty && c.oneIn(8):
 		_ = c.try(n, id, sender, number)
+	case c.oneIn(2):
+		c.request(ctx, n, id, sender, number)
 	default:
 		_ = c.send(ctx, n, id, sender, number)
 	}
@@ -453,6 +497,16 @@ func (c *cluster) check() {
 			c.t.Errorf("%v: nil, but it was not received", s)
 		case not && received:
 			c.t.Errorf("%v: %v, but it was received", s, s.err)
+		case errors.Is(s.err, ErrNoReply) && !(unknown && received && s.asked):
+			c.t.Errorf("%v: %v, received %v", s, s.err, received)
+		case s.asked && s.err == nil:
+			want := ""
+			if c.receipts[i].whole {
+				want = fmt.Sprintf("%v to %v", s, s.by.Addr())
+			}
+			if s.reply != want || s.failed && want == "" {
+				c.t.Errorf("%v: the reply is %q, want %q", s, s.reply, want)
+			}
 		}
 		if s.err == nil && received {
 			who := s.sender + "/" + s.id
