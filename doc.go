@@ -5,9 +5,22 @@
 // unbuffered channel that happens to cross the cluster: it returns nil when the
 // handler has received the data from r.Data.
 //
-//	g, err := gone.NewGone("tcp://10.0.0.7:6381", newLock)
-//	r, err := g.RunOne("irc:#room", handler) // on every node
-//	err = g.SendData("irc:#room", []byte("hello")) // on any node
+//	g, err := gone.NewGone("tcp://10.0.0.7:6381", gone.RedisLocks("redis://10.0.0.1"))
+//	r, err := g.RunOne("irc:#room", handler)                           // on every node
+//	err = g.SendData("irc:#room", []byte("hello"))                     // on any node
+//	reply, err := g.Request(ctx, "irc:#room", []byte("who is there?")) // waits for m.Reply
+//
+//	func handler(r *gone.GoneRunner) {
+//		for m := range r.Messages() {
+//			m.Reply(answer(m.Data))
+//		}
+//	}
+//
+// A handler with a loop of its own receives from r.Data or r.Inbox until r.Exit
+// closes, and extends:
+//
+//	case <-ticker.C: // every third of r.TTL()
+//		go r.Extend() // beside the loop: messages flow while the lock service is slow
 //
 // # Words
 //
@@ -27,7 +40,8 @@
 // network does, and so before the lock service can give the lock to another.
 //
 // Nothing extends the lock but [GoneRunner.Extend], by which the handler proves
-// its health. Inside Extend, an answer that leaves open whether the lock is held
+// its health, by itself or by coming round in [GoneRunner.Messages] or
+// [GoneRunner.Batches]. Inside Extend, an answer that leaves open whether the lock is held
 // is retried until the deadline. Only "another's" and "gone" mean lost, and then
 // Exit closes at once. The lock is released after the handler has returned,
 // never before.
@@ -58,6 +72,15 @@
 //	ErrNotDelivered     no handler received it and none ever will; sending it
 //	                    again is safe
 //	ErrOutcomeUnknown   it may have been received, once; the caller decides
+//
+// A [Gone.Request] waits for the handler's reply as well. It adds one result:
+//
+//	ErrOutcomeUnknown   and ErrNoReply: the handler received it, and its reply did
+//	                    not come
+//
+// A reply is given to its own request, and at most once. What a handler has not
+// answered when it returns is answered for it. A handler's request to its own id is
+// refused; handlers that ask each other in a circle end by their deadlines.
 //
 // While an id has no holder, a send waits for one until its deadline: the
 // context's, or 10 s. It repeats by itself only what certainly was not received.

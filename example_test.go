@@ -26,19 +26,8 @@ func Example() {
 	defer g.Close()
 
 	_, err = g.RunOne("greeter", func(r *gone.GoneRunner) {
-		ticker := time.NewTicker(10 * time.Second)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-r.Exit:
-				return
-			case data := <-r.Data:
-				fmt.Printf("received %s\n", data)
-			case <-ticker.C:
-				if err := r.Extend(); err != nil {
-					return
-				}
-			}
+		for m := range r.Messages() {
+			fmt.Printf("received %s\n", m.Data)
 		}
 	})
 	if err != nil {
@@ -49,6 +38,81 @@ func Example() {
 		log.Fatal(err)
 	}
 	// Output: received hello
+}
+
+// A handler with a loop of its own. Extend goes on beside it: messages flow while
+// the lock service is slow, and if the lock is lost Exit closes.
+func ExampleGoneRunner_Extend() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	r, err := g.RunOne("clock", func(r *gone.GoneRunner) {
+		ticker := time.NewTicker(r.TTL() / 3)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-r.Exit:
+				return
+			case data := <-r.Data:
+				fmt.Printf("received %s\n", data)
+			case <-ticker.C:
+				go r.Extend()
+			}
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := r.SendData([]byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	// Output: received hello
+}
+
+// A question to the handler, and its answer.
+func ExampleGone_Request() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	stock := map[string]string{"apples": "12"}
+	_, err = g.RunOne("stock", func(r *gone.GoneRunner) {
+		for m := range r.Messages() {
+			if n, ok := stock[string(m.Data)]; ok {
+				_ = m.Reply([]byte(n))
+			} else {
+				_ = m.Fail(fmt.Errorf("no %s here", m.Data))
+			}
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for _, what := range []string{"apples", "pears"} {
+		reply, err := g.Request(ctx, "stock", []byte(what))
+		failed := (*gone.HandlerError)(nil)
+		switch {
+		case err == nil:
+			fmt.Printf("%s: %s\n", what, reply)
+		case errors.As(err, &failed):
+			fmt.Printf("%s: failed: %s\n", what, failed.Text)
+		case errors.Is(err, gone.ErrNotDelivered):
+			fmt.Printf("%s: nobody has received it, ask again\n", what)
+		case errors.Is(err, gone.ErrOutcomeUnknown):
+			fmt.Printf("%s: it may have been received\n", what)
+		}
+	}
+	// Output:
+	// apples: 12
+	// pears: failed: no pears here
 }
 
 // What a caller can tell from an error.

@@ -1,0 +1,290 @@
+package gone_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	gone "github.com/Diggs/go-one"
+)
+
+// asks has requests made on the holder's node and on another.
+func asks(t *testing.T, test func(t *testing.T, g, holder *gone.Gone)) {
+	for _, name := range []string{"here", "there"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			locks := startRedis(t).locks(time.Second)
+			holder := startNode(t, locks)
+			g := holder
+			if name == "there" {
+				g = startNode(t, locks)
+			}
+			test(t, g, holder)
+		})
+	}
+}
+
+func soon(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestARequestReturnsWhatTheHandlerReplied(t *testing.T) {
+	t.Parallel()
+	echo := func(r *gone.GoneRunner) {
+		for m := range r.Messages() {
+			if string(m.Data) == "fail" {
+				_ = m.Fail(errors.New("no such order"))
+				continue
+			}
+			_ = m.Reply(m.Data)
+		}
+	}
+	asks(t, func(t *testing.T, g, holder *gone.Gone) {
+		hold(t, holder, t.Name(), echo)
+		for _, data := range []string{"", "a", strings.Repeat("large", 200_000)} {
+			reply, err := g.Request(context.Background(), t.Name(), []byte(data))
+			if err != nil || string(reply) != data {
+				t.Errorf("%d bytes of reply, %v", len(reply), err)
+			}
+		}
+		reply, err := g.Request(context.Background(), t.Name(), []byte("fail"))
+		failed := (*gone.HandlerError)(nil)
+		if reply != nil || !errors.As(err, &failed) || failed.Text != "no such order" {
+			t.Error(reply, err)
+		}
+		if errors.Is(err, gone.ErrNotDelivered) || errors.Is(err, gone.ErrOutcomeUnknown) {
+			t.Error("a failure is neither:", err)
+		}
+		if err := g.SendData(t.Name(), []byte("fail")); err != nil {
+			t.Error("a send wants no reply:", err)
+		}
+	})
+}
+
+func TestRepliesMayComeLateFromAnywhereAndInAnyOrder(t *testing.T) {
+	t.Parallel()
+	const n = 10_000
+	var open []*gone.Message
+	all := make(chan struct{})
+	gather := func(r *gone.GoneRunner) {
+		for batch := range r.Batches(100) {
+			if open = append(open, batch...); len(open) == n {
+				break
+			}
+		}
+		var replies sync.WaitGroup
+		for i := range open { // the last one first
+			m := open[n-1-i]
+			replies.Go(func() { _ = m.Reply(append([]byte("re: "), m.Data...)) })
+		}
+		replies.Wait()
+		<-all
+	}
+	locks := startRedis(t).locks(10 * time.Second)
+	holder, g := startNode(t, locks), startNode(t, locks)
+	hold(t, holder, t.Name(), gather)
+	ctx := soon(t, time.Minute)
+	var callers sync.WaitGroup
+	for i := range n {
+		callers.Go(func() {
+			want := fmt.Sprint("re: ", i)
+			reply, err := g.Request(ctx, t.Name(), fmt.Append(nil, i))
+			if err != nil || string(reply) != want {
+				t.Errorf("%q, %v, want %q", reply, err, want)
+			}
+		})
+	}
+	callers.Wait()
+	close(all)
+}
+
+func TestARequestThatWasNotReceivedIsNotDelivered(t *testing.T) {
+	t.Parallel()
+	asks(t, func(t *testing.T, g, holder *gone.Gone) {
+		hold(t, holder, t.Name(), stuck)
+		_, err := g.Request(soon(t, 200*time.Millisecond), t.Name(), nil)
+		isOnly(t, err, gone.ErrNotDelivered, gone.ErrBusy, context.DeadlineExceeded)
+		_, err = g.Request(soon(t, 200*time.Millisecond), "nobody", nil)
+		isOnly(t, err, gone.ErrNotDelivered, gone.ErrNoHolder, context.DeadlineExceeded)
+		_, err = g.Request(soon(t, 200*time.Millisecond), t.Name(), make([]byte, gone.DefaultMaxMessageSize+1))
+		isOnly(t, err, gone.ErrNotDelivered, gone.ErrTooLarge)
+	})
+}
+
+func TestARequestThatWasReceivedAndNotAnsweredHasNoReply(t *testing.T) {
+	t.Parallel()
+	asks(t, func(t *testing.T, g, holder *gone.Gone) {
+		got := make(chan *gone.Message, 10)
+		hold(t, holder, t.Name(), func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				if string(m.Data) == "return" {
+					return
+				}
+				got <- m
+			}
+		})
+		// At the deadline; and the handler sees how long its caller waits.
+		ctx := soon(t, 200*time.Millisecond)
+		_, err := g.Request(ctx, t.Name(), nil)
+		isOnly(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply, context.DeadlineExceeded)
+		m := <-got
+		until, ok := m.Context().Deadline()
+		want, _ := ctx.Deadline()
+		if d := want.Sub(until); !ok || d < 0 || d > 50*time.Millisecond {
+			t.Errorf("the handler's deadline is %v before the caller's", d)
+		}
+		within(t, time.Second, "the message's context ends", m.Context().Done())
+		if err := m.Reply(nil); !errors.Is(err, gone.ErrNoReply) {
+			t.Error("a reply that nobody waits for:", err)
+		}
+		if addr := m.From(); addr != g.Addr() {
+			t.Errorf("it is from %q, not %q", addr, g.Addr())
+		}
+		// When the handler returns.
+		_, err = g.Request(soon(t, 10*time.Second), t.Name(), []byte("return"))
+		isOnly(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply)
+		// When the caller gives up.
+		call, cancel := context.WithCancel(context.Background())
+		failed := make(chan error)
+		go func() {
+			_, err := g.Request(call, t.Name(), nil)
+			failed <- err
+		}()
+		m = within(t, 10*time.Second, "the request", got)
+		cancel()
+		isOnly(t, <-failed, gone.ErrOutcomeUnknown, gone.ErrNoReply, context.Canceled)
+		within(t, time.Second, "the message's context ends", m.Context().Done())
+	})
+}
+
+func TestAHandlerThatIsToEndMayStillReply(t *testing.T) {
+	t.Parallel()
+	got, end := make(chan struct{}), make(chan struct{})
+	last := func(r *gone.GoneRunner) {
+		m := <-r.Inbox
+		got <- struct{}{}
+		<-r.Exit
+		if m.Context().Err() == nil {
+			t.Error("the message's context goes on")
+		}
+		<-end
+		_ = m.Reply([]byte("the last"))
+	}
+	locks := startRedis(t).locks(time.Second)
+	holder, g := startNode(t, locks), startNode(t, locks)
+	r := hold(t, holder, t.Name(), last)
+	replied := make(chan string)
+	go func() {
+		reply, err := g.Request(context.Background(), t.Name(), nil)
+		replied <- fmt.Sprint(string(reply), err)
+	}()
+	<-got
+	_ = r.Close()
+	end <- struct{}{}
+	if s := within(t, 10*time.Second, "the reply", replied); s != "the last<nil>" {
+		t.Error(s)
+	}
+}
+
+func TestAReplyOverTheLimitIsAnErrorOfReply(t *testing.T) {
+	t.Parallel()
+	asks(t, func(t *testing.T, g, holder *gone.Gone) {
+		told := make(chan error, 1)
+		hold(t, holder, t.Name(), func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				told <- m.Reply(bytes.Repeat([]byte("x"), gone.DefaultMaxMessageSize+1))
+			}
+		})
+		_, err := g.Request(soon(t, 10*time.Second), t.Name(), nil)
+		isOnly(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply)
+		if errors.Is(err, context.DeadlineExceeded) {
+			t.Error("the caller was not told:", err)
+		}
+		if err := within(t, time.Second, "Reply", told); !errors.Is(err, gone.ErrTooLarge) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAHandlersRequestToItselfIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	g := startNode(t, startRedis(t).locks(time.Second))
+	refused := make(chan error, 3)
+	hold(t, g, t.Name(), func(r *gone.GoneRunner) {
+		m := <-r.Inbox
+		_, err := r.Request(context.Background(), nil)
+		refused <- err
+		for _, ctx := range []context.Context{r.Context(), m.Context()} {
+			_, err := g.Request(ctx, t.Name(), nil)
+			refused <- err
+		}
+		_ = m.Reply(nil)
+		<-r.Exit
+	})
+	if _, err := g.Request(soon(t, 10*time.Second), t.Name(), nil); err != nil {
+		t.Error(err)
+	}
+	for range 3 {
+		err := within(t, time.Second, "an error at once", refused)
+		isOnly(t, err, gone.ErrNotDelivered)
+	}
+}
+
+func TestHandlersThatAskEachOtherInACircleEndByTheirDeadlines(t *testing.T) {
+	t.Parallel()
+	locks := startRedis(t).locks(5 * time.Second)
+	a, b := startNode(t, locks), startNode(t, locks)
+	ids := [2]string{t.Name() + " a", t.Name() + " b"}
+	var failed atomic.Int64
+	for i, g := range []*gone.Gone{a, b} {
+		hold(t, g, ids[i], func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				reply, err := g.Request(m.Context(), ids[1-i], nil)
+				if err != nil {
+					failed.Add(1)
+					_ = m.Fail(err)
+					continue
+				}
+				_ = m.Reply(reply)
+			}
+		})
+	}
+	began := time.Now()
+	_, err := a.Request(soon(t, time.Second), ids[0], nil)
+	if d := time.Since(began); err == nil || d < 500*time.Millisecond || d > 5*time.Second {
+		t.Errorf("%v after %v", err, d)
+	}
+	for end := time.Now().Add(10 * time.Second); failed.Load() < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d of 2 handlers were told", failed.Load())
+		}
+	}
+}
+
+// While the lock service does not answer, and the lease lasts.
+func TestMessagesFlowWhileRedisIsSlow(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	g := startNode(t, s.locks(6*time.Second))
+	hold(t, g, "a", func(r *gone.GoneRunner) {
+		for m := range r.Messages() {
+			_ = m.Reply(nil)
+		}
+	})
+	s.signal(syscall.SIGSTOP)
+	defer s.signal(syscall.SIGCONT)
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if _, err := g.Request(soon(t, time.Second), "a", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
