@@ -14,6 +14,7 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonetest"
 )
 
 func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
@@ -58,6 +59,11 @@ func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 			}
 		})
 	})
+}
+
+func TestALockInMemoryKeepsThePromisesOfALock(t *testing.T) {
+	t.Parallel()
+	conforms(t, gonetest.NewLocks().Factory)
 }
 
 // locksWith makes the locks of one service with a TTL.

@@ -146,22 +146,19 @@ func (c *cluster) addr() string { return clusterAddrs[c.upTo(time.Duration(len(c
 // start starts a node on an address. What is under way to one before may arrive.
 func (c *cluster) start(addr string) *member {
 	n := &member{c: c, host: c.net.Host(addr)}
-	o, err := newOptions([]Option{WithLogger(slog.New(slog.DiscardHandler))})
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	began := time.Now()
-	o.now = func() time.Duration {
+	now := func() time.Duration {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		return time.Since(began) + n.jumped
 	}
-	g := newGone(o, func(id, value string) (GoneLock, error) {
+	g, err := newPlayed(addr, n.host, now, func(id, value string) (GoneLock, error) {
 		return &playedLock{s: c.service, n: n, id: id, value: value}, nil
-	})
-	g.assemble(n.host, &wireEnd{addr: addr, identity: addr, close: func() {}}, func(identity []byte, from string) bool { return string(identity) == from })
+	}, WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	n.Gone = g
-	n.host.Receive(g.receive)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.nodes[addr] = n
@@ -285,7 +282,6 @@ func (n *member) leave() {
 	if err := n.Close(); err != nil {
 		n.c.t.Errorf("close: %v", err)
 	}
-	n.host.Crash()
 }
 
 // holder is the node that holds an id, as the lock service says.

@@ -171,7 +171,7 @@ func (b *Box) openLocked(m *Message, r *Request) {
 			}
 		}
 	}
-	if m.Origin != nil {
+	if r.from != nil { // a local sender has its own back by now
 		b.room.Free(m)
 	}
 }

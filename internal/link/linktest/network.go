@@ -1,9 +1,10 @@
-// Package linktest plays the network under links, in a bubble of
+// Package linktest plays the network under links, best in a bubble of
 // testing/synctest: it loses, doubles, delays, reorders and refuses frames as it
 // is told to.
 package linktest
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -24,14 +25,21 @@ type Network struct {
 	mu      sync.Mutex
 	hosts   map[string]*Host // by identity
 	weather func(from, to string, frame []byte) Fate
-	last    map[string]time.Time // the latest arrival, by identity
+	under   map[string][]arrival // way, by identity, the next first
+}
+
+// An arrival is a frame that is under way.
+type arrival struct {
+	at    time.Time
+	from  string
+	frame []byte
 }
 
 // New makes a network in which a frame takes no time.
 func New() *Network {
 	return &Network{
 		hosts:   map[string]*Host{},
-		last:    map[string]time.Time{},
+		under:   map[string][]arrival{},
 		weather: func(string, string, []byte) Fate { return Fate{} },
 	}
 }
@@ -123,31 +131,39 @@ func (n *Network) Inject(from, to string, frame []byte, delay time.Duration) {
 	n.carry(from, to, frame, delay)
 }
 
-// carry brings a frame to the process that has the identity then. Frames with the
-// same delay stay in order. It is called with mu held.
+// carry brings a frame to the process that has the identity then. Frames that
+// arrive at the same time stay in order. It is called with mu held.
 func (n *Network) carry(from, to string, frame []byte, delay time.Duration) {
-	frame = append([]byte(nil), frame...)
-	at := time.Now().Add(delay)
-	if last := n.last[to]; !at.After(last) && last.Sub(at) < time.Microsecond {
-		delay += last.Sub(at) + 1
-		at = last.Add(1)
-	}
-	n.last[to] = at
-	time.AfterFunc(delay, func() {
-		n.mu.Lock()
-		h := n.hosts[to]
-		var receive func([]byte, string)
-		if h != nil {
-			receive = h.receive
+	a := arrival{time.Now().Add(delay), from, append([]byte(nil), frame...)}
+	i, _ := slices.BinarySearchFunc(n.under[to], a, func(b, a arrival) int {
+		if b.at.After(a.at) {
+			return 1
 		}
-		n.mu.Unlock()
-		if receive == nil {
-			return
-		}
-		h.one.Lock()
-		defer h.one.Unlock()
-		receive(frame, from)
+		return -1
 	})
+	n.under[to] = slices.Insert(n.under[to], i, a)
+	time.AfterFunc(delay, func() { n.arrive(to) })
+}
+
+// arrive has the next frame arrive: timers that fire at about the same time may
+// do so in any order.
+func (n *Network) arrive(to string) {
+	n.mu.Lock()
+	h := n.hosts[to]
+	if h == nil || h.receive == nil {
+		n.under[to] = n.under[to][1:]
+		n.mu.Unlock()
+		return
+	}
+	receive := h.receive
+	n.mu.Unlock()
+	h.one.Lock()
+	defer h.one.Unlock()
+	n.mu.Lock()
+	a := n.under[to][0]
+	n.under[to] = n.under[to][1:]
+	n.mu.Unlock()
+	receive(a.frame, a.from)
 }
 
 // Renew implements link.Conn.
