@@ -274,6 +274,15 @@ func (g *Gone) overdue(s *shipment) error {
 	return nil
 }
 
+// given is why the caller's context has given the shipment up, nil if it has not. Its
+// timer may be about to say so.
+func (s *shipment) given() error {
+	if until, fixed := s.ctx.Deadline(); fixed && !time.Now().Before(until) {
+		return context.DeadlineExceeded
+	}
+	return s.ctx.Err()
+}
+
 // consider makes an attempt and returns the error that ends the shipment, if
 // it does. Else it pauses where the next one would be too early.
 func (g *Gone) consider(s *shipment) error {
@@ -296,7 +305,7 @@ func (g *Gone) consider(s *shipment) error {
 			return &HandlerError{string(s.reply)}
 		}
 	case stream.Unknown, wire.NoReply:
-		if err := s.ctx.Err(); err != nil {
+		if err := s.given(); err != nil {
 			why = because(why, err)
 		} else if g.ctx.Err() != nil {
 			why = because(why, ErrClosed)
