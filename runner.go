@@ -163,7 +163,7 @@ type counters struct {
 // luck is how a candidate has fared.
 type luck struct {
 	fails, faults backoff
-	troubles      []string      // kinds, since the lock service last answered
+	troubles      []string      // kinds, since the id was last found held, or a tenure begun
 	slept         time.Duration // when the last wait began
 	early         time.Duration // what a wake-up at once had to wait for
 }
@@ -175,6 +175,8 @@ const (
 	graceMost    = time.Minute // for a handler to return after Exit, before it is reported
 	troublesMost = 16          // kinds logged, in case that none ever is the same
 )
+
+var errTooLate = errors.New("gone: the lock was acquired too late")
 
 func newCandidate(id string, lock GoneLock, handler RunHandler, n *node, before *candidate) *candidate {
 	c := &candidate{id: id, lock: lock, handler: handler, node: n, before: before}
@@ -213,19 +215,23 @@ func (c *candidate) run() {
 // attempt tries to get the lock.
 func (c *candidate) attempt() error {
 	err := c.lock.Lock()
-	if err == nil || errors.Is(err, ErrLockHeld) {
+	switch {
+	case err == nil:
+		c.luck.faults, c.luck.early = backoff{}, 0
+	case errors.Is(err, ErrLockHeld):
 		c.luck.faults, c.luck.troubles = backoff{}, nil
-		if err == nil {
-			c.luck.early = 0
-		}
-		return err
+	default:
+		c.trouble(err)
 	}
-	// Once for each kind of trouble, however long it lasts.
+	return err
+}
+
+// trouble logs each kind of trouble once, however long it lasts.
+func (c *candidate) trouble(err error) {
 	if k := kindOf(err); !slices.Contains(c.luck.troubles, k) && len(c.luck.troubles) < troublesMost {
 		c.luck.troubles = append(c.luck.troubles, k)
 		c.node.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
 	}
-	return err
 }
 
 func (c *candidate) rest(b *backoff) { _ = sleepCtx(c.ctx, b.next()) }
@@ -317,6 +323,7 @@ type tenure struct {
 	returned chan struct{} // closed when the handler has
 	exit     context.CancelCauseFunc
 	close    func() // ends the stage's part
+	mourned  bool   // its loss has been logged
 }
 
 // begin starts the handler, unless the lease is over already.
@@ -324,10 +331,11 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	ctx, exit := context.WithCancelCause(c.ctx)
 	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, exit)
 	if l.Left() == 0 {
-		c.node.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.node.now()-sent)
+		c.trouble(fmt.Errorf("%w, after %v with a TTL of %v", errTooLate, c.node.now()-sent, l.TTL()))
 		c.lock.Unlock()
 		return nil
 	}
+	c.luck.troubles = nil
 	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: l, ctx: ctx}
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
@@ -349,32 +357,40 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		defer c.rescue()
 		c.handler(r)
 	}()
-	c.node.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
+	c.node.log.Info("gone: tenure begins", "id", c.id, "token", r.token)
 	return t
 }
 
-// await returns when the handler has. One that ignores Exit is reported, again
-// and again in growing intervals. Its node stays out of the race for the id
-// meanwhile.
+// await returns when the handler has. One that ignores Exit is reported. Its
+// node stays out of the race for the id meanwhile.
 func (c *candidate) await(t *tenure) {
 	select {
 	case <-t.returned:
 		return
 	case <-t.Exit:
 	}
-	since, grace := time.Now(), min(t.lease.Margin(), graceMost)
-	for pause := grace; ; pause = min(2*pause, time.Hour) {
-		select {
-		case <-t.returned:
-			return
-		case <-time.After(pause):
-		}
-		if pause == grace {
-			c.node.count.overdue.Add(1)
-		}
-		c.node.log.Warn("gone: handler ignores Exit", "id", c.id,
-			"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(t.ctx))
+	c.reportLoss(t)
+	grace := min(t.lease.Margin(), graceMost)
+	select {
+	case <-t.returned:
+		return
+	case <-time.After(grace):
 	}
+	c.node.count.overdue.Add(1)
+	c.node.log.Warn("gone: handler ignores Exit: this node competes again when it has returned",
+		"id", c.id, "token", t.token, "since", grace, "cause", context.Cause(t.ctx))
+	<-t.returned
+}
+
+// reportLoss logs once that a tenure is lost, if it is. It does not wait for the
+// handler, which may never return.
+func (c *candidate) reportLoss(t *tenure) {
+	over := t.lease.Err()
+	if t.mourned || !errors.Is(over, ErrLockLost) {
+		return
+	}
+	t.mourned = true
+	c.node.log.Warn("gone: tenure lost", "id", c.id, "token", t.token, "cause", over)
 }
 
 // end ends a tenure whose handler has returned, and reports whether it failed.
@@ -394,11 +410,10 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	cause := context.Cause(t.ctx)
 	if lost {
 		c.node.count.lost.Add(1)
-		c.node.log.Warn("gone: tenure lost", "id", c.id, "token", t.token, "cause", over)
-	} else {
-		c.node.log.Debug("gone: tenure released", "id", c.id, "token", t.token, "cause", cause)
 	}
+	c.reportLoss(t)
 	ran := c.node.now() - t.began
+	c.node.log.Info("gone: tenure ends", "id", c.id, "token", t.token, "cause", cause, "ran", ran.Round(time.Millisecond))
 	return ran < t.lease.Margin() || ran <= t.lease.TTL() && errors.Is(cause, ErrHandlerReturned)
 }
 
