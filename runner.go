@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,7 +78,12 @@ func (r *GoneRunner) Extend() error {
 	if r.lease == nil {
 		return fmt.Errorf("%w: Extend is for the runner that the handler was given", ErrLockLost)
 	}
-	return r.lease.Extend(r.ctx)
+	quiet, _ := r.lease.Quiet()
+	err := r.lease.Extend(r.ctx)
+	if quiet > r.lease.TTL()/2 && !errors.Is(err, ErrLockLost) {
+		r.c.reportPace(quiet)
+	}
+	return err
 }
 
 // SendData is [Gone.SendData] to this id. A handler that sends to itself waits
@@ -121,6 +125,7 @@ type candidate struct {
 	finish context.CancelCauseFunc
 
 	running atomic.Bool // the handler
+	paced   atomic.Bool // reportPace has been called
 	luck    luck        // of run
 }
 
@@ -172,8 +177,7 @@ const (
 	pauseFirst = 10 * time.Millisecond // between tenures, and after errors of the lock
 	pauseMost  = 10 * time.Second
 
-	graceMost    = time.Minute // for a handler to return after Exit, before it is reported
-	troublesMost = 16          // kinds logged, in case that none ever is the same
+	graceMost = time.Minute // for a handler to return after Exit, before it is reported
 )
 
 var errTooLate = errors.New("gone: the lock was acquired too late")
@@ -226,14 +230,6 @@ func (c *candidate) attempt() error {
 	return err
 }
 
-// trouble logs each kind of trouble once, however long it lasts.
-func (c *candidate) trouble(err error) {
-	if k := kindOf(err); !slices.Contains(c.luck.troubles, k) && len(c.luck.troubles) < troublesMost {
-		c.luck.troubles = append(c.luck.troubles, k)
-		c.node.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
-	}
-}
-
 func (c *candidate) rest(b *backoff) { _ = sleepCtx(c.ctx, b.next()) }
 
 // leave ends the candidate.
@@ -243,15 +239,6 @@ func (c *candidate) leave() {
 	closeLock(c.lock)
 	c.finish(context.Cause(c.ctx))
 	c.node.ended(c)
-}
-
-// kindOf is the text of the innermost cause. That of the others may never be
-// the same twice: network errors name the port of their connection.
-func kindOf(err error) string {
-	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
-		err = inner
-	}
-	return err.Error()
 }
 
 // sleep reports whether run will be called again when the lock may be free, or
@@ -380,17 +367,6 @@ func (c *candidate) await(t *tenure) {
 	c.node.log.Warn("gone: handler ignores Exit: this node competes again when it has returned",
 		"id", c.id, "token", t.token, "since", grace, "cause", context.Cause(t.ctx))
 	<-t.returned
-}
-
-// reportLoss logs once that a tenure is lost, if it is. It does not wait for the
-// handler, which may never return.
-func (c *candidate) reportLoss(t *tenure) {
-	over := t.lease.Err()
-	if t.mourned || !errors.Is(over, ErrLockLost) {
-		return
-	}
-	t.mourned = true
-	c.node.log.Warn("gone: tenure lost", "id", c.id, "token", t.token, "cause", over)
 }
 
 // end ends a tenure whose handler has returned, and reports whether it failed.

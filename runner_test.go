@@ -616,7 +616,7 @@ func TestTheLogSaysThatATenureBeginsAndEndsAndWhy(t *testing.T) {
 		},
 		"lapsed": {
 			func(r *GoneRunner) { <-r.Exit },
-			[]string{begins, lost, ends + "gone: lock lost: lease expired"},
+			[]string{begins, lost + ", as its handler never called Extend", ends + "gone: lock lost: lease expired"},
 		},
 		"lapsed after Close": {
 			func(r *GoneRunner) { _ = r.Close(); time.Sleep(leaseTTL) },
@@ -645,6 +645,79 @@ func TestTheLogSaysThatATenureBeginsAndEndsAndWhy(t *testing.T) {
 						t.Fatalf("logged %q, want %q", got, life.want)
 					}
 				}
+			})
+		})
+	}
+}
+
+func TestATenureLostWithoutAnExtendIsLoggedWithTheTTLAndWhatToDo(t *testing.T) {
+	for name, run := range map[string]struct {
+		handler RunHandler
+		extend  error
+		never   bool
+	}{
+		"it waits for Exit": {handler: func(r *GoneRunner) { <-r.Exit }, never: true},
+		"it extends every TTL": {
+			handler: func(r *GoneRunner) { _ = sleepCtx(r.Context(), leaseTTL); _ = r.Extend() },
+			never:   true,
+		},
+		"it extends, and nobody answers": {
+			handler: func(r *GoneRunner) { time.Sleep(leaseTTL / 3); _ = r.Extend() },
+			extend:  errUnknown,
+		},
+		"it extended once": {handler: func(r *GoneRunner) { _ = r.Extend(); <-r.Exit }},
+		"another's": {
+			handler: func(r *GoneRunner) { time.Sleep(leaseTTL * 2 / 3); _ = r.Extend() },
+			extend:  ErrLockLost,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				one := compete(newBubbleClock().now, onExtend{generousLock{}, func() error { return run.extend }}, run.handler)
+				time.Sleep(leaseTTL + leaseMargin) // one tenure ends, another begins
+				log := logOf(one)
+				said := log.with("WARN gone: tenure lost, as its handler never called Extend id=id token=0 cause=gone: lock lost: lease expired ttl=10s do=extend every 3.333s")
+				if lost := log.with("WARN gone: tenure lost"); len(lost) != 1 || len(said) == 1 != run.never {
+					t.Errorf("logged %q", log.lines)
+				}
+				retire(one)
+			})
+		})
+	}
+}
+
+func TestAHandlerThatExtendsLaterThanHalfTheTTLIsLoggedOnce(t *testing.T) {
+	const late = "WARN gone: the handler extends late"
+	every := func(d time.Duration) RunHandler {
+		return func(r *GoneRunner) {
+			for sleepCtx(r.Context(), d) == nil && r.Extend() == nil {
+			}
+		}
+	}
+	for name, run := range map[string]struct {
+		handler RunHandler
+		extend  time.Duration
+		want    int
+	}{
+		"every third":                    {every(leaseTTL / 3), 0, 0},
+		"every half":                     {every(leaseTTL / 2), 0, 0},
+		"later":                          {every(leaseTTL * 6 / 10), 0, 1},
+		"a lock service that is slow":    {every(leaseTTL / 3), leaseTTL / 2, 0},
+		"too late, which is a lost lock": {every(leaseTTL), 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				one := compete(newBubbleClock().now, onExtend{generousLock{}, func() error { time.Sleep(run.extend); return nil }}, run.handler)
+				time.Sleep(20 * leaseTTL)
+				log := logOf(one)
+				if n := len(log.with(late)); n != run.want {
+					t.Errorf("logged %d times, want %d: %q", n, run.want, log.lines)
+				}
+				if run.want > 0 && len(log.with(late+", and may lose its tenure id=id after=6s ttl=10s do=extend every 3.333s")) != 1 {
+					t.Errorf("logged %q", log.lines)
+				}
+				retire(one)
+				time.Sleep(run.extend) // until nothing is on its way
 			})
 		})
 	}
