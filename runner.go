@@ -22,6 +22,10 @@ type RunHandler func(r *GoneRunner)
 // A GoneRunner is what [Gone.RunOne] returns and what a handler is given. The
 // two differ: RunOne's stands for the node's part in the competition for an id,
 // a handler's for one tenure.
+//
+// One that a handler's test makes by hand belongs to no node: it receives from
+// Data alone, not through Batches, Extend is that of Lock or succeeds, Context ends
+// with Exit, and a send is an error that wraps ErrNotDelivered.
 type GoneRunner struct {
 	// Lock is the lock of the id. Only Extend of the GoneRunner moves the
 	// tenure's deadline; the lock's own does not.
@@ -35,7 +39,7 @@ type GoneRunner struct {
 	// RunOne returned closes when that was closed and its handler has returned.
 	Exit <-chan struct{}
 
-	c     *candidate
+	c     *candidate      // nil when made by hand
 	lease *lease.Lease    // nil for RunOne's
 	ctx   context.Context // ends when Exit closes
 	token uint64
@@ -43,11 +47,21 @@ type GoneRunner struct {
 }
 
 // ID is the id that was given to RunOne.
-func (r *GoneRunner) ID() string { return r.c.id }
+func (r *GoneRunner) ID() string {
+	if r.c == nil {
+		return ""
+	}
+	return r.c.id
+}
 
 // Context ends when Exit closes. [context.Cause] says why: ErrLockLost,
 // ErrLeaseExpired, ErrClosed or ErrHandlerReturned.
-func (r *GoneRunner) Context() context.Context { return r.ctx }
+func (r *GoneRunner) Context() context.Context {
+	if r.ctx == nil {
+		return exitContext{context.Background(), r.Exit}
+	}
+	return r.ctx
+}
 
 // FencingToken is a number that increases strictly from one tenure of the id
 // to the next, on any node. A resource that refuses a lower one than it has
@@ -60,7 +74,7 @@ func (r *GoneRunner) FencingToken() uint64 { return r.token }
 func (r *GoneRunner) TTL() time.Duration { return ttlOf(r.Lock) }
 
 // Deadline is when Exit closes unless an Extend comes before. It has passed when
-// the lease is over, and is zero on the runner that RunOne returned.
+// the lease is over, and is zero on a runner without one, as RunOne's.
 func (r *GoneRunner) Deadline() time.Time {
 	if r.lease == nil {
 		return time.Time{}
@@ -75,7 +89,12 @@ func (r *GoneRunner) Deadline() time.Time {
 // or may not have been extended. After Exit has closed, a handler that needs
 // time to clean up may go on to extend. It may be called concurrently.
 func (r *GoneRunner) Extend() error {
-	if r.lease == nil {
+	switch {
+	case r.c == nil && r.Lock == nil:
+		return nil
+	case r.c == nil:
+		return r.Lock.Extend()
+	case r.lease == nil:
 		return fmt.Errorf("%w: Extend is for the runner that the handler was given", ErrLockLost)
 	}
 	quiet, _ := r.lease.Quiet()
@@ -89,11 +108,14 @@ func (r *GoneRunner) Extend() error {
 // SendData is [Gone.SendData] to this id. A handler that sends to itself waits
 // for itself, as on any unbuffered channel.
 func (r *GoneRunner) SendData(data []byte) error {
-	return r.c.node.send(context.Background(), r.c.id, data)
+	return r.SendDataContext(context.Background(), data)
 }
 
 // SendDataContext is [Gone.SendDataContext] to this id.
 func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
+	if r.c == nil {
+		return errByHand
+	}
 	return r.c.node.send(ctx, r.c.id, data)
 }
 
@@ -101,9 +123,31 @@ func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
 // so a handler may call it; Exit of the runner that RunOne returned closes when
 // the handler and the lock's Unlock have returned. It always returns nil.
 func (r *GoneRunner) Close() error {
-	r.c.stop(ErrClosed)
+	if r.c != nil {
+		r.c.stop(ErrClosed)
+	}
 	return nil
 }
+
+// An exitContext is that of a runner that was made by hand. It needs no goroutine
+// that somebody would have to end.
+type exitContext struct {
+	context.Context
+	exit <-chan struct{}
+}
+
+func (c exitContext) Done() <-chan struct{} { return c.exit }
+
+func (c exitContext) Err() error {
+	select {
+	case <-c.exit:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+var errByHand = because(ErrNotDelivered, errors.New("gone: a runner that was made by hand has no node"))
 
 // A candidate competes for one id on behalf of one node, and runs the handler
 // while it holds the lock:

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -755,6 +756,78 @@ func TestALockThatIsAcquiredTooLateIsLoggedOnce(t *testing.T) {
 			t.Errorf("%d attempts, logged: %q", attempts, log.lines)
 		}
 	})
+}
+
+// Methods that have yet to be written are among them.
+func TestNoMethodOfARunnerMadeByHandPanics(t *testing.T) {
+	over := make(chan struct{})
+	close(over)
+	for name, r := range map[string]*GoneRunner{
+		"nothing": {},
+		"fields":  {Data: make(chan []byte), Exit: over, Lock: generousLock{}},
+	} {
+		v := reflect.ValueOf(r)
+		for i := range v.NumMethod() {
+			t.Run(name+"/"+v.Type().Method(i).Name, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				var args []reflect.Value
+				for n := range v.Method(i).Type().NumIn() {
+					switch arg := v.Method(i).Type().In(n); arg {
+					case reflect.TypeFor[context.Context]():
+						args = append(args, reflect.ValueOf(ctx))
+					case reflect.TypeFor[int]():
+						args = append(args, reflect.ValueOf(1))
+					default:
+						args = append(args, reflect.Zero(arg))
+					}
+				}
+				for _, result := range v.Method(i).Call(args) {
+					if result.Kind() == reflect.Func && r.Exit != nil { // else it may wait for ever
+						for range result.Seq() {
+							t.Error("something was received")
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestARunnerMadeByHandHasWhatItsFieldsSay(t *testing.T) {
+	extends := 0
+	exit := make(chan struct{})
+	r := &GoneRunner{
+		Data: make(chan []byte), Exit: exit,
+		Lock: onExtend{generousLock{}, func() error { extends++; return ErrLockLost }},
+	}
+	if err := r.Extend(); err != ErrLockLost || extends != 1 {
+		t.Errorf("Extend: %v, %d of the lock's", err, extends)
+	}
+	if err := (&GoneRunner{}).Extend(); err != nil {
+		t.Errorf("Extend without a lock: %v", err)
+	}
+	if r.ID() != "" || r.FencingToken() != 0 || !r.Deadline().IsZero() || r.TTL() != leaseTTL || (&GoneRunner{}).TTL() != DefaultExpiry {
+		t.Errorf("%q, token %d, deadline %v, TTL %v", r.ID(), r.FencingToken(), r.Deadline(), r.TTL())
+	}
+	for _, err := range []error{r.SendData(nil), r.SendDataContext(t.Context(), nil)} {
+		if !errors.Is(err, ErrNotDelivered) || errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("a send: %v", err)
+		}
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	child, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	if r.Context().Err() != nil || child.Err() != nil || (&GoneRunner{}).Context().Err() != nil {
+		t.Error("the context has ended while Exit is open")
+	}
+	close(exit)
+	<-child.Done()
+	if err := r.Context().Err(); err != context.Canceled {
+		t.Errorf("Exit has closed: %v", err)
+	}
 }
 
 func TestAPanicIsLoggedWithItsStack(t *testing.T) {
