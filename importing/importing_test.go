@@ -141,3 +141,27 @@ func (lock) Lock() error                 { return nil }
 func (lock) Extend() error               { return nil }
 func (lock) Unlock()                     {}
 func (l lock) GetValue() (string, error) { return l.value, nil }
+
+func TestABuildWithoutCgoSaysWhatIsNeededAndNothingElse(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", t.TempDir(), "./examples/basic")
+	cmd.Dir = ".."
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Fatal("it can be built")
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if last := lines[len(lines)-1]; len(lines) != 2 || !strings.Contains(last, `"gone needs cgo and libzmq: see Requirements in github.com/Diggs/go-one"`) {
+		t.Errorf("%s", out)
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, section, ok := strings.Cut(string(readme), "\n## Requirements\n"); !ok || !strings.Contains(section, "CGO_ENABLED=1") || !strings.Contains(section, "libzmq") {
+		t.Error("README.md does not say what it refers to")
+	}
+}
