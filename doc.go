@@ -119,6 +119,18 @@
 //	                                  the send waits, at most for its deadline
 //	wake-ups lost                     waiters try when the TTL has run out
 //
+// # The log
+//
+// A node logs to [log/slog.Default], or where [WithLogger] says. INFO is a line
+// for each tenure that begins and for each that ends, with its id, its token and
+// why, and one at start when the wire is plain. WARN is what somebody should act
+// on: a tenure that was lost, with what to do if its handler never extended it; a
+// handler that extends later than half the TTL (once for each RunOne), or ignores
+// Exit; an id that can't be competed for; a node that can't be reached or was
+// refused for its key. Each is said once, with the reason, and again when it comes
+// anew. ERROR is a handler's panic, with its stack, and a node that receives
+// nothing any more. Messages are not logged: each send has its result.
+//
 // # Not promised
 //
 // That two handlers never overlap for an instant in real time when a process is

@@ -209,7 +209,7 @@ func (g *Gone) receive(frame []byte, key string) {
 	}
 	switch {
 	case errors.Is(err, link.ErrStranger) && g.end.keys != nil:
-		g.end.keys.Refuse("", key)
+		g.end.keys.Refuse("", key, "it speaks for a node with another key")
 	case err != nil:
 		g.malformed.Add(1)
 	}

@@ -213,7 +213,7 @@ func TestAWrongKeyNamesItselfAndHealsWhenItIsAllowed(t *testing.T) {
 	if n := holder.Stats().Refused; n == 0 {
 		t.Error("the holder has counted nothing")
 	}
-	if n := strings.Count(logA.String(), "refused a node"); n != 1 {
+	if n := strings.Count(logA.String(), "refused a node"); n != 1 || !logA.has("level=WARN", "refused a node", "its key is not allowed") {
 		t.Errorf("the holder logged %d times:\n%s", n, logA.String())
 	}
 	if n := strings.Count(logB.String(), "can't connect"); n != 1 {

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +23,10 @@ type RunHandler func(r *GoneRunner)
 // A GoneRunner is what [Gone.RunOne] returns and what a handler is given. The
 // two differ: RunOne's stands for the node's part in the competition for an id,
 // a handler's for one tenure.
+//
+// One that a handler's test makes by hand belongs to no node: it receives from
+// Data alone, not through Batches, Extend is that of Lock or succeeds, Context ends
+// with Exit, and a send is an error that wraps ErrNotDelivered.
 type GoneRunner struct {
 	// Lock is the lock of the id. Only Extend of the GoneRunner moves the
 	// tenure's deadline; the lock's own does not.
@@ -41,7 +44,7 @@ type GoneRunner struct {
 	// RunOne returned closes when that was closed and its handler has returned.
 	Exit <-chan struct{}
 
-	c     *candidate
+	c     *candidate      // nil when made by hand
 	lease *lease.Lease    // nil for RunOne's
 	ctx   context.Context // ends when Exit closes
 	token uint64
@@ -49,11 +52,21 @@ type GoneRunner struct {
 }
 
 // ID is the id that was given to RunOne.
-func (r *GoneRunner) ID() string { return r.c.id }
+func (r *GoneRunner) ID() string {
+	if r.c == nil {
+		return ""
+	}
+	return r.c.id
+}
 
 // Context ends when Exit closes. [context.Cause] says why: ErrLockLost,
 // ErrLeaseExpired, ErrClosed or ErrHandlerReturned.
-func (r *GoneRunner) Context() context.Context { return r.ctx }
+func (r *GoneRunner) Context() context.Context {
+	if r.ctx == nil {
+		return exitContext{context.Background(), r.Exit}
+	}
+	return r.ctx
+}
 
 // FencingToken is a number that increases strictly from one tenure of the id
 // to the next, on any node. A resource that refuses a lower one than it has
@@ -66,7 +79,7 @@ func (r *GoneRunner) FencingToken() uint64 { return r.token }
 func (r *GoneRunner) TTL() time.Duration { return ttlOf(r.Lock) }
 
 // Deadline is when Exit closes unless an Extend comes before. It has passed when
-// the lease is over, and is zero on the runner that RunOne returned.
+// the lease is over, and is zero on a runner without one, as RunOne's.
 func (r *GoneRunner) Deadline() time.Time {
 	if r.lease == nil {
 		return time.Time{}
@@ -81,20 +94,33 @@ func (r *GoneRunner) Deadline() time.Time {
 // or may not have been extended. After Exit has closed, a handler that needs
 // time to clean up may go on to extend. It may be called concurrently.
 func (r *GoneRunner) Extend() error {
-	if r.lease == nil {
+	switch {
+	case r.c == nil && r.Lock == nil:
+		return nil
+	case r.c == nil:
+		return r.Lock.Extend()
+	case r.lease == nil:
 		return fmt.Errorf("%w: Extend is for the runner that the handler was given", ErrLockLost)
 	}
-	return r.lease.Extend(r.ctx)
+	quiet, _ := r.lease.Quiet()
+	err := r.lease.Extend(r.ctx)
+	if quiet > r.lease.TTL()/2 && !errors.Is(err, ErrLockLost) {
+		r.c.reportPace(quiet)
+	}
+	return err
 }
 
 // SendData is [Gone.SendData] to this id. A handler that sends to itself waits
 // for itself, as on any unbuffered channel.
 func (r *GoneRunner) SendData(data []byte) error {
-	return r.c.node.send(context.Background(), r.c.id, data)
+	return r.SendDataContext(context.Background(), data)
 }
 
 // SendDataContext is [Gone.SendDataContext] to this id.
 func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
+	if r.c == nil {
+		return errByHand
+	}
 	return r.c.node.send(ctx, r.c.id, data)
 }
 
@@ -111,9 +137,31 @@ func (r *GoneRunner) Request(ctx context.Context, data []byte) (reply []byte, er
 // so a handler may call it; Exit of the runner that RunOne returned closes when
 // the handler and the lock's Unlock have returned. It always returns nil.
 func (r *GoneRunner) Close() error {
-	r.c.stop(ErrClosed)
+	if r.c != nil {
+		r.c.stop(ErrClosed)
+	}
 	return nil
 }
+
+// An exitContext is that of a runner that was made by hand. It needs no goroutine
+// that somebody would have to end.
+type exitContext struct {
+	context.Context
+	exit <-chan struct{}
+}
+
+func (c exitContext) Done() <-chan struct{} { return c.exit }
+
+func (c exitContext) Err() error {
+	select {
+	case <-c.exit:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+var errByHand = because(ErrNotDelivered, errors.New("gone: a runner that was made by hand has no node"))
 
 // A candidate competes for one id on behalf of one node, and runs the handler
 // while it holds the lock:
@@ -135,6 +183,7 @@ type candidate struct {
 	finish context.CancelCauseFunc
 
 	running atomic.Bool // the handler
+	paced   atomic.Bool // reportPace has been called
 	luck    luck        // of run
 }
 
@@ -173,7 +222,7 @@ type counters struct {
 // luck is how a candidate has fared.
 type luck struct {
 	fails, faults backoff
-	troubles      []string      // kinds, since the lock service last answered
+	troubles      []string      // kinds, since the id was last found held, or a tenure begun
 	slept         time.Duration // when the last wait began
 	early         time.Duration // what a wake-up at once had to wait for
 }
@@ -182,9 +231,10 @@ const (
 	pauseFirst = 10 * time.Millisecond // between tenures, and after errors of the lock
 	pauseMost  = 10 * time.Second
 
-	graceMost    = time.Minute // for a handler to return after Exit, before it is reported
-	troublesMost = 16          // kinds logged, in case that none ever is the same
+	graceMost = time.Minute // for a handler to return after Exit, before it is reported
 )
+
+var errTooLate = errors.New("gone: the lock was acquired too late")
 
 func newCandidate(id string, lock GoneLock, handler RunHandler, n *node, before *candidate) *candidate {
 	c := &candidate{id: id, lock: lock, handler: handler, node: n, before: before}
@@ -223,17 +273,13 @@ func (c *candidate) run() {
 // attempt tries to get the lock.
 func (c *candidate) attempt() error {
 	err := c.lock.Lock()
-	if err == nil || errors.Is(err, ErrLockHeld) {
+	switch {
+	case err == nil:
+		c.luck.faults, c.luck.early = backoff{}, 0
+	case errors.Is(err, ErrLockHeld):
 		c.luck.faults, c.luck.troubles = backoff{}, nil
-		if err == nil {
-			c.luck.early = 0
-		}
-		return err
-	}
-	// Once for each kind of trouble, however long it lasts.
-	if k := kindOf(err); !slices.Contains(c.luck.troubles, k) && len(c.luck.troubles) < troublesMost {
-		c.luck.troubles = append(c.luck.troubles, k)
-		c.node.log.Warn("gone: can't compete, will retry", "id", c.id, "err", err)
+	default:
+		c.trouble(err)
 	}
 	return err
 }
@@ -247,15 +293,6 @@ func (c *candidate) leave() {
 	closeLock(c.lock)
 	c.finish(context.Cause(c.ctx))
 	c.node.ended(c)
-}
-
-// kindOf is the text of the innermost cause. That of the others may never be
-// the same twice: network errors name the port of their connection.
-func kindOf(err error) string {
-	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
-		err = inner
-	}
-	return err.Error()
 }
 
 // sleep reports whether run will be called again when the lock may be free, or
@@ -330,6 +367,7 @@ type tenure struct {
 	returned chan struct{} // closed when the handler has
 	exit     context.CancelCauseFunc
 	close    func() // ends the stage's part
+	mourned  bool   // its loss has been logged
 }
 
 // begin starts the handler, unless the lease is over already.
@@ -337,10 +375,11 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	ctx, exit := context.WithCancelCause(context.WithValue(c.ctx, insideOf{}, c.id))
 	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, exit)
 	if l.Left() == 0 {
-		c.node.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.node.now()-sent)
+		c.trouble(fmt.Errorf("%w, after %v with a TTL of %v", errTooLate, c.node.now()-sent, l.TTL()))
 		c.lock.Unlock()
 		return nil
 	}
+	c.luck.troubles = nil
 	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: l, ctx: ctx}
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
@@ -361,32 +400,29 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 		defer c.rescue()
 		c.handler(r)
 	}()
-	c.node.log.Debug("gone: tenure begins", "id", c.id, "token", r.token)
+	c.node.log.Info("gone: tenure begins", "id", c.id, "token", r.token)
 	return t
 }
 
-// await returns when the handler has. One that ignores Exit is reported, again
-// and again in growing intervals. Its node stays out of the race for the id
-// meanwhile.
+// await returns when the handler has. One that ignores Exit is reported. Its
+// node stays out of the race for the id meanwhile.
 func (c *candidate) await(t *tenure) {
 	select {
 	case <-t.returned:
 		return
 	case <-t.Exit:
 	}
-	since, grace := time.Now(), min(t.lease.Margin(), graceMost)
-	for pause := grace; ; pause = min(2*pause, time.Hour) {
-		select {
-		case <-t.returned:
-			return
-		case <-time.After(pause):
-		}
-		if pause == grace {
-			c.node.count.overdue.Add(1)
-		}
-		c.node.log.Warn("gone: handler ignores Exit", "id", c.id,
-			"since", time.Since(since).Round(time.Millisecond), "cause", context.Cause(t.ctx))
+	c.reportLoss(t)
+	grace := min(t.lease.Margin(), graceMost)
+	select {
+	case <-t.returned:
+		return
+	case <-time.After(grace):
 	}
+	c.node.count.overdue.Add(1)
+	c.node.log.Warn("gone: handler ignores Exit: this node competes again when it has returned",
+		"id", c.id, "token", t.token, "since", grace, "cause", context.Cause(t.ctx))
+	<-t.returned
 }
 
 // end ends a tenure whose handler has returned, and reports whether it failed.
@@ -406,11 +442,10 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	cause := context.Cause(t.ctx)
 	if lost {
 		c.node.count.lost.Add(1)
-		c.node.log.Warn("gone: tenure lost", "id", c.id, "token", t.token, "cause", over)
-	} else {
-		c.node.log.Debug("gone: tenure released", "id", c.id, "token", t.token, "cause", cause)
 	}
+	c.reportLoss(t)
 	ran := c.node.now() - t.began
+	c.node.log.Info("gone: tenure ends", "id", c.id, "token", t.token, "cause", cause, "ran", ran.Round(time.Millisecond))
 	return ran < t.lease.Margin() || ran <= t.lease.TTL() && errors.Is(cause, ErrHandlerReturned)
 }
 

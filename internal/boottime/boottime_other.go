@@ -1,4 +1,7 @@
-//go:build !linux
+//go:build !linux || !cgo
+
+// Linux without cgo is here for the sake of its build error, which is that of
+// package zmq.
 
 // Package boottime is a clock that no one sets.
 package boottime

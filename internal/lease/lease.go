@@ -41,7 +41,9 @@ type Lease struct {
 	deadline atomic.Int64 // on the clock of now; 0 once over
 
 	mu    sync.Mutex
-	cause error // why it is over
+	asked bool          // Extend has been called before it was over
+	quiet time.Duration // since then no Extend has begun or returned, on the clock of now
+	cause error         // why it is over
 	timer *time.Timer
 	ended func(cause error) // called once, when over
 }
@@ -54,6 +56,7 @@ func New(lock Extender, ttl, sent time.Duration, now func() time.Duration, ended
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deadline.Store(l.earned(sent))
+	l.quiet = now()
 	l.timer = time.AfterFunc(time.Duration(l.deadline.Load())-now(), func() { l.fire() })
 	return l
 }
@@ -130,12 +133,29 @@ func (l *Lease) Err() error {
 	return l.cause
 }
 
+// Quiet is how long no Extend has begun or returned, and whether any was called
+// before the lease was over. The time inside Extend is the lock service's, what
+// is between two is the holder's.
+func (l *Lease) Quiet() (d time.Duration, asked bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.now() - l.quiet, l.asked
+}
+
+func (l *Lease) ask() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.quiet, l.asked = l.now(), l.asked || !l.overLocked()
+}
+
 // Extend asks the lock service until it says yes or no, or the deadline
 // passes. An error that says neither is no reason to stop: only when the
 // deadline has passed is it returned, with ErrExpired. When exit closes it
 // returns early, and when exit was closed before it asks only once: a handler
 // that cleans up may keep its lock, but does not wait for a better day.
 func (l *Lease) Extend(exit context.Context) error {
+	l.ask()
+	defer l.ask()
 	var unknown error
 	once := exit.Err() != nil
 	if once {

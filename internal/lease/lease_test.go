@@ -575,3 +575,41 @@ func TestTheEndIsToldOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestTheLeaseKnowsHowLongItsHolderHasNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newBubbleClock()
+		slow := time.Duration(0)
+		l, exit := grant(c, onExtend(func() error { time.Sleep(slow); return nil }))
+		check := func(want time.Duration, wantAsked bool) {
+			t.Helper()
+			if d, asked := l.Quiet(); d != want || asked != wantAsked {
+				t.Errorf("quiet for %v, asked %v, want %v, %v", d, asked, want, wantAsked)
+			}
+		}
+		time.Sleep(3 * time.Second)
+		check(3*time.Second, false)
+		slow = 5 * time.Second // the lock service's time, not the holder's
+		if err := l.Extend(exit); err != nil {
+			t.Fatal(err)
+		}
+		check(0, true)
+		time.Sleep(time.Second)
+		check(time.Second, true)
+		l.End(errReturned)
+		check(time.Second, true)
+	})
+}
+
+func TestWhoAsksWhenTheLeaseIsOverHasNotAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, exit := grant(newBubbleClock(), onExtend(always))
+		time.Sleep(leaseTTL)
+		if err := l.Extend(exit); !errors.Is(err, ErrExpired) {
+			t.Error(err)
+		}
+		if _, asked := l.Quiet(); asked {
+			t.Error("asked")
+		}
+	})
+}

@@ -1,3 +1,5 @@
+//go:build cgo
+
 package zmq
 
 import (
@@ -68,7 +70,7 @@ func (c *socketContext) authenticate() error {
 			if string(ask[2]) == domain && key != "" && c.keys.allows(key) {
 				code, user = "200", key
 			} else {
-				c.keys.Refuse(string(ask[3]), key)
+				c.keys.Refuse(string(ask[3]), key, "its key is not allowed")
 			}
 			_, _ = rep.SendMessage(ask[0], ask[1], code, "", user, "")
 		}
@@ -105,7 +107,7 @@ func (c *socketContext) serve(soc *zmq4.Socket) error {
 			case zmq4.AsErrno(err) == zmq4.ETERM, err == nil && event == zmq4.EVENT_MONITOR_STOPPED:
 				return
 			case err == nil:
-				c.keys.Refuse("", "")
+				c.keys.Refuse("", "", "it has no key, or does not know this node's")
 			}
 		}
 	}()

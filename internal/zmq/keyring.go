@@ -1,3 +1,5 @@
+//go:build cgo
+
 package zmq
 
 import (
@@ -106,7 +108,7 @@ func (k *Keyring) admits(key string) bool {
 	if k == nil || k.allows(key) {
 		return true
 	}
-	k.Refuse("", key)
+	k.Refuse("", key, "its key is not allowed")
 	return false
 }
 
@@ -120,7 +122,7 @@ func (k *Keyring) Vouches(identity []byte, key string) bool {
 	if n > 0 && key != "" && identity[n-1] == ' ' && string(identity[n:]) == key {
 		return true
 	}
-	k.Refuse("", key)
+	k.Refuse("", key, "it claims to be one with another key")
 	return false
 }
 
@@ -164,11 +166,11 @@ func short(key string) string {
 }
 
 // Refuse counts one who was turned away, and logs each of them once a minute.
-func (k *Keyring) Refuse(address, key string) {
+func (k *Keyring) Refuse(address, key, why string) {
 	k.refused.Add(1)
 	if k.isNews(address, key) {
 		// A log that blocks must not keep others out.
-		go k.log.Warn("gone: refused a node", "address", address, "key", short(key))
+		go k.log.Warn("gone: refused a node", "address", address, "key", short(key), "err", why)
 	}
 }
 

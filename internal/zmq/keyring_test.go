@@ -1,3 +1,5 @@
+//go:build cgo
+
 package zmq
 
 import (
@@ -17,7 +19,7 @@ func TestRefusalsOfManyStrangersAreCountedAndDoNotFillTheLog(t *testing.T) {
 		refuse := func() (lines int) {
 			log.Reset()
 			for i := range strangers {
-				k.Refuse("10.0.0.1", fmt.Sprintf("%040d", i))
+				k.Refuse("10.0.0.1", fmt.Sprintf("%040d", i), "it is a stranger")
 			}
 			synctest.Wait()
 			return strings.Count(log.String(), "\n")

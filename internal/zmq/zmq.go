@@ -1,3 +1,5 @@
+//go:build cgo
+
 // Package zmq is all of ZeroMQ that gone needs: one context, one PULL socket
 // that is always drained, PUSH sockets that never block. No other
 // package calls it.
