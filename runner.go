@@ -25,7 +25,7 @@ type RunHandler func(r *GoneRunner)
 // a handler's for one tenure.
 //
 // One that a handler's test makes by hand belongs to no node: it receives from
-// Data alone, not through Batches, Extend is that of Lock or succeeds, Context ends
+// Data and Inbox alone, not through Messages or Batches, Extend is that of Lock or succeeds, Context ends
 // with Exit, and a send is an error that wraps ErrNotDelivered.
 type GoneRunner struct {
 	// Lock is the lock of the id. Only Extend of the GoneRunner moves the
@@ -127,7 +127,10 @@ func (r *GoneRunner) SendDataContext(ctx context.Context, data []byte) error {
 // Request is [Gone.Request] to this id. A handler's own is refused at once, with
 // ErrNotDelivered: it would wait for itself.
 func (r *GoneRunner) Request(ctx context.Context, data []byte) (reply []byte, err error) {
-	if r.lease != nil {
+	switch {
+	case r.c == nil:
+		return nil, errByHand
+	case r.lease != nil:
 		return nil, because(ErrNotDelivered, errSelf)
 	}
 	return r.c.node.request(ctx, r.c.id, data)
