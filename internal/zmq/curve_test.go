@@ -28,29 +28,39 @@ func TestAHandshakeIsRefusedByItsEndAndNotBySilence(t *testing.T) {
 	}
 	defer func() { _ = ctx.term() }()
 	for name, ends := range map[string]bool{"silence": false, "end": true} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		why, err := refusalOf(ctx, public, ends)
 		if err != nil {
 			t.Fatal(err)
 		}
-		push, err := ctx.dial("tcp://"+ln.Addr().String(), public)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 2 { // when ZeroMQ tries again, it has said what became of the first
-			_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(2 * handshake))
-			conn, err := ln.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			if ends {
-				conn.Close()
-			}
-		}
-		if why := push.refusal(); (why != nil) != ends {
+		if (why != nil) != ends {
 			t.Errorf("%s: %v", name, why)
 		}
-		_ = push.close()
-		_ = ln.Close()
 	}
+}
+
+// refusalOf is what a socket says of somebody who takes its connections and says
+// nothing, or ends them.
+func refusalOf(ctx *socketContext, public string, ends bool) (why, err error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer ln.Close()
+	push, err := ctx.dial("tcp://"+ln.Addr().String(), public)
+	if err != nil {
+		return nil, err
+	}
+	defer push.close()
+	for range 2 { // when ZeroMQ tries again, it has said what became of the first
+		_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(10 * handshake))
+		conn, err := ln.Accept()
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		if ends {
+			conn.Close()
+		}
+	}
+	return push.refusal(), nil
 }
