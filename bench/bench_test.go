@@ -104,7 +104,7 @@ func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.whereBehind()
-	const claims = 9 + 9 + 4 + 6 + 1 + 6 + 7 + 1
+	const claims = 9 + 9 + 9 + 4 + 6 + 1 + 6 + 7 + 1
 	if len(r.claims) != claims {
 		t.Errorf("%d claims, want %d", len(r.claims), claims)
 	}
@@ -120,8 +120,9 @@ func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 	// the callers, of allocations for the last; sizes.
 	one, some, many, batches := 7, 6, 7, 6
 	want += one + some + many + batches + 2*(one+some) + 2*(many-1) + 2*many + 2*3
-	want += 2 * 3 * 4 // receivers
-	want += 3 * 3     // ids
+	want += 3*5 + 2*3*5 + 2*5 // requests
+	want += 2 * 3 * 4         // receivers
+	want += 3 * 3             // ids
 	if got := strings.Count(text, ") |"); got != want {
 		t.Errorf("%d figures, want %d, in\n%s", got, want, text)
 	}

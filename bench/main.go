@@ -77,6 +77,7 @@ type chapter struct {
 func (z size) chapters() []chapter {
 	return []chapter{
 		{"messages", messages(z.each), speedOfMessages},
+		{"requests", requests(z.each), speedOfRequests},
 		{"receivers", receivers(z.receivers, z.each), speedOverReceivers},
 		{"ids", manyIDs(z.many.ids, z.each), speedToManyIDs},
 		{"lock", contest{}, func(r *report, s *server, _ results) error { return speedOfTheLock(r, s, z.lock) }},
