@@ -94,7 +94,7 @@ var little = size{
 	lock:      plan{steady: 2 * chunk, handovers: 4, pollers: 4, vigils: 2, ttl: 300 * time.Millisecond},
 	each:      50 * time.Millisecond,
 	receivers: 2,
-	many:      crowd{ids: 200, idle: 200 * time.Millisecond, ttl: 2 * time.Second},
+	many:      crowd{ids: 200, idle: 1200 * time.Millisecond, ttl: 6 * time.Second},
 }
 
 func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {

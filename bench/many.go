@@ -18,7 +18,7 @@ import (
 // A crowd is how many ids, and for how long.
 type crowd struct {
 	ids  int
-	idle time.Duration // of looking at idle nodes
+	idle time.Duration // of looking at idle nodes; a multiple of longTTL/3 has as many Extends of each lock
 	ttl  time.Duration // of the mass takeover
 }
 
@@ -160,7 +160,7 @@ func lookAt(idle time.Duration, holds, waits, empty, extends, nothing *idler) (w
 	}
 	time.Sleep(time.Second) // until they have forgotten that they were asked
 	before, calm := waited(), time.Now()
-	time.Sleep(idle)
+	time.Sleep(time.Until(began.Add(idle)))
 	wakes = max((waited()-before)/time.Since(calm).Seconds(), 0)
 	elapsed = time.Since(began)
 	for _, n := range nodes {
