@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -12,10 +13,29 @@ import (
 
 // gone, whose handler selects or takes batches. A batch is a SendBatch.
 var (
-	courierGone     = courier{nameGone, openRemote("gone", 1)}
-	courierBatches  = courier{"gone, Batches", openRemote("gone batches", 1)}
+	courierGone     = courier{nameGone, openRemote("gone", 1, sends)}
+	courierBatches  = courier{"gone, Batches", openRemote("gone batches", 1, sends)}
 	courierSameNode = courier{"gone, same node", openSameNode}
 )
+
+// gone, whose handler has a loop of Messages, with and without a reply.
+var (
+	courierRequest  = courier{nameGone, openRemote("gone replies", 1, asks)}
+	courierSendData = courier{"gone, SendData", openRemote("gone messages", 1, sends)}
+)
+
+// A sending is how a node sends one message.
+type sending func(g *gone.Gone, id string, data []byte) error
+
+func sends(g *gone.Gone, id string, data []byte) error { return g.SendData(id, data) }
+
+func asks(g *gone.Gone, id string, data []byte) error {
+	reply, err := g.Request(context.Background(), id, data)
+	if err != nil {
+		return err
+	}
+	return check(reply, data)
+}
 
 func factory(redisAddr string, ttl time.Duration) gone.LockFactory {
 	return func(id, value string) (gone.GoneLock, error) {
@@ -37,6 +57,12 @@ var tenures struct {
 	begun []begun
 }
 
+func begin(id string) {
+	tenures.Lock()
+	defer tenures.Unlock()
+	tenures.begun = append(tenures.begun, begun{id, time.Now()})
+}
+
 func begunSoFar() []begun {
 	tenures.Lock()
 	defer tenures.Unlock()
@@ -46,9 +72,7 @@ func begunSoFar() []begun {
 // selects is a handler that receives, and extends at a third of the TTL.
 func selects(ttl time.Duration) gone.RunHandler {
 	return func(r *gone.GoneRunner) {
-		tenures.Lock()
-		tenures.begun = append(tenures.begun, begun{r.ID(), time.Now()})
-		tenures.Unlock()
+		begin(r.ID())
 		tick := time.NewTicker(ttl / 3)
 		defer tick.Stop()
 		for {
@@ -65,12 +89,53 @@ func selects(ttl time.Duration) gone.RunHandler {
 	}
 }
 
+// serveExtends does what selects does for each id, without a node: the lock is
+// held and extended at a third of the TTL, by a goroutine with a ticker.
+func serveExtends(r role, ready func(...string)) error {
+	lock := factory(r.Redis, r.TTL)
+	for _, id := range r.IDs {
+		l, err := lock(id, "no node")
+		if err != nil {
+			return err
+		}
+		go func() {
+			err := l.Lock()
+			begin(id)
+			for tick := time.NewTicker(r.TTL / 3); err == nil; {
+				<-tick.C
+				err = l.Extend()
+			}
+			fmt.Fprintln(os.Stderr, "extends:", err)
+			os.Exit(1)
+		}()
+	}
+	ready()
+	return nil
+}
+
 // takesBatches is a handler that receives all that waits, up to what a frame
 // holds.
 func takesBatches(time.Duration) gone.RunHandler {
 	return func(r *gone.GoneRunner) {
 		const most = 512
 		for range r.Batches(most) {
+		}
+	}
+}
+
+// takesMessages is a handler that receives one message after the other.
+func takesMessages(time.Duration) gone.RunHandler {
+	return func(r *gone.GoneRunner) {
+		for range r.Messages() {
+		}
+	}
+}
+
+// replies is a handler that gives each request back.
+func replies(time.Duration) gone.RunHandler {
+	return func(r *gone.GoneRunner) {
+		for m := range r.Messages() {
+			_ = m.Reply(m.Data)
 		}
 	}
 }
@@ -100,7 +165,7 @@ func serveGone(handler func(ttl time.Duration) gone.RunHandler) func(role, func(
 
 // openRemote is a node of this process, and receivers of a role with so many ids
 // each.
-func openRemote(name string, each int) func(*way, *server, int) error {
+func openRemote(name string, each int, how sending) func(*way, *server, int) error {
 	return func(w *way, s *server, receivers int) error {
 		ids := names(fmt.Sprintf("%s %d/%d ", name, receivers, each), receivers*each)
 		w.ids = len(ids) / receivers
@@ -109,13 +174,13 @@ func openRemote(name string, each int) func(*way, *server, int) error {
 				return err
 			}
 		}
-		return sendTo(w, s, nil, ids)
+		return sendTo(w, s, nil, ids, how)
 	}
 }
 
 func openSameNode(w *way, s *server, _ int) error {
 	ids := []string{"same node"}
-	if err := sendTo(w, s, ids, ids); err != nil {
+	if err := sendTo(w, s, ids, ids, sends); err != nil {
 		return err
 	}
 	// One after the other, without a look at the clock for each.
@@ -132,13 +197,13 @@ func openSameNode(w *way, s *server, _ int) error {
 
 // sendTo is the sender's end: a node of this process that runs some ids and
 // sends to others.
-func sendTo(w *way, s *server, runs, ids []string) error {
+func sendTo(w *way, s *server, runs, ids []string, how sending) error {
 	g, err := newGone(s.addr, longTTL, runs, selects(longTTL))
 	if err != nil {
 		return err
 	}
 	w.onStop(func() { _ = g.Close() })
-	send := func(to int, data []byte) error { return g.SendData(ids[to], data) }
+	send := func(to int, data []byte) error { return how(g, ids[to], data) }
 	w.sender = func(int) (sender, error) { return send, nil }
 	w.stream = func(msgs [][]byte) error {
 		_, err := g.SendBatch(context.Background(), ids[0], msgs)

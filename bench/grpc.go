@@ -12,7 +12,10 @@ import (
 
 // gRPC: unary calls to addresses that are known. What streams is a
 // bidirectional stream with an acknowledgement a message.
-var courierGRPC = courier{nameGRPC, openGRPC}
+var (
+	courierGRPC        = courier{nameGRPC, openGRPC("Send", nothing)}
+	courierGRPCReplies = courier{nameGRPC, openGRPC("Reply", same)}
+)
 
 var bothWays = grpc.StreamDesc{
 	StreamName: "Stream", ClientStreams: true, ServerStreams: true,
@@ -31,14 +34,19 @@ var bothWays = grpc.StreamDesc{
 
 var grpcService = grpc.ServiceDesc{
 	ServiceName: "bench", HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{
-		MethodName: "Send",
+	Methods: []grpc.MethodDesc{unary("Send", nothing), unary("Reply", same)},
+	Streams: []grpc.StreamDesc{bothWays},
+}
+
+func unary(method string, reply answer) grpc.MethodDesc {
+	return grpc.MethodDesc{
+		MethodName: method,
 		Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 			var in wrapperspb.BytesValue
-			return &emptypb.Empty{}, decode(&in)
+			err := decode(&in)
+			return wrapperspb.Bytes(reply(in.Value)), err
 		},
-	}},
-	Streams: []grpc.StreamDesc{bothWays},
+	}
 }
 
 func serveGRPC(_ role, ready func(...string)) error {
@@ -53,25 +61,31 @@ func serveGRPC(_ role, ready func(...string)) error {
 	return nil
 }
 
-func openGRPC(w *way, _ *server, receivers int) error {
-	conns := make([]*grpc.ClientConn, receivers)
-	for i := range conns {
-		c, err := w.child(role{Name: "grpc"})
-		if err != nil {
-			return err
+func openGRPC(method string, want answer) func(*way, *server, int) error {
+	return func(w *way, _ *server, receivers int) error {
+		conns := make([]*grpc.ClientConn, receivers)
+		for i := range conns {
+			c, err := w.child(role{Name: "grpc"})
+			if err != nil {
+				return err
+			}
+			conn, err := grpc.NewClient(c.addrs[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
+			if err != nil {
+				return err
+			}
+			w.onStop(func() { _ = conn.Close() })
+			conns[i] = conn
 		}
-		conn, err := grpc.NewClient(c.addrs[0], grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			return err
+		send := func(to int, data []byte) error {
+			var reply wrapperspb.BytesValue
+			if err := conns[to].Invoke(context.Background(), "/bench/"+method, wrapperspb.Bytes(data), &reply); err != nil {
+				return err
+			}
+			return check(reply.Value, want(data))
 		}
-		w.onStop(func() { _ = conn.Close() })
-		conns[i] = conn
+		w.sender = func(int) (sender, error) { return send, nil }
+		return streamToGRPC(w, conns[0])
 	}
-	send := func(to int, data []byte) error {
-		return conns[to].Invoke(context.Background(), "/bench/Send", wrapperspb.Bytes(data), &emptypb.Empty{})
-	}
-	w.sender = func(int) (sender, error) { return send, nil }
-	return streamToGRPC(w, conns[0])
 }
 
 func streamToGRPC(w *way, conn *grpc.ClientConn) error {

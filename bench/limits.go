@@ -16,8 +16,9 @@ var limits = map[string]string{
 		"taken in batches that falls away.",
 	"1 caller": "A frame there and one back, each through a thread of ZeroMQ's and a goroutine on either side. Redis Streams and gRPC " +
 		"read from their socket in the goroutine that waits, which saves two changes of thread.",
-	"same node":    "A copy, a look at the lease's clock, and a change of goroutine in each direction.",
-	workCrash.what: "Waiters look at a random time in the first 20 ms, so that many do not at once.",
+	loadRequests1.name: "A frame there and one back, as for 1 caller, and behind for the same reason: the reply is the receipt, too.",
+	"same node":        "A copy, a look at the lease's clock, and a change of goroutine in each direction.",
+	workCrash.what:     "Waiters look at a random time in the first 20 ms, so that many do not at once.",
 }
 
 // unexplained stands where limits has nothing.

@@ -62,7 +62,7 @@ func full(each time.Duration) size {
 		lock:      plan{steady: 1500, handovers: 200, pollers: 20, vigils: 20, ttl: time.Second},
 		each:      each,
 		receivers: 30,
-		many:      crowd{ids: 10_000, idle: 20 * time.Second, ttl: 10 * time.Second},
+		many:      crowd{ids: 10_000, idle: 2 * longTTL / 3, ttl: 10 * time.Second},
 	}
 }
 
@@ -77,6 +77,7 @@ type chapter struct {
 func (z size) chapters() []chapter {
 	return []chapter{
 		{"messages", messages(z.each), speedOfMessages},
+		{"requests", requests(z.each), speedOfRequests},
 		{"receivers", receivers(z.receivers, z.each), speedOverReceivers},
 		{"ids", manyIDs(z.many.ids, z.each), speedToManyIDs},
 		{"lock", contest{}, func(r *report, s *server, _ results) error { return speedOfTheLock(r, s, z.lock) }},

@@ -14,6 +14,7 @@ const (
 	nameNATS    = "NATS"
 	nameGRPC    = "gRPC"
 	nameStreams = "Redis Streams"
+	nameLists   = "Redis lists"
 )
 
 // yardsticks do less than is asked of the others.
@@ -68,7 +69,7 @@ func receivers(n int, each time.Duration) contest {
 func manyIDs(n int, each time.Duration) contest {
 	c := contest{receivers: 1, each: each, trials: []trial{{loadIDs, []courier{courierGone}}}}
 	for _, n := range []int{n / 100, n} {
-		c.trials[0].couriers = append(c.trials[0].couriers, courier{fmt.Sprintf("gone, %d ids", n), openRemote("gone", n)})
+		c.trials[0].couriers = append(c.trials[0].couriers, courier{fmt.Sprintf("gone, %d ids", n), openRemote("gone", n, sends)})
 	}
 	return c
 }

@@ -16,7 +16,10 @@ import (
 // NATS: the server, each responder and the requester are a process each. What
 // streams is JetStream's async publish, acknowledged by the server when it is in
 // its memory.
-var courierNATS = courier{nameNATS, openNATS}
+var (
+	courierNATS        = courier{nameNATS, openNATS("nats responder", nothing)}
+	courierNATSReplies = courier{nameNATS, openNATS("nats replies", same)}
+)
 
 // serveNATS keeps what JetStream wants to keep in the directory at Addrs[0].
 func serveNATS(r role, ready func(...string)) error {
@@ -36,46 +39,53 @@ func serveNATS(r role, ready func(...string)) error {
 }
 
 // serveNATSResponder answers on a subject.
-func serveNATSResponder(r role, ready func(...string)) error {
-	nc, err := nats.Connect(r.Addrs[0])
-	if err != nil {
-		return err
-	}
-	_, err = nc.Subscribe(r.IDs[0], func(m *nats.Msg) { _ = m.Respond(nil) })
-	if err == nil {
-		err = nc.Flush()
-	}
-	ready()
-	return err
-}
-
-func openNATS(w *way, _ *server, receivers int) error {
-	dir, err := os.MkdirTemp("", "bench-nats-")
-	if err != nil {
-		return err
-	}
-	w.onStop(func() { _ = os.RemoveAll(dir) })
-	server, err := w.child(role{Name: "nats", Addrs: []string{dir}})
-	if err != nil {
-		return err
-	}
-	subjects := names("data.", receivers)
-	for _, subject := range subjects {
-		if _, err := w.child(role{Name: "nats responder", Addrs: server.addrs, IDs: []string{subject}}); err != nil {
+func serveNATSResponder(reply answer) func(role, func(...string)) error {
+	return func(r role, ready func(...string)) error {
+		nc, err := nats.Connect(r.Addrs[0])
+		if err != nil {
 			return err
 		}
-	}
-	nc, err := nats.Connect(server.addrs[0])
-	if err != nil {
+		_, err = nc.Subscribe(r.IDs[0], func(m *nats.Msg) { _ = m.Respond(reply(m.Data)) })
+		if err == nil {
+			err = nc.Flush()
+		}
+		ready()
 		return err
 	}
-	w.onStop(nc.Close)
-	send := func(to int, data []byte) error {
-		_, err := nc.Request(subjects[to], data, 10*time.Second)
-		return err
+}
+
+func openNATS(responder string, want answer) func(*way, *server, int) error {
+	return func(w *way, _ *server, receivers int) error {
+		dir, err := os.MkdirTemp("", "bench-nats-")
+		if err != nil {
+			return err
+		}
+		w.onStop(func() { _ = os.RemoveAll(dir) })
+		server, err := w.child(role{Name: "nats", Addrs: []string{dir}})
+		if err != nil {
+			return err
+		}
+		subjects := names("data.", receivers)
+		for _, subject := range subjects {
+			if _, err := w.child(role{Name: responder, Addrs: server.addrs, IDs: []string{subject}}); err != nil {
+				return err
+			}
+		}
+		nc, err := nats.Connect(server.addrs[0])
+		if err != nil {
+			return err
+		}
+		w.onStop(nc.Close)
+		send := func(to int, data []byte) error {
+			reply, err := nc.Request(subjects[to], data, 10*time.Second)
+			if err != nil {
+				return err
+			}
+			return check(reply.Data, want(data))
+		}
+		w.sender = func(int) (sender, error) { return send, nil }
+		return streamToJetStream(w, nc)
 	}
-	w.sender = func(int) (sender, error) { return send, nil }
-	return streamToJetStream(w, nc)
 }
 
 func streamToJetStream(w *way, nc *nats.Conn) error {

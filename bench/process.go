@@ -32,12 +32,17 @@ type role struct {
 var roles = map[string]func(role, func(addrs ...string)) error{
 	"gone":           serveGone(selects),
 	"gone batches":   serveGone(takesBatches),
+	"gone messages":  serveGone(takesMessages),
+	"gone replies":   serveGone(replies),
+	"extends":        serveExtends,
 	"nothing":        func(_ role, ready func(...string)) error { ready(); return nil },
 	"plain":          servePlain,
 	"trip":           serveTrip,
 	"nats":           serveNATS,
-	"nats responder": serveNATSResponder,
+	"nats responder": serveNATSResponder(nothing),
+	"nats replies":   serveNATSResponder(same),
 	"redis stream":   serveStream,
+	"redis list":     serveList,
 	"grpc":           serveGRPC,
 	"original":       serveOriginal,
 }
