@@ -137,6 +137,9 @@ type open struct {
 	lost     bool       // the lock is
 }
 
+// full reports whether a message is a request for which there is no room.
+func (o *open) full(m *Message) bool { return m.Asks && len(o.requests) >= mostOpen }
+
 // Lost ends the contexts of requests: the handler must not go on. It may say so to
 // those who wait.
 func (b *Box) Lost() {
