@@ -428,6 +428,7 @@ func (g *Gone) close() error {
 	}
 	g.cancel()
 	g.streams.Withdraw()
+	g.room.Withdraw()
 	for g.sending.Load() > 0 {
 		<-g.drained
 	}

@@ -288,3 +288,30 @@ func TestMessagesFlowWhileRedisIsSlow(t *testing.T) {
 		}
 	}
 }
+
+// Close does not wait for the reply of a handler that has not returned in time.
+func TestCloseEndsRequestsThatAHandlerOfThisNodeDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	g := startNode(t, startRedis(t).locks(0), gone.WithCloseTimeout(20*time.Millisecond))
+	leave, got := make(chan struct{}), make(chan *gone.Message, 1)
+	r := hold(t, g, "a", func(r *gone.GoneRunner) {
+		got <- <-r.Inbox
+		<-leave
+	})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := g.Request(soon(t, 15*time.Second), "a", nil)
+		failed <- err
+	}()
+	m := within(t, 10*time.Second, "the request", got)
+	began := time.Now()
+	if err := g.Close(); err == nil || time.Since(began) > 5*time.Second {
+		t.Errorf("Close: %v after %v", err, time.Since(began))
+	}
+	isOnly(t, <-failed, gone.ErrOutcomeUnknown, gone.ErrNoReply, gone.ErrClosed)
+	if err := m.Reply(nil); !errors.Is(err, gone.ErrNoReply) {
+		t.Error("a reply that nobody waits for:", err)
+	}
+	close(leave)
+	within(t, 5*time.Second, "end", r.Exit)
+}

@@ -476,6 +476,7 @@ func (b *Box) await(ctx context.Context, m *Message) (a Answer) {
 		return a
 	case <-late:
 	case <-ctx.Done():
+	case <-b.room.withdrawn:
 	}
 	b.mu.Lock()
 	switch {
