@@ -10,9 +10,11 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonetest"
 )
 
 // asks has requests made on the holder's node and on another.
@@ -192,6 +194,37 @@ func TestAHandlerThatIsToEndMayStillReply(t *testing.T) {
 	end <- struct{}{}
 	if s := within(t, 10*time.Second, "the reply", replied); s != "the last<nil>" {
 		t.Error(s)
+	}
+}
+
+// Also when the lock is lost while the handler answers what it has.
+func TestTheContextOfARequestEndsWhenTheLockIsLost(t *testing.T) {
+	for _, lost := range []error{gone.ErrLockLost, gone.ErrLeaseExpired} {
+		for _, stopping := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				got, leave := make(chan *gone.Message, 1), make(chan struct{})
+				r := gonetest.Runner(t, func(r *gone.GoneRunner) {
+					got <- <-r.Inbox
+					<-leave
+				})
+				go func() { _, _ = r.Request(soon(t, time.Hour), nil) }()
+				m := <-got
+				ctx := m.Context()
+				if stopping {
+					r.End(gone.ErrClosed)
+				}
+				synctest.Wait()
+				if ctx.Err() != nil {
+					t.Error("it has ended while the lock is held")
+				}
+				r.End(lost)
+				synctest.Wait()
+				if ctx.Err() == nil || m.Context().Err() == nil {
+					t.Errorf("it goes on after %v, stopping: %v", lost, stopping)
+				}
+				close(leave)
+			})
+		}
 	}
 }
 

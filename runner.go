@@ -44,6 +44,7 @@ type GoneRunner struct {
 	c     *candidate
 	lease *lease.Lease    // nil for RunOne's
 	ctx   context.Context // ends when Exit closes
+	held  context.Context // ends with the lease
 	token uint64
 	take  func(most int, into []mailbox.Delivery) []mailbox.Delivery
 }
@@ -335,13 +336,17 @@ type tenure struct {
 // begin starts the handler, unless the lease is over already.
 func (c *candidate) begin(sent time.Duration) *tenure {
 	ctx, exit := context.WithCancelCause(context.WithValue(c.ctx, insideOf{}, c.id))
-	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, exit)
+	held, over := context.WithCancel(context.WithoutCancel(ctx))
+	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, func(cause error) {
+		exit(cause)
+		over()
+	})
 	if l.Left() == 0 {
 		c.node.log.Warn("gone: the lock was acquired too late", "id", c.id, "after", c.node.now()-sent)
 		c.lock.Unlock()
 		return nil
 	}
-	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: l, ctx: ctx}
+	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: l, ctx: ctx, held: held}
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
 	}

@@ -30,6 +30,7 @@ type Box struct {
 
 	inbox inbox
 	exit  context.Context
+	held  context.Context      // ends with the lease
 	left  func() time.Duration // of the lease; asked before each hand-over
 	room  *Room
 

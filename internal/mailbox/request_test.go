@@ -166,7 +166,7 @@ func TestAHandlerThatHasLostTheLockSeesItInItsRequests(t *testing.T) {
 		one, two := h.whole().Request, h.whole().Request
 		ctx := one.Context()
 		h.end()
-		h.Lost()
+		h.lose()
 		if ctx.Err() == nil || two.Context().Err() == nil {
 			t.Error("a context goes on")
 		}

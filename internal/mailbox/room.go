@@ -65,12 +65,12 @@ func NewRoom(tick *pulse.Pulse, largest int) *Room {
 	return r
 }
 
-// Begin makes the box of a tenure, which is over when exit ends. Left is what
-// its lease has left.
-func (r *Room) Begin(exit context.Context, id string, token uint64, left func() time.Duration, in inbox) *Box {
+// Begin makes the box of a tenure, which is over when exit ends. Held ends with its
+// lease, and left is what that has left.
+func (r *Room) Begin(exit, held context.Context, id string, token uint64, left func() time.Duration, in inbox) *Box {
 	b := &Box{
 		ID: id, Token: token, Data: make(chan []byte),
-		inbox: in, exit: exit, left: left, room: r,
+		inbox: in, exit: exit, held: held, left: left, room: r,
 		pump: pump{kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)},
 	}
 	r.mu.Lock()
