@@ -331,14 +331,9 @@ func (g *Gone) begin(r *GoneRunner, left func() time.Duration) (end func()) {
 		m.set(r, d)
 		return m
 	})
-	b := g.room.Begin(r.ctx, id, token, left, in)
+	b := g.room.Begin(r.ctx, r.held, id, token, left, in)
 	r.Data, r.Inbox, r.take = b.Data, in.C, b.Take
-	unhook := context.AfterFunc(r.ctx, func() {
-		if errors.Is(context.Cause(r.ctx), ErrLockLost) {
-			b.Lost()
-		}
-		b.Shut()
-	})
+	unhook := context.AfterFunc(r.ctx, b.Shut)
 	g.watchWakes()
 	g.routes.poke(id)
 	return func() {
@@ -428,6 +423,7 @@ func (g *Gone) close() error {
 	}
 	g.cancel()
 	g.streams.Withdraw()
+	g.room.Withdraw()
 	for g.sending.Load() > 0 {
 		<-g.drained
 	}

@@ -388,6 +388,43 @@ func TestAnAnswerToABatchThatCannotBeIsUnknown(t *testing.T) {
 	}
 }
 
+// The handler's side tells requests apart by their numbers.
+func TestARequestWithANumberThatWasUsedBeforeIsRefused(t *testing.T) {
+	t.Parallel()
+	g := startNode(t, startRedis(t).locks(0))
+	got := make(chan *gone.Message, 100)
+	hold(t, g, "a", func(r *gone.GoneRunner) {
+		for m := range r.Messages() {
+			got <- m
+		}
+	})
+	h, err := g.Holder(context.Background(), "a")
+	must(t, err)
+	e := startPuppet(t, keypair{}).open(g, keypair{})
+	const most = 1<<64 - 1
+	numbers := []uint64{1, 1, 3, 2, 3, 4, most, most, 0, 1, most}
+	e.say(e.frame(func(w *wire.Writer) {
+		w.Open(1, 0, h.Token, "a")
+		for _, n := range numbers {
+			w.Request(1, n, 60_000, wire.WantsReply, fmt.Append(nil, n))
+		}
+		w.Open(2, 0, h.Token, "a")
+		w.Request(2, 1, 60_000, 0, []byte("last"))
+	}))
+	seen := map[string]bool{}
+	for m := range got {
+		if seen[string(m.Data)] {
+			t.Errorf("%s was received twice", m.Data)
+		}
+		if seen[string(m.Data)] = true; string(m.Data) == "last" {
+			break
+		}
+	}
+	if !seen["1"] || !seen["3"] || !seen["4"] {
+		t.Errorf("received %v", seen)
+	}
+}
+
 func deadline(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)

@@ -178,8 +178,11 @@ func (h *heartbeat) round() {
 func (r *GoneRunner) keepAlive() *heartbeat {
 	done := make(chan struct{})
 	h := &heartbeat{again: make(chan struct{}, 1), stop: func() { close(done) }}
+	h.idle.Store(true)
+	// The lease may have been extended long before the loop begins.
+	extended := time.Now().Add(r.lease.Left() + r.lease.Margin() - r.lease.TTL())
 	go func() {
-		for extended := time.Now(); ; {
+		for {
 			timer := time.NewTimer(time.Until(extended.Add(r.lease.TTL() / 3)))
 			select {
 			case <-timer.C:

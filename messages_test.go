@@ -1,6 +1,8 @@
 package gone
 
 import (
+	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -57,4 +59,44 @@ func TestTheLoopKeepsTheLeaseWhileItComesRoundAndABodyThatHangsLosesIt(t *testin
 		}
 		<-one.runner.Exit
 	})
+}
+
+// Whenever the loop begins, and however often.
+func TestALoopThatBeginsLateOrAgainAndAgainKeepsTheLease(t *testing.T) {
+	for name, handler := range map[string]func(r *GoneRunner){
+		"late": func(r *GoneRunner) {
+			time.Sleep(leaseTTL * 6 / 10)
+			for range r.Messages() {
+			}
+		},
+		"again and again": func(r *GoneRunner) {
+			for r.Context().Err() == nil {
+				for range r.Messages() {
+					break
+				}
+			}
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			stage := takingStage{deadStage{func() {}}, make(chan []byte)}
+			one := onStage(stage, newBubbleClock().now, generousLock{})
+			one.handler = func(r *GoneRunner) {
+				handler(r)
+				if errors.Is(context.Cause(r.Context()), ErrLockLost) {
+					t.Errorf("%s: %v", name, context.Cause(r.Context()))
+				}
+				_ = r.Close()
+			}
+			go one.run()
+			time.Sleep(leaseTTL)
+			for range 20 {
+				select {
+				case stage.feed <- nil:
+				case <-one.runner.Exit:
+				}
+				time.Sleep(leaseTTL / 5)
+			}
+			retire(one)
+		})
+	}
 }

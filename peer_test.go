@@ -276,10 +276,12 @@ func TestAPeerThatOpensVeryManyStreamsHoldsUpNobodyElse(t *testing.T) {
 			}
 		}))
 	}
+	number := uint64(1)
 	ask := func(e *wireEnd, stream uint64) wire.Status {
 		t.Helper()
-		e.say(e.frame(func(w *wire.Writer) { w.Request(stream, 1, 10_000, 0, fmt.Append(nil, stream)) }))
-		return e.answers(1)[stream<<32|1]
+		number++
+		e.say(e.frame(func(w *wire.Writer) { w.Request(stream, number, 10_000, 0, fmt.Append(nil, stream)) }))
+		return e.answers(1)[stream<<32|number]
 	}
 	if s := ask(greedy, 7); s != wire.Received {
 		t.Errorf("in a stream that there is: %d", s)

@@ -10,9 +10,11 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonetest"
 )
 
 // asks has requests made on the holder's node and on another.
@@ -195,6 +197,37 @@ func TestAHandlerThatIsToEndMayStillReply(t *testing.T) {
 	}
 }
 
+// Also when the lock is lost while the handler answers what it has.
+func TestTheContextOfARequestEndsWhenTheLockIsLost(t *testing.T) {
+	for _, lost := range []error{gone.ErrLockLost, gone.ErrLeaseExpired} {
+		for _, stopping := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				got, leave := make(chan *gone.Message, 1), make(chan struct{})
+				r := gonetest.Runner(t, func(r *gone.GoneRunner) {
+					got <- <-r.Inbox
+					<-leave
+				})
+				go func() { _, _ = r.Request(soon(t, time.Hour), nil) }()
+				m := <-got
+				ctx := m.Context()
+				if stopping {
+					r.End(gone.ErrClosed)
+				}
+				synctest.Wait()
+				if ctx.Err() != nil {
+					t.Error("it has ended while the lock is held")
+				}
+				r.End(lost)
+				synctest.Wait()
+				if ctx.Err() == nil || m.Context().Err() == nil {
+					t.Errorf("it goes on after %v, stopping: %v", lost, stopping)
+				}
+				close(leave)
+			})
+		}
+	}
+}
+
 func TestAReplyOverTheLimitIsAnErrorOfReply(t *testing.T) {
 	t.Parallel()
 	asks(t, func(t *testing.T, g, holder *gone.Gone) {
@@ -287,4 +320,31 @@ func TestMessagesFlowWhileRedisIsSlow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// Close does not wait for the reply of a handler that has not returned in time.
+func TestCloseEndsRequestsThatAHandlerOfThisNodeDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	g := startNode(t, startRedis(t).locks(0), gone.WithCloseTimeout(20*time.Millisecond))
+	leave, got := make(chan struct{}), make(chan *gone.Message, 1)
+	r := hold(t, g, "a", func(r *gone.GoneRunner) {
+		got <- <-r.Inbox
+		<-leave
+	})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := g.Request(soon(t, 15*time.Second), "a", nil)
+		failed <- err
+	}()
+	m := within(t, 10*time.Second, "the request", got)
+	began := time.Now()
+	if err := g.Close(); err == nil || time.Since(began) > 5*time.Second {
+		t.Errorf("Close: %v after %v", err, time.Since(began))
+	}
+	isOnly(t, <-failed, gone.ErrOutcomeUnknown, gone.ErrNoReply, gone.ErrClosed)
+	if err := m.Reply(nil); !errors.Is(err, gone.ErrNoReply) {
+		t.Error("a reply that nobody waits for:", err)
+	}
+	close(leave)
+	within(t, 5*time.Second, "end", r.Exit)
 }

@@ -47,6 +47,7 @@ type GoneRunner struct {
 	c     *candidate      // nil when made by hand
 	lease *lease.Lease    // nil for RunOne's
 	ctx   context.Context // ends when Exit closes
+	held  context.Context // ends with the lease
 	token uint64
 	take  func(most int, into []mailbox.Delivery) []mailbox.Delivery
 }
@@ -376,14 +377,18 @@ type tenure struct {
 // begin starts the handler, unless the lease is over already.
 func (c *candidate) begin(sent time.Duration) *tenure {
 	ctx, exit := context.WithCancelCause(context.WithValue(c.ctx, insideOf{}, c.id))
-	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, exit)
+	held, over := context.WithCancel(context.WithoutCancel(ctx))
+	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, func(cause error) {
+		exit(cause)
+		over()
+	})
 	if l.Left() == 0 {
 		c.trouble(fmt.Errorf("%w, after %v with a TTL of %v", errTooLate, c.node.now()-sent, l.TTL()))
 		c.lock.Unlock()
 		return nil
 	}
 	c.luck.troubles = nil
-	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: l, ctx: ctx}
+	r := &GoneRunner{Lock: c.lock, Exit: ctx.Done(), c: c, lease: l, ctx: ctx, held: held}
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
 	}

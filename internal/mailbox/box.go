@@ -30,6 +30,7 @@ type Box struct {
 
 	inbox inbox
 	exit  context.Context
+	held  context.Context      // ends with the lease
 	left  func() time.Duration // of the lease; asked before each hand-over
 	room  *Room
 
@@ -67,7 +68,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	switch {
 	case b.over || b.left() <= 0:
 		return wire.Ended
-	case m.Chain != nil && m.Chain.Broken(m.Number):
+	case m.Chain != nil && m.Chain.Broken(m.Number), b.open.full(m):
 		return wire.Busy
 	}
 	if shared {
@@ -83,8 +84,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 		}
 	}
 	switch {
-	case m.Asks && len(b.open.requests) >= mostOpen,
-		try && (b.queue.head != nil || b.pump.takers == 0),
+	case try && (b.queue.head != nil || b.pump.takers == 0),
 		b.queue.n >= mostMessages,
 		b.queue.n > 0 && b.queue.bytes+len(m.Payload) > mostBytes:
 		if m.Chain != nil {
@@ -238,7 +238,7 @@ func (b *Box) nextLocked() *Message {
 			b.decideLocked(m, wire.Ended)
 			continue
 		}
-		if m.Chain != nil && m.Chain.Broken(m.Number) {
+		if m.Chain != nil && m.Chain.Broken(m.Number) || b.open.full(m) {
 			b.decideLocked(m, wire.Busy)
 			continue
 		}
@@ -444,7 +444,7 @@ func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try, as
 		b.mu.Unlock()
 		return Answer{Status: wire.Ended}
 	}
-	if try && (b.queue.head != nil || b.pump.takers == 0) || asks && len(b.open.requests) >= mostOpen {
+	if try && (b.queue.head != nil || b.pump.takers == 0) {
 		b.mu.Unlock()
 		return Answer{Status: wire.Busy}
 	}
@@ -477,6 +477,7 @@ func (b *Box) await(ctx context.Context, m *Message) (a Answer) {
 		return a
 	case <-late:
 	case <-ctx.Done():
+	case <-b.room.withdrawn:
 	}
 	b.mu.Lock()
 	switch {

@@ -94,6 +94,7 @@ type handler struct {
 	*Box
 	t     *testing.T
 	exit  context.CancelFunc
+	lose  context.CancelFunc
 	lease time.Time
 	inbox *Inbox[Delivery]
 }
@@ -112,8 +113,10 @@ func inBox(t *testing.T, test func(h *handler, o *origin)) {
 		tick := pulse.New(func(now time.Time) time.Time { return r.Tick(now) })
 		r = NewRoom(tick, largest)
 		ctx, exit := context.WithCancel(context.Background())
-		h := &handler{t: t, exit: exit, lease: time.Now().Add(24 * time.Hour), inbox: wholes()}
-		h.Box = r.Begin(ctx, "a", 7, func() time.Duration {
+		held, lose := context.WithCancel(context.Background())
+		defer lose()
+		h := &handler{t: t, exit: exit, lose: lose, lease: time.Now().Add(24 * time.Hour), inbox: wholes()}
+		h.Box = r.Begin(ctx, held, "a", 7, func() time.Duration {
 			if ctx.Err() != nil {
 				return 0
 			}

@@ -67,8 +67,8 @@ func (r *Request) Context() context.Context {
 	r.box.mu.Lock()
 	defer r.box.mu.Unlock()
 	if r.ctx == nil {
-		r.ctx, r.cancel = context.WithDeadline(context.WithoutCancel(r.box.exit), r.expires)
-		if r.over != nil || r.box.open.lost {
+		r.ctx, r.cancel = context.WithDeadline(r.box.held, r.expires)
+		if r.over != nil {
 			r.cancel()
 		}
 	}
@@ -134,21 +134,10 @@ func (r *Request) abandonLocked() {
 type open struct {
 	requests map[asked]*Request
 	untold   []*Request // whose senders do not know that; and some that were answered
-	lost     bool       // the lock is
 }
 
-// Lost ends the contexts of requests: the handler must not go on. It may say so to
-// those who wait.
-func (b *Box) Lost() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.open.lost = true
-	for _, r := range b.open.requests {
-		if r.cancel != nil {
-			r.cancel()
-		}
-	}
-}
+// full reports whether a message is a request for which there is no room.
+func (o *open) full(m *Message) bool { return m.Asks && len(o.requests) >= mostOpen }
 
 // openLocked notes that the handler has received the request of m, which is not in
 // the queue any more. It may have replied already.

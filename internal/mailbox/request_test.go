@@ -166,7 +166,7 @@ func TestAHandlerThatHasLostTheLockSeesItInItsRequests(t *testing.T) {
 		one, two := h.whole().Request, h.whole().Request
 		ctx := one.Context()
 		h.end()
-		h.Lost()
+		h.lose()
 		if ctx.Err() == nil || two.Context().Err() == nil {
 			t.Error("a context goes on")
 		}
@@ -243,6 +243,35 @@ func TestRequestsThatWaitForRepliesAreBounded(t *testing.T) {
 		_ = last.Reply(nil, false)
 		if s := h.asks(o, mostOpen+1, time.Hour); s != 0 {
 			t.Errorf("when one was answered: %d", s)
+		}
+	})
+}
+
+// Also where the handler is always ready for one more, or many wait for it.
+func TestRequestsThatWaitForRepliesAreBoundedHoweverTheyAreReceived(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		h.open.requests = map[asked]*Request{}
+		for number := range uint64(mostOpen - 1) {
+			h.open.requests[asked{o, number}] = &Request{}
+		}
+		for number := range uint64(3) { // that wait when there is room for one
+			h.asks(o, mostOpen+number, time.Hour)
+		}
+		if ds := h.Take(10, nil); len(ds) != 1 {
+			t.Errorf("took %d", len(ds))
+		}
+		if o.get(mostOpen+1) != wire.Busy || o.get(mostOpen+2) != wire.Busy {
+			t.Error("one over the limit was not refused")
+		}
+		ready := make(chan Delivery, 1)
+		go func() { ready <- <-h.inbox.C }()
+		synctest.Wait()
+		if s := h.asks(o, mostOpen+3, time.Hour); s != wire.Busy || len(ready) > 0 {
+			t.Errorf("a handler that is ready: %d", s)
+		}
+		h.arrive(o, mostOpen+4, "no request", time.Hour)
+		if d := <-ready; string(d.Data) != "no request" {
+			t.Errorf("%q", d.Data)
 		}
 	})
 }

@@ -21,6 +21,8 @@ type Room struct {
 	spare   sync.Pool    // of messages
 	slabs   sync.Pool
 
+	withdrawn chan struct{} // closed when senders on this node wait no longer
+
 	mu    sync.RWMutex
 	boxes map[string]*Box
 }
@@ -57,18 +59,18 @@ func (a *agenda) start(look func(*Box)) {
 // NewRoom makes a room. Its owner calls [Room.Tick] whenever tick beats. Replies of
 // more than largest bytes are not given.
 func NewRoom(tick *pulse.Pulse, largest int) *Room {
-	r := &Room{tick: tick, largest: largest, boxes: map[string]*Box{}}
+	r := &Room{tick: tick, largest: largest, withdrawn: make(chan struct{}), boxes: map[string]*Box{}}
 	r.reports.start((*Box).report)
 	r.takes.start((*Box).tellTaken)
 	return r
 }
 
-// Begin makes the box of a tenure, which is over when exit ends. Left is what
-// its lease has left.
-func (r *Room) Begin(exit context.Context, id string, token uint64, left func() time.Duration, in inbox) *Box {
+// Begin makes the box of a tenure, which is over when exit ends. Held ends with its
+// lease, and left is what that has left.
+func (r *Room) Begin(exit, held context.Context, id string, token uint64, left func() time.Duration, in inbox) *Box {
 	b := &Box{
 		ID: id, Token: token, Data: make(chan []byte),
-		inbox: in, exit: exit, left: left, room: r,
+		inbox: in, exit: exit, held: held, left: left, room: r,
 		pump: pump{kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)},
 	}
 	r.mu.Lock()
@@ -159,6 +161,10 @@ func (r *Room) copy(p []byte) []byte {
 	r.slabs.Put(s)
 	return c
 }
+
+// Withdraw takes back what senders on this node wait for, as far as that is still
+// possible. It is called once.
+func (r *Room) Withdraw() { close(r.withdrawn) }
 
 // Close ends the reports. All boxes have been shut.
 func (r *Room) Close() {

@@ -17,7 +17,7 @@ type inbound struct {
 	id      string
 	token   uint64
 	chain   *mailbox.Chain              // nil: its requests do not depend on each other
-	next    uint64                      // number of the chain's next batch; Receive's
+	next    uint64                      // lowest number that was not used; Receive's
 	box     atomic.Pointer[mailbox.Box] // of the tenure; nil: it was not here yet
 	pending atomic.Int64                // requests that wait for their answer
 }
@@ -206,12 +206,13 @@ func (s *side) closed(number uint64) {
 // request takes a Request or a Batch, and returns its status if that is known
 // at once, else 0.
 func (in *inbound) request(it *wire.Item, frame int, now time.Time) wire.Status {
-	if in.chain != nil {
-		if it.Number > in.next { // the one before was taken back
-			in.chain.Break(in.next)
-		}
-		in.next = it.Number + 1
+	if it.Number+1 <= in.next { // two would be one to who answers them
+		return wire.Busy
 	}
+	if in.chain != nil && it.Number > in.next { // the one before was taken back
+		in.chain.Break(in.next)
+	}
+	in.next = it.Number + 1
 	switch {
 	case in.id == "" || (it.Kind == wire.Batch) != (in.chain != nil):
 		return wire.Busy

@@ -129,7 +129,7 @@ func (a *actor) act(line string) {
 		var token uint64
 		_, _ = fmt.Sscan(rest, &id, &token)
 		ctx, end := context.WithCancel(context.Background())
-		a.box, a.end = a.room.Begin(ctx, id, token, func() time.Duration { return time.Hour }, whole()), end
+		a.box, a.end = a.room.Begin(ctx, ctx, id, token, func() time.Duration { return time.Hour }, whole()), end
 	case "receive": // what the handler does
 		go func() { a.events <- "received " + string(<-a.box.Data) }()
 	case "end":

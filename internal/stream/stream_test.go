@@ -103,7 +103,7 @@ type tenure struct {
 // until it is let.
 func (p *process) holds(token uint64, pace func()) *tenure {
 	ctx, cancel := context.WithCancel(context.Background())
-	h := &tenure{Box: p.room.Begin(ctx, "a", token, func() time.Duration {
+	h := &tenure{Box: p.room.Begin(ctx, ctx, "a", token, func() time.Duration {
 		if ctx.Err() != nil {
 			return 0
 		}

@@ -34,8 +34,9 @@
 //	4 Bye    numbered, the last. The sender takes no frame behind ack any more
 //
 // An item is kind:u8 len:uv and a body of that length. Kinds that are not known
-// are skipped. A stream is the numbered requests from one process to one tenure;
-// the sender chooses its number, not 0 and never used before on the link.
+// are skipped. A stream is the numbered requests from one process to one tenure, in
+// the order of their numbers; the sender chooses its number, not 0 and never used
+// before on the link.
 //
 //	1  Open     stream:uv flags:uv token:uv id
 //	2  Close    stream:uv
