@@ -451,6 +451,53 @@ func TestCloseEndsTheSendsOfItsNodeWithinAboutASecond(t *testing.T) {
 	})
 }
 
+// Those who wait for room are not let in by those who leave.
+func TestCloseEndsTheSendsThatWaitForTheirTurn(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		a.ignore("a")
+		big := make([]byte, DefaultMaxMessageSize)
+		batch := [][]byte{big, big, big, big, big, big}
+		for range 20 {
+			c.senders.Go(func() { c.wants(b.SendDataContext(c.in(time.Hour), "a", big), ErrNotDelivered, ErrClosed) })
+			c.senders.Go(func() {
+				_, err := b.SendBatch(c.in(time.Hour), "a", batch)
+				c.wants(err, ErrNotDelivered, ErrClosed)
+			})
+			c.senders.Go(func() {
+				_, err := b.Request(c.in(time.Hour), "a", big)
+				c.wants(err, ErrNotDelivered, ErrClosed)
+			})
+		}
+		time.Sleep(time.Second)
+		began := time.Now()
+		b.leave()
+		if d := time.Since(began); d > sendsMost+500*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+		c.senders.Wait()
+	})
+}
+
+// ignore has a node hold an id with a handler that receives nothing.
+func (n *member) ignore(id string) {
+	n.c.handlers.Add(1)
+	r, err := n.RunOne(id, func(r *GoneRunner) {
+		for {
+			select {
+			case <-r.Exit:
+				return
+			case <-time.After(clusterTTL / 3):
+				_ = r.Extend()
+			}
+		}
+	})
+	n.c.wants(err)
+	go func() { defer n.c.handlers.Done(); <-r.Exit }()
+	n.c.await(id)
+}
+
 // The reason is part of the result.
 func TestTheReasonOfAResultIsNamed(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {

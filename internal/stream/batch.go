@@ -31,7 +31,8 @@ func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, deadline time.Tim
 	end.Status = wire.Received
 	for received < len(msgs) {
 		if status := b.post(ctx, deadline); status != 0 && len(b.under) == 0 {
-			return received, Result{Status: status, Unsent: true}
+			// Who waited for room in vain waited for the handler.
+			return received, Result{Status: status, Unsent: status != wire.Expired}
 		}
 		end = b.next(ctx)
 		if received += end.Count; end.Count > 0 {

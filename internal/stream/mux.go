@@ -30,7 +30,8 @@ type Mux struct {
 	room    *mailbox.Room
 	maxSize int // of a message
 	inbound atomic.Int64
-	spare   sync.Pool // of requests
+	closed  atomic.Bool // no more requests are sent
+	spare   sync.Pool   // of requests
 
 	mu    sync.RWMutex
 	sides map[*link.Link]*side
@@ -249,8 +250,10 @@ func (m *Mux) Tick(now time.Time) (next time.Time) {
 	return next
 }
 
-// Withdraw takes all requests back, as far as that is still possible.
+// Withdraw takes all requests back, as far as that is still possible, and has no more
+// sent: neither by those who wait for the room of what was taken back.
 func (m *Mux) Withdraw() {
+	m.closed.Store(true)
 	for _, st := range m.all() {
 		st.Withdraw()
 	}

@@ -223,7 +223,7 @@ func (s *Stream) post(r *Request, now time.Time) (flush bool, why wire.Status) {
 	switch {
 	case s.over != 0:
 		return false, s.over
-	case !s.freshLocked(now):
+	case s.side.mux.closed.Load(), !s.freshLocked(now):
 		return false, Elsewhere
 	}
 	l := s.side.link

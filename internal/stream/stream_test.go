@@ -507,7 +507,7 @@ func TestAWindowIsBoundedAndItsReasonIsTheHandler(t *testing.T) {
 			if r := send(s, "x", time.Second); r.Status != wire.Expired || r.Unsent || time.Since(began) != time.Second {
 				t.Errorf("%+v after %v", r, time.Since(began))
 			}
-			if n, r := s.SendBatch(ctx, batch(2, 0), in(time.Second)); n != 0 || r.Status != wire.Expired {
+			if n, r := s.SendBatch(ctx, batch(2, 0), in(time.Second)); n != 0 || r.Status != wire.Expired || r.Unsent {
 				t.Errorf("batch: %d, %+v", n, r)
 			}
 			cancel()
