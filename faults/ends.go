@@ -305,7 +305,7 @@ func (c *Cluster) settle(t *Tenure) {
 func handOver(name, fault string, end func(*Cluster, *Tenure)) Scenario {
 	return Scenario{
 		Name: name, Fault: fault,
-		Holds: "hand-over p50 ≤ 1 ms, p99 ≤ 3 ms on loopback; every send returns nil",
+		Holds: "hand-over p50 ≤ 1 ms, p99 ≤ 3 ms on loopback; " + planned,
 		TTL:   ttl, Bound: 100 * time.Millisecond, Planned: true, Alone: true,
 		Measure: "Unlock to first line", P50: time.Millisecond, P99: 3 * time.Millisecond,
 		Play: func(c *Cluster, rounds int) {

@@ -185,7 +185,7 @@ func checkPaused(h History) (bad findings, waking int) {
 		switch e.Kind {
 		case Halted:
 			halts[e.Node] = append(halts[e.Node], e.At)
-		case Sent:
+		case Sent, Asked:
 			_, at, _, _ := e.sent()
 			began[fmt.Sprint(e.From, e.ID, e.N)] = at
 		case Extended, Received, Wrote:
@@ -282,4 +282,3 @@ func checkGaps(h History, bound time.Duration) (bad findings) {
 	}
 	return bad
 }
-

@@ -33,6 +33,7 @@ type NodeConfig struct {
 	IDs         []string // to run
 	TTL         time.Duration
 	Extend      time.Duration // how often; 0: a third of the TTL
+	Loop        bool          // the handler's is that of Messages
 	SendTimeout time.Duration
 	Store       string // Unix socket of the fenced store
 	Guard       bool   // the restart guard of RedisLock
@@ -148,7 +149,7 @@ func (n *node) obey(words []string) {
 		if err != nil {
 			n.log.Add(Event{Kind: Failed, ID: words[1], Text: err.Error()})
 		}
-	case "behave": // id, how, and the token of the tenure that shall, else all of them; see handle
+	case "behave": // id, how, and the token of the tenure that shall, else all of them; see handler
 		b := behaviour{how: words[2]}
 		if len(words) > 3 {
 			b.token, _ = strconv.ParseUint(words[3], 10, 64)
@@ -159,12 +160,8 @@ func (n *node) obey(words []string) {
 	case "stats":
 		s, _ := json.Marshal(n.gone.Stats())
 		n.log.Add(Event{Kind: Stats, Text: string(s)})
-	case "send": // goroutines, pause, bytes, share of impatient sends in percent, ids
-		count, _ := strconv.Atoi(words[1])
-		pause, _ := time.ParseDuration(words[2])
-		size, _ := strconv.Atoi(words[3])
-		impatient, _ := strconv.Atoi(words[4])
-		n.startSenders(count, pause, size, impatient, words[5:])
+	case "send", "ask":
+		n.startSenders(words)
 	case "quiet":
 		n.stopSenders()
 		n.log.Add(Event{Kind: Quiet})

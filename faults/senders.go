@@ -6,12 +6,32 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"time"
 
 	gone "github.com/Diggs/go-one"
 )
 
-func (n *node) startSenders(count int, pause time.Duration, size, impatient int, ids []string) {
+// A load is what the sending goroutines of a command do.
+type load struct {
+	pause     time.Duration
+	size      int
+	impatient int // of a hundred calls, those that may be withdrawn within 3 ms
+	asking    int // and those that are requests
+	ids       []string
+}
+
+// startSenders obeys "send" and "ask", which sends requests only: goroutines, pause,
+// bytes, impatient, ids.
+func (n *node) startSenders(words []string) {
+	l := load{asking: 20, ids: words[5:]}
+	if words[0] == "ask" {
+		l.asking = 100
+	}
+	count, _ := strconv.Atoi(words[1])
+	l.pause, _ = time.ParseDuration(words[2])
+	l.size, _ = strconv.Atoi(words[3])
+	l.impatient, _ = strconv.Atoi(words[4])
 	if n.quit == nil {
 		n.quit = make(chan struct{})
 	}
@@ -28,20 +48,10 @@ func (n *node) startSenders(count int, pause time.Duration, size, impatient int,
 					return
 				default:
 				}
-				id := ids[i%len(ids)]
-				count, how := 1, patiently
-				switch d := rand.IntN(100); {
-				case d < impatient:
-					how = impatiently
-				case d >= 90:
-					how = trying
-				case d >= 80:
-					count, how = 4, batching
-				}
-				n.send(from, id, next[id], count, size, how)
-				next[id] += count
-				if pause > 0 {
-					time.Sleep(pause/2 + rand.N(pause))
+				id := l.ids[i%len(l.ids)]
+				next[id] += n.sendSomehow(from, id, next[id], l)
+				if l.pause > 0 {
+					time.Sleep(l.pause/2 + rand.N(l.pause))
 				}
 			}
 		})
@@ -65,14 +75,34 @@ const (
 	batching                  // SendBatch
 )
 
+// sendSomehow makes one call and returns how many messages it was for.
+func (n *node) sendSomehow(from, id string, number int, l load) int {
+	hasty := rand.IntN(100) < l.impatient
+	switch d := rand.IntN(100); {
+	case d < l.asking:
+		n.ask(from, id, number, l.size, hasty)
+	case hasty:
+		n.send(from, id, number, 1, l.size, impatiently)
+	case d >= 90:
+		n.send(from, id, number, 1, l.size, trying)
+	case d >= 80:
+		n.send(from, id, number, 4, l.size, batching)
+		return 4
+	default:
+		n.send(from, id, number, 1, l.size, patiently)
+	}
+	return 1
+}
+
+func payload(from string, number, size int) []byte {
+	return padded(fmt.Sprintf("%s %d ", from, number), size)
+}
+
 // send sends count messages and logs what became of each.
 func (n *node) send(from, id string, number, count, size int, how manner) {
 	msgs := make([][]byte, count)
 	for i := range msgs {
-		msgs[i] = fmt.Appendf(nil, "%s %d ", from, number+i)
-		for len(msgs[i]) < size {
-			msgs[i] = append(msgs[i], '.')
-		}
+		msgs[i] = payload(from, number+i, size)
 	}
 	var delivered int
 	var err error
@@ -82,7 +112,7 @@ func (n *node) send(from, id string, number, count, size int, how manner) {
 	case patiently:
 		err = n.gone.SendData(id, msgs[0])
 	case impatiently:
-		ctx, cancel := context.WithTimeout(context.Background(), rand.N(3*time.Millisecond))
+		ctx, cancel := inNoTime()
 		err = n.gone.SendDataContext(ctx, id, msgs[0])
 		cancel()
 		manner = "-withdrawn"
@@ -94,9 +124,7 @@ func (n *node) send(from, id string, number, count, size int, how manner) {
 	}
 	took := clock() - began
 	for i, data := range msgs {
-		for j := range data { // it is the caller's again
-			data[j] = '#'
-		}
+		scribble(data)
 		result := "nil"
 		if err != nil && i >= delivered { // of a batch, also what comes after the first that failed
 			result = resultOf(err) + manner
@@ -105,17 +133,57 @@ func (n *node) send(from, id string, number, count, size int, how manner) {
 	}
 }
 
-// resultOf is which of the three results a send had.
+// ask sends a request and logs its end, with the reply or what the handler failed
+// it with.
+func (n *node) ask(from, id string, number, size int, hasty bool) {
+	ctx, cancel, manner := context.Background(), context.CancelFunc(func() {}), ""
+	if hasty {
+		ctx, cancel = inNoTime()
+		manner = "-withdrawn"
+	}
+	data := payload(from, number, size)
+	began := clock()
+	reply, err := n.gone.Request(ctx, id, data)
+	took := clock() - began
+	cancel()
+	scribble(data)
+	var result, text string
+	failure := (*gone.HandlerError)(nil)
+	switch {
+	case err == nil:
+		result, text = replied, bare(string(reply))
+	case errors.As(err, &failure) && resultOf(err) == "neither":
+		result, text = failed, bare(failure.Text)
+	default:
+		result, text = resultOf(err)+manner, err.Error()
+	}
+	n.log.Add(Event{Kind: Asked, ID: id, From: from, N: number, Text: fmt.Sprintf("%s %d %d %s", result, began, took, text)})
+}
+
+func inNoTime() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), rand.N(3*time.Millisecond))
+}
+
+// scribble is what somebody may do to data that is his again.
+func scribble(data []byte) {
+	for i := range data {
+		data[i] = '#'
+	}
+}
+
+// resultOf is which of the results of a send, or of a request without a reply, it
+// was.
 func resultOf(err error) string {
-	not, unknown := errors.Is(err, gone.ErrNotDelivered), errors.Is(err, gone.ErrOutcomeUnknown)
+	not, unknown, noReply := errors.Is(err, gone.ErrNotDelivered), errors.Is(err, gone.ErrOutcomeUnknown), errors.Is(err, gone.ErrNoReply)
 	switch {
 	case err == nil:
 		return "nil"
-	case not && !unknown:
+	case not && !unknown && !noReply:
 		return "not"
+	case unknown && !not && noReply:
+		return "noreply"
 	case unknown && !not:
 		return "unknown"
 	}
 	return "neither"
 }
-
