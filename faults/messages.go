@@ -303,62 +303,6 @@ func (c *Cluster) handOver(id string) {
 
 func pick[T any](from []T) T { return from[rand.IntN(len(from))] }
 
-// requestScenarios are about replies. In the other rows a fifth of the calls are
-// requests, in these all, and many are open at a time.
-func requestScenarios() []Scenario {
-	return []Scenario{
-		{
-			Name: "requests-planned", Fault: "planned hand-overs with hundreds of open requests: the handler returns, calls Close on itself, its node is closed",
-			Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(same)
-				c.askAll()
-				for i := range rounds {
-					c.round()
-					c.handOver(three[i%3])
-				}
-			},
-		},
-		{
-			Name: "requests-crash", Fault: "a holder with hundreds of open requests is killed (−9), stopped for up to 2 TTL, hangs until its lease is over, or returns and leaves them",
-			Holds: "every end true, every reply its own", TTL: ttl, Bound: 2*ttl + time.Second,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(same)
-				c.askAll()
-				for i := range rounds {
-					c.round()
-					t := c.holder(pick(three))
-					c.pause(anytime(c.ttl / 3))
-					n := c.on(t)
-					switch i % 4 {
-					case 0:
-						c.kill(n)
-						c.resume(nameOf(n.Name), n.Config)
-						c.successor(t, c.ttl+5*time.Second)
-					case 1:
-						c.let(t, "hang")
-						c.successor(t, 2*c.ttl+5*time.Second)
-					case 2:
-						c.freeze(n)
-						c.pause(anytime(2 * c.ttl))
-						c.thaw(n)
-					case 3:
-						c.let(t, "desert")
-						c.successor(t, c.ttl+5*time.Second)
-					}
-				}
-			},
-		},
-	}
-}
-
-// askAll has the nodes that only send keep hundreds of requests open.
-func (c *Cluster) askAll() {
-	for _, name := range []string{"s", "u"} {
-		c.tell(c.nodes[name], "ask 100 20ms 200 %d %s", c.impatience(), strings.Join(three, " "))
-	}
-}
-
 // busy starts three nodes that compete for three ids, one of them with Messages, and
 // two that only send. All of them send.
 func (c *Cluster) busy(place func(name string, cfg NodeConfig) (NodeConfig, []string)) {
