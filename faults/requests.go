@@ -32,6 +32,7 @@ func requestScenarios() []Scenario {
 					c.let(t, []string{"desert", "hang"}[i%2])
 					c.successor(t, c.ttl+5*time.Second)
 				}
+				c.pause(c.ttl + time.Second) // for those that nobody answers
 				for _, e := range c.history {
 					if result, _, _, text := e.sent(); e.Kind == Asked && result == "unknown" && excuse() < c.ttl/4 {
 						c.Findings.add(e.At, "request %s %d to %s, whose holder lives: %s", e.From, e.N, e.ID, text)
