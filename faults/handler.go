@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gone "github.com/Diggs/go-one"
@@ -38,7 +39,7 @@ type handler struct {
 	self    Event // its id and token
 	store   *storeClient
 	replies sync.WaitGroup // that come late
-	deserts bool           // it does not wait for them
+	deserts atomic.Bool    // it does not wait for them, and half of them never come
 }
 
 // handle is the handler of every id. Its first line is the first event of a
@@ -54,7 +55,7 @@ func (n *node) handle(r *gone.GoneRunner) {
 	h.store = n.dialStore()
 	defer h.store.close()
 	defer func() {
-		if !h.deserts {
+		if !h.deserts.Load() {
 			h.replies.Wait()
 		}
 	}()
@@ -139,7 +140,7 @@ func (h *handler) behave() (how string, end bool) {
 	case "return": // at once
 		return how, true
 	case "desert": // whoever waits for its replies
-		h.deserts = true
+		h.deserts.Store(true)
 		return how, true
 	case "panic":
 		panic("as told")
@@ -175,7 +176,9 @@ func (h *handler) receive(m *gone.Message) {
 	default:
 		h.replies.Go(func() {
 			time.Sleep(rand.N(20 * time.Millisecond))
-			h.reply(m, e)
+			if !h.deserts.Load() || rand.IntN(2) == 0 {
+				h.reply(m, e)
+			}
 		})
 	}
 }
