@@ -22,7 +22,8 @@ func requestScenarios() []Scenario {
 		},
 		{
 			Name: "requests-left", Fault: "a handler with open requests returns and does not reply to them, or hangs until its lease is over and replies then",
-			Holds: "who gets no reply knows that the handler had the request", TTL: ttl, Bound: 2*ttl + time.Second,
+			Holds: "who gets no reply is told so ≤ 100 ms (p99) after the return, and that the handler had it", TTL: ttl, Bound: 2*ttl + time.Second,
+			Measure: "return to no reply", P99: 100 * time.Millisecond,
 			Play: func(c *Cluster, rounds int) {
 				c.askAll()
 				for i := range rounds {
@@ -33,11 +34,7 @@ func requestScenarios() []Scenario {
 					c.successor(t, c.ttl+5*time.Second)
 				}
 				c.pause(c.ttl + time.Second) // for those that nobody answers
-				for _, e := range c.history {
-					if result, _, _, text := e.sent(); e.Kind == Asked && result == "unknown" && excuse() < c.ttl/4 {
-						c.Findings.add(e.At, "request %s %d to %s, whose holder lives: %s", e.From, e.N, e.ID, text)
-					}
-				}
+				c.left()
 			},
 		},
 		{
@@ -62,6 +59,35 @@ func requestScenarios() []Scenario {
 				}
 			},
 		},
+	}
+}
+
+// left measures how long after their handlers returned those requests ended that it
+// left, and finds those of which too little was said, where every holder lives.
+func (c *Cluster) left() {
+	type tenure struct {
+		id    string
+		token uint64
+	}
+	by, returned := map[message]tenure{}, map[tenure]time.Duration{}
+	for _, e := range c.history {
+		switch e.Kind {
+		case Received:
+			by[messageOf(e)] = tenure{e.ID, e.Token}
+		case Returned:
+			returned[tenure{e.ID, e.Token}] = e.At
+		}
+	}
+	for _, e := range c.history {
+		result, began, took, why := e.sent()
+		at, over := returned[by[messageOf(e)]]
+		switch {
+		case e.Kind != Asked:
+		case result == "noreply" && over:
+			c.measure(began + took - at)
+		case result == "noreply", result == "unknown" && excuse() < c.ttl/4:
+			c.Findings.add(e.At, "request %s %d to %s, whose holder lives: %s: %s", e.From, e.N, e.ID, result, why)
+		}
 	}
 }
 
