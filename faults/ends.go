@@ -408,13 +408,7 @@ func badHandlers() Scenario {
 					c.tell(c.nodes[runners[(slices.Index(runners, nameOf(n.Name))+1)%3]], "send 1 50ms 64 0 %s", the)
 					c.pause(c.ttl)
 					c.unharmed(t)
-					for _, n := range c.nodes {
-						delete(c.last[n.Name], Quiet)
-						c.tell(n, "quiet")
-					}
-					for _, n := range c.nodes {
-						c.wait(5*time.Second, "senders end", func() bool { _, ok := c.last[n.Name][Quiet]; return ok })
-					}
+					c.quiet()
 					all("well")
 				case "sluggish":
 					c.let(t, "sluggish")

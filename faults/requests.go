@@ -33,7 +33,7 @@ func requestScenarios() []Scenario {
 					c.let(t, []string{"desert", "hang"}[i%2])
 					c.successor(t, c.ttl+5*time.Second)
 				}
-				c.pause(c.ttl + time.Second) // for those that nobody answers
+				c.quiet()
 				c.left()
 			},
 		},
