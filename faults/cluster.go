@@ -436,8 +436,8 @@ func (c *Cluster) logged(node, prefix string) (n int) {
 	return n
 }
 
-// finish ends all senders, then all nodes, and reads the rest of the logs.
-func (c *Cluster) finish() {
+// quiet ends all senders.
+func (c *Cluster) quiet() {
 	for _, n := range c.nodes {
 		delete(c.last[n.Name], Quiet)
 		c.tell(n, "quiet")
@@ -448,6 +448,11 @@ func (c *Cluster) finish() {
 			return ok
 		})
 	}
+}
+
+// finish ends all senders, then all nodes, and reads the rest of the logs.
+func (c *Cluster) finish() {
+	c.quiet()
 	var all []*Node
 	for _, n := range c.nodes {
 		all = append(all, n)

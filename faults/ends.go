@@ -305,7 +305,7 @@ func (c *Cluster) settle(t *Tenure) {
 func handOver(name, fault string, end func(*Cluster, *Tenure)) Scenario {
 	return Scenario{
 		Name: name, Fault: fault,
-		Holds: "hand-over p50 ≤ 1 ms, p99 ≤ 3 ms on loopback; every send returns nil",
+		Holds: "hand-over p50 ≤ 1 ms, p99 ≤ 3 ms on loopback; " + planned,
 		TTL:   ttl, Bound: 100 * time.Millisecond, Planned: true, Alone: true,
 		Measure: "Unlock to first line", P50: time.Millisecond, P99: 3 * time.Millisecond,
 		Play: func(c *Cluster, rounds int) {
@@ -408,13 +408,7 @@ func badHandlers() Scenario {
 					c.tell(c.nodes[runners[(slices.Index(runners, nameOf(n.Name))+1)%3]], "send 1 50ms 64 0 %s", the)
 					c.pause(c.ttl)
 					c.unharmed(t)
-					for _, n := range c.nodes {
-						delete(c.last[n.Name], Quiet)
-						c.tell(n, "quiet")
-					}
-					for _, n := range c.nodes {
-						c.wait(5*time.Second, "senders end", func() bool { _, ok := c.last[n.Name][Quiet]; return ok })
-					}
+					c.quiet()
 					all("well")
 				case "sluggish":
 					c.let(t, "sluggish")

@@ -41,8 +41,10 @@ const (
 	Returned Kind = "returned" // last line of a handler
 	Extended Kind = "extended" // Text is "ok" or the error
 	Wrote    Kind = "wrote"    // to the fenced store; Text is "ok", "refused" or the error
-	Received Kind = "received" // from r.Data
+	Received Kind = "received" // Text is "whole", from r.Data alone ""
+	Replied  Kind = "replied"  // about to be; Text is "replied", "failed", or "twice"
 	Sent     Kind = "sent"     // Text is the result, when it began, the time it took, the error
+	Asked    Kind = "asked"    // so it is of a request, with the reply for an error
 
 	LockCall   Kind = "lock>"
 	LockRet    Kind = "lock<" // Text is "ok", "held" or the error
@@ -60,6 +62,13 @@ const (
 	Wiped   Kind = "wiped"   // … to here
 	Blocked Kind = "blocked" // nobody can be expected to hold an id from here …
 	Free    Kind = "free"    // … to here
+)
+
+// What several events have for a Text.
+const (
+	whole   = "whole"   // a message from r.Inbox or of r.Messages
+	replied = "replied" // Reply
+	failed  = "failed"  // Fail
 )
 
 // clock is the clock of all logs.

@@ -25,13 +25,13 @@ func history(t *testing.T, lines string) (h History) {
 		}
 		e.At, e.Node = at, f[1]
 		switch e.Kind {
-		case Received, Sent, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet:
+		case Received, Replied, Sent, Asked, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet:
 			n := int(0)
 			for _, d := range f[5] {
 				n = n*10 + int(d-'0')
 			}
 			e.From, e.N, e.Text = f[4], n, strings.Join(f[6:], " ")
-			if e.Kind == Sent { // the result, and for how many ms
+			if e.sends() { // the result, and for how many ms
 				took, err := time.ParseDuration(f[7] + "ms")
 				if err != nil {
 					t.Fatalf("line %q", line)
@@ -136,6 +136,28 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"a result that is none", messages, "21 s sent 0 g 1 neither 1\n", "none"},
 		{"a try in a planned case", planned, "21 s sent 0 g 1 not-tried 1 busy\n", ""},
 		{"an error in a planned case", planned, "21 s sent 0 g 1 not 1 busy\n", "planned, yet"},
+
+		{"a reply", planned, "20 a received 5 g 1 whole\n20 a replied 5 g 1 replied\n21 s asked 0 g 1 replied 1 g 1 x 5\n", ""},
+		{"a failure", planned, "20 a received 5 g 1 whole\n20 a replied 5 g 1 failed\n21 s asked 0 g 1 failed 1 g 1 x 5\n", ""},
+		{"an empty reply, as it was received from r.Data", planned, "20 a received 5 g 1\n21 s asked 0 g 1 replied 1\n", ""},
+		{"an empty reply of a handler that was killed", messages, "12 a begin 5\n20 s asked 0 g 1 replied 1\n21 a killed 0\n", ""},
+		{"an empty reply that the handler has not given", messages, "20 a received 5 g 1 whole\n20 a replied 5 g 1 replied\n21 s asked 0 g 1 replied 1\n", "got an empty one"},
+		{"an empty reply to what was not received", messages, "12 a begin 5\n21 s asked 0 g 1 replied 1\n", "got an empty one"},
+		{"a reply to another request", messages, "20 a received 5 g 1 whole\n20 a replied 5 g 1 replied\n20 a received 5 k 1 whole\n20 a replied 5 k 1 replied\n21 s asked 0 g 1 replied 1 k 1 x 5\n", "replied with \"k 1 x 5\""},
+		{"a reply of another tenure", messages, "20 a received 5 g 1 whole\n20 a replied 5 g 1 replied\n21 s asked 0 g 1 replied 1 g 1 x 4\n", "replied with"},
+		{"a reply that nobody gave", messages, "12 a begin 5\n20 a received 5 g 1 whole\n21 a killed 0\n21 s asked 0 g 1 replied 1 g 1 x 5\n", "no handler replied"},
+		{"two replies", messages, "20 a received 5 g 1 whole\n20 a replied 5 g 1 replied\n20 a replied 5 g 1 twice\n21 s asked 0 g 1 replied 1 g 1 x 5\n", "two replies"},
+		{"a failure for a reply", messages, "20 a received 5 g 1 whole\n20 a replied 5 g 1 replied\n21 s asked 0 g 1 failed 1 g 1 x 5\n", "failed with"},
+		{"a reply for a failure", messages, "20 a received 5 g 1 whole\n20 a replied 5 g 1 failed\n21 s asked 0 g 1 replied 1 g 1 x 5\n", "replied with"},
+		{"no reply", messages, "20 a received 5 g 1 whole\n21 s asked 0 g 1 noreply 1 late\n", ""},
+		{"no reply of a handler that was killed", messages, "12 a begin 5\n20 a killed 0\n21 s asked 0 g 1 noreply 5 late\n", ""},
+		{"no reply though it was not received", messages, "12 a begin 5\n21 s asked 0 g 1 noreply 1 late\n", "no handler received it"},
+		{"a request that was not delivered but received", messages, "20 a received 5 g 1 whole\n21 s asked 0 g 1 not-withdrawn 1 busy\n", "though not delivered"},
+		{"a request of unknown outcome", messages, "20 a received 5 g 1 whole\n21 s asked 0 g 1 unknown 1 x\n", ""},
+		{"a send without a reply", messages, "20 a received 5 g 1 whole\n21 s sent 0 g 1 noreply 1 x\n", "none"},
+		{"an end that is none", messages, "21 s asked 0 g 1 neither 1\n", "none"},
+		{"no reply in a planned case", planned, "20 a received 5 g 1 whole\n21 s asked 0 g 1 noreply 1 late\n", "planned, yet"},
+		{"a request received twice", messages, "20 a received 5 g 1 whole\n21 b received 6 g 1 whole\n21 s asked 0 g 1 unknown 1 x\n", "duplicate: g 1"},
 
 		{"two grants at once", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 b lock> 0 r 1\n21 b lock< 6 r 1 ok\n", "can't be those of one lock"},
 		{"a grant after the TTL", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n120 b lock> 0 r 1\n121 b lock< 6 r 1 ok\n", ""},

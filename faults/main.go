@@ -7,11 +7,12 @@
 //	go run . -attacks -out ../docs/security.md     attacks from outside, as make attacks does
 //	go run . -run kill -rounds 20 -dump /tmp       some of them; their histories are kept
 //
-// A scenario ([Scenario]; ends.go, outages.go, messages.go) starts a [Cluster]
-// of its own and does something to it, round after round. Its nodes (node.go)
-// are this binary again: a Gone, handlers and senders that obey lines on stdin
-// and append every [Event] to a log. Afterwards all logs make one [History],
-// and the checkers look at nothing else (history.go, lockmodel.go). What holds
+// A scenario ([Scenario]; ends.go, outages.go, messages.go, requests.go) starts a
+// [Cluster] of its own and does something to it, round after round. Its nodes (node.go,
+// handler.go, senders.go) are this binary again: a Gone, handlers and senders
+// that obey lines on stdin and append every [Event] to a log. Afterwards all logs
+// make one [History], and the checkers look at nothing else (history.go for
+// tenures, ledger.go for messages, lockmodel.go for locks). What holds
 // for every history is in [Row.judge]; a scenario adds what only it can know.
 //
 // An [Attack] (attacks.go) comes from a stranger: this process plays one, against

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -12,6 +13,8 @@ var (
 	runners = []string{"a", "b", "c"}
 	three   = []string{"one", "two", "three"} // ids
 )
+
+const planned = "every send returns nil, every request its reply"
 
 // messageScenarios are about "every message accounted for".
 func messageScenarios() []Scenario {
@@ -87,34 +90,18 @@ func messageScenarios() []Scenario {
 		},
 		{
 			Name: "messages-handover", Fault: "planned hand-overs while messages flow: the handler returns, calls Close on itself, its node is closed",
-			Holds: "every send returns nil", TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
+			Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
 			Play: func(c *Cluster, rounds int) {
 				c.busy(anew)
 				for i := range rounds {
 					c.round()
-					id := three[i%3]
-					t := c.holder(id)
-					c.settle(t)
-					n := c.on(t)
-					switch rand.IntN(3) {
-					case 0:
-						c.let(t, "return")
-						c.successor(t, 5*time.Second)
-					case 1:
-						c.let(t, "leave")
-						c.successor(t, 5*time.Second)
-						c.tell(n, "run %s", id)
-					case 2:
-						c.term(n)
-						c.successor(t, 5*time.Second)
-						c.resume(nameOf(n.Name), n.Config)
-					}
+					c.handOver(three[i%3])
 				}
 			},
 		},
 		{
 			Name: "messages-rolling", Fault: "rolling restart of all nodes while messages flow, senders among them, each on its old address",
-			Holds: "every send returns nil", TTL: 10 * ttl, Bound: 500 * time.Millisecond, Planned: true,
+			Holds: planned, TTL: 10 * ttl, Bound: 500 * time.Millisecond, Planned: true,
 			Play: func(c *Cluster, rounds int) {
 				c.busy(same)
 				for range max(rounds/4, 1) {
@@ -182,7 +169,7 @@ func messageScenarios() []Scenario {
 		},
 		{
 			Name: "messages-garbage", Fault: "garbage, malformed frames and half-open connections on every node's port",
-			Holds: "every send returns nil", TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
+			Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
 			Play: func(c *Cluster, rounds int) {
 				c.busy(anew)
 				for range rounds {
@@ -228,14 +215,14 @@ func messageScenarios() []Scenario {
 					c.pause(3 * time.Second)
 				}
 				var longest time.Duration
+				right := map[string][]string{"well": {"nil", "not-tried", replied, failed}, "stuck": {"not", "not-tried"}}
 				for _, e := range c.history {
-					if result, _, took, _ := e.sent(); e.Kind == Sent && e.ID == "well" {
+					result, _, took, _ := e.sent()
+					if want := right[e.ID]; want != nil && e.sends() && !slices.Contains(want, result) {
+						c.Findings.add(e.At, "%s handler: %s: %s", e.ID, e.Kind, e.Text)
+					}
+					if e.sends() && e.ID == "well" {
 						longest = max(longest, took)
-						if result != "nil" && result != "not-tried" {
-							c.Findings.add(e.At, "a send to the healthy handler: %s", e.Text)
-						}
-					} else if e.Kind == Sent && e.ID == "stuck" && result != "not" && result != "not-tried" {
-						c.Findings.add(e.At, "a send to the stuck handler: %s", e.Text)
 					}
 				}
 				c.remark("longest wait of a sender to the healthy handler %s", short(longest))
@@ -275,7 +262,7 @@ func messageScenarios() []Scenario {
 func (c *Cluster) waited(crashed time.Duration) {
 	open := map[string]bool{} // sending goroutines that have ended none since
 	for _, e := range c.history {
-		if e.Kind != Sent {
+		if !e.sends() {
 			continue
 		}
 		_, began, took, _ := e.sent()
@@ -294,17 +281,39 @@ func (c *Cluster) waited(crashed time.Duration) {
 	}
 }
 
+// handOver ends the tenure of an id in one of the planned ways.
+func (c *Cluster) handOver(id string) {
+	t := c.holder(id)
+	c.settle(t)
+	n := c.on(t)
+	switch rand.IntN(3) {
+	case 0:
+		c.let(t, "return")
+		c.successor(t, 5*time.Second)
+	case 1:
+		c.let(t, "leave")
+		c.successor(t, 5*time.Second)
+		c.tell(n, "run %s", id)
+	case 2:
+		c.term(n)
+		c.successor(t, 5*time.Second)
+		c.resume(nameOf(n.Name), n.Config)
+	}
+}
+
 func pick[T any](from []T) T { return from[rand.IntN(len(from))] }
 
-// busy starts three nodes that compete for three ids, and two that only send.
-// All of them send.
+// busy starts three nodes that compete for three ids, one of them with Messages, and
+// two that only send. All of them send.
 func (c *Cluster) busy(place func(name string, cfg NodeConfig) (NodeConfig, []string)) {
 	for _, name := range []string{"a", "b", "c", "s", "u"} {
 		var ids []string
 		if len(c.nodes) < len(runners) {
 			ids = three
 		}
-		cfg, wrap := place(name, c.config(ids...))
+		cfg := c.config(ids...)
+		cfg.Loop = name == "b"
+		cfg, wrap := place(name, cfg)
 		c.resume(name, cfg, wrap...)
 	}
 	for _, id := range three {
@@ -315,13 +324,17 @@ func (c *Cluster) busy(place func(name string, cfg NodeConfig) (NodeConfig, []st
 // resume starts a node and its senders.
 func (c *Cluster) resume(name string, cfg NodeConfig, wrap ...string) {
 	n := c.start(name, cfg, wrap...)
-	// Five percent of the sends are withdrawn early, but not where all must succeed.
-	impatient := 5
+	c.tell(n, "send 2 1ms 64 %d %s", c.impatience(), strings.Join(three, " "))
+	c.tell(n, "send 1 4ms 2000 %d %s", c.impatience(), three[0])
+}
+
+// impatience is how many of a hundred sends are withdrawn early: none where all must
+// succeed.
+func (c *Cluster) impatience() int {
 	if c.Planned {
-		impatient = 0
+		return 0
 	}
-	c.tell(n, "send 2 1ms 64 %d %s", impatient, strings.Join(three, " "))
-	c.tell(n, "send 1 4ms 2000 %d %s", impatient, three[0])
+	return 5
 }
 
 // anew gives a node any port, same one that it keeps.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/signal"
@@ -34,6 +33,7 @@ type NodeConfig struct {
 	IDs         []string // to run
 	TTL         time.Duration
 	Extend      time.Duration // how often; 0: a third of the TTL
+	Loop        bool          // the handler's is that of Messages
 	SendTimeout time.Duration
 	Store       string // Unix socket of the fenced store
 	Guard       bool   // the restart guard of RedisLock
@@ -149,7 +149,7 @@ func (n *node) obey(words []string) {
 		if err != nil {
 			n.log.Add(Event{Kind: Failed, ID: words[1], Text: err.Error()})
 		}
-	case "behave": // id, how, and the token of the tenure that shall, else all of them; see handle
+	case "behave": // id, how, and the token of the tenure that shall, else all of them; see handler
 		b := behaviour{how: words[2]}
 		if len(words) > 3 {
 			b.token, _ = strconv.ParseUint(words[3], 10, 64)
@@ -160,93 +160,13 @@ func (n *node) obey(words []string) {
 	case "stats":
 		s, _ := json.Marshal(n.gone.Stats())
 		n.log.Add(Event{Kind: Stats, Text: string(s)})
-	case "send": // goroutines, pause, bytes, share of impatient sends in percent, ids
-		count, _ := strconv.Atoi(words[1])
-		pause, _ := time.ParseDuration(words[2])
-		size, _ := strconv.Atoi(words[3])
-		impatient, _ := strconv.Atoi(words[4])
-		n.startSenders(count, pause, size, impatient, words[5:])
+	case "send", "ask":
+		n.startSenders(words)
 	case "quiet":
 		n.stopSenders()
 		n.log.Add(Event{Kind: Quiet})
 	default:
 		n.fail(fmt.Errorf("command %q", words))
-	}
-}
-
-// A behaviour is how the handlers of an id behave. Where it ends a tenure, it is
-// meant for that one: the node may get the next one before it is told to behave
-// well again.
-type behaviour struct {
-	how   string
-	token uint64 // 0: of every tenure
-}
-
-func (n *node) behaviour(id string, token uint64) string {
-	b, _ := n.behave.Load(id)
-	if b, _ := b.(behaviour); b.token == 0 || b.token == token {
-		return b.how
-	}
-	return "well"
-}
-
-// handle is the handler of every id. Its first line is the first event of a
-// tenure. Behaviours other than "well" do what a handler should not.
-func (n *node) handle(r *gone.GoneRunner) {
-	e := Event{ID: r.ID(), Token: r.FencingToken()}
-	note := func(k Kind, text string) { e := e; e.Kind, e.Text = k, text; n.log.Add(e) }
-	note(Begin, "")
-	defer note(Returned, "")
-	go func() {
-		<-r.Exit
-		note(Exit, context.Cause(r.Context()).Error())
-	}()
-	store := n.dialStore()
-	defer store.close()
-
-	extend := time.NewTicker(n.cfg.Extend)
-	defer extend.Stop()
-	write := time.NewTicker(20 * time.Millisecond)
-	defer write.Stop()
-	note(Wrote, store.write(e.ID, e.Token))
-	for {
-		data := r.Data
-		behave := n.behaviour(e.ID, e.Token)
-		switch behave {
-		case "return": // at once
-			return
-		case "panic":
-			panic("as told")
-		case "leave": // calls Close on itself
-			_ = r.Close()
-		case "ignore": // does not extend, and stays when Exit closes
-			time.Sleep(time.Millisecond)
-			continue
-		case "deaf": // never reads Data, is healthy otherwise
-			data = nil
-		case "slow":
-			time.Sleep(2 * time.Millisecond)
-		}
-		select {
-		case <-r.Exit:
-			if behave == "sluggish" { // takes its time to return
-				time.Sleep(n.cfg.TTL / 2)
-			}
-			if n.cfg.Store != "" {
-				note(Wrote, store.write(e.ID, e.Token)) // a last write, as real handlers do
-			}
-			return
-		case d := <-data:
-			n.received(e, d)
-		case <-extend.C:
-			text := "ok"
-			if err := r.Extend(); err != nil {
-				text = outcomeOf(err)
-			}
-			note(Extended, text)
-		case <-write.C:
-			note(Wrote, store.write(e.ID, e.Token))
-		}
 	}
 }
 
@@ -263,124 +183,6 @@ func outcomeOf(err error) string {
 		return "held"
 	}
 	return "unknown " + err.Error()
-}
-
-// The payload of a message is "from n" and padding.
-func (n *node) received(e Event, data []byte) {
-	e.Kind = Received
-	if f := strings.Fields(string(data)); len(f) >= 2 {
-		e.From = f[0]
-		e.N, _ = strconv.Atoi(f[1])
-	}
-	n.log.Add(e)
-}
-
-func (n *node) startSenders(count int, pause time.Duration, size, impatient int, ids []string) {
-	if n.quit == nil {
-		n.quit = make(chan struct{})
-	}
-	quit := n.quit
-	for range count {
-		// Process ids differ, so that a node started anew has other names.
-		from := fmt.Sprintf("%d/%d", os.Getpid(), n.sending)
-		n.sending++
-		n.senders.Go(func() {
-			next := map[string]int{} // number of the next message to an id
-			for i := 0; ; i++ {
-				select {
-				case <-quit:
-					return
-				default:
-				}
-				id := ids[i%len(ids)]
-				count, how := 1, patiently
-				switch d := rand.IntN(100); {
-				case d < impatient:
-					how = impatiently
-				case d >= 90:
-					how = trying
-				case d >= 80:
-					count, how = 4, batching
-				}
-				n.send(from, id, next[id], count, size, how)
-				next[id] += count
-				if pause > 0 {
-					time.Sleep(pause/2 + rand.N(pause))
-				}
-			}
-		})
-	}
-}
-
-func (n *node) stopSenders() {
-	if n.quit != nil {
-		close(n.quit)
-		n.senders.Wait()
-		n.quit = nil
-	}
-}
-
-type manner int
-
-const (
-	patiently   manner = iota // SendData
-	impatiently               // SendDataContext, withdrawn within 3 ms
-	trying                    // TrySendData
-	batching                  // SendBatch
-)
-
-// send sends count messages and logs what became of each.
-func (n *node) send(from, id string, number, count, size int, how manner) {
-	msgs := make([][]byte, count)
-	for i := range msgs {
-		msgs[i] = fmt.Appendf(nil, "%s %d ", from, number+i)
-		for len(msgs[i]) < size {
-			msgs[i] = append(msgs[i], '.')
-		}
-	}
-	var delivered int
-	var err error
-	var manner string
-	began := clock()
-	switch how {
-	case patiently:
-		err = n.gone.SendData(id, msgs[0])
-	case impatiently:
-		ctx, cancel := context.WithTimeout(context.Background(), rand.N(3*time.Millisecond))
-		err = n.gone.SendDataContext(ctx, id, msgs[0])
-		cancel()
-		manner = "-withdrawn"
-	case trying:
-		err = n.gone.TrySendData(id, msgs[0])
-		manner = "-tried"
-	case batching:
-		delivered, err = n.gone.SendBatch(context.Background(), id, msgs)
-	}
-	took := clock() - began
-	for i, data := range msgs {
-		for j := range data { // it is the caller's again
-			data[j] = '#'
-		}
-		result := "nil"
-		if err != nil && i >= delivered { // of a batch, also what comes after the first that failed
-			result = resultOf(err) + manner
-		}
-		n.log.Add(Event{Kind: Sent, ID: id, From: from, N: number + i, Text: fmt.Sprintf("%s %d %d %v", result, began, took, err)})
-	}
-}
-
-// resultOf is which of the three results a send had.
-func resultOf(err error) string {
-	not, unknown := errors.Is(err, gone.ErrNotDelivered), errors.Is(err, gone.ErrOutcomeUnknown)
-	switch {
-	case err == nil:
-		return "nil"
-	case not && !unknown:
-		return "not"
-	case unknown && !not:
-		return "unknown"
-	}
-	return "neither"
 }
 
 // newLock makes RedisLocks that log every call. All the extras stay.

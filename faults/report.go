@@ -26,6 +26,9 @@ func (r *Row) summary() string {
 	if m := r.Messages; m.Sent > 0 {
 		s += fmt.Sprintf("  sent %d nil %d not %d unknown %d in hand %d longest %s", m.Sent, m.Nil, m.Not, m.Unknown, m.NotNoted, short(m.Longest))
 	}
+	if q := r.Messages.Requests; q.Asked > 0 {
+		s += fmt.Sprintf("  asked %d replied %d failed %d noreply %d not %d unknown %d wrong %d", q.Asked, q.Replied, q.Failed, q.NoReply, q.Not, q.Unknown, q.Wrong)
+	}
 	if r.Undecided > 0 {
 		s += fmt.Sprintf("  %d lock histories undecided", r.Undecided)
 	}
@@ -50,8 +53,8 @@ func short(d time.Duration) string {
 
 // report is docs/faults.md.
 func report(rows []*Row, rounds int, took time.Duration) string {
-	var b strings.Builder
-	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	var b page
+	p := b.line
 	total, tenures, calls, bad, undecided := Messages{}, 0, 0, 0, 0
 	played := 0
 	for _, r := range rows {
@@ -68,14 +71,32 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 	p("processes, a real redis-server for each row, faults from outside the processes. Every process logs what")
 	p("happens to it with one clock; afterwards the checker reads all logs. `faults/` says how.")
 	p("")
-	p("%s. %d rounds, %d tenures, %d calls of locks, %d messages, in %s: **%d violations**.",
-		time.Now().UTC().Format("2006-01-02"), played, tenures, calls, total.Sent, took.Round(time.Second), bad)
+	p("%s. %d rounds, %d tenures, %d calls of locks, %d messages, %d requests, in %s: **%d violations**.",
+		time.Now().UTC().Format("2006-01-02"), played, tenures, calls, total.Sent, total.Requests.Asked, took.Round(time.Second), bad)
 	p("")
 	p("%s", machine())
 	if len(pairs) > 0 {
 		p("")
 		p("What went from node to node was encrypted (CURVE, with a key pair for each node).")
 	}
+	b.checked(undecided)
+	b.tenures(rows)
+	b.messages(rows, total)
+	b.requests(rows, total.Requests)
+	b.notes(rows)
+	if bad > 0 {
+		b.violations(rows)
+	}
+	return b.String()
+}
+
+// A page is what is being written of a report.
+type page struct{ strings.Builder }
+
+func (b *page) line(format string, args ...any) { fmt.Fprintf(b, format+"\n", args...) }
+
+func (b *page) checked(undecided int) {
+	p := b.line
 	p("")
 	p("## What is checked of every history")
 	p("")
@@ -92,6 +113,14 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 	p("- Every result of a send agrees with all handlers' logs: nil was received once; not delivered was never received;")
 	p("  nothing twice; in order for each sending goroutine. In planned rows every send returns")
 	p("  nil, but for a TrySendData that found nobody receiving.")
+	p("- Every end of a request agrees with them, too. Each reply names its request and its tenure, and is noted before it")
+	p("  is given: what a caller gets is what the handler gave to that request, as a reply or as a failure, and the second")
+	p("  reply that a handler tries to give gets nowhere. ErrNoReply was received once; not delivered was never received.")
+	p("  In planned rows every request gets its reply.")
+}
+
+func (b *page) tenures(rows []*Row) {
+	p := b.line
 	p("")
 	p("## Exactly one")
 	p("")
@@ -122,6 +151,10 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 	p("\"Outside\" counts overlaps that a stopped process could not help, and the longest of them; \"forgotten\" those")
 	p("after Redis had lost its memory, which end with the old holder's next Extend; \"waking\" messages that were on")
 	p("offer on r.Data when the process was stopped and were taken in the instant in which it woke, at most one a stop.")
+}
+
+func (b *page) messages(rows []*Row, total Messages) {
+	p := b.line
 	p("")
 	p("## Every message accounted for")
 	p("")
@@ -138,7 +171,35 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 	p("")
 	p("\"In hand\": nil, received by a handler that was killed before it could note it; at most one for each kill.")
 	p("A send waits up to 10 s. Of those not delivered or unknown, %d were withdrawn earlier by their callers, and %d were", total.Withdrawn, total.Tried)
-	p("of TrySendData, which does not wait. A tenth of the calls are SendBatch, a tenth TrySendData.")
+	p("of TrySendData, which does not wait. A tenth of the calls are SendBatch, a tenth TrySendData,")
+	p("and a fifth are requests, which are counted below.")
+}
+
+func (b *page) requests(rows []*Row, total Requests) {
+	p := b.line
+	p("")
+	p("## Every request answered")
+	p("")
+	p("| fault | requests | replies | failed by the handler | no reply | unknown | not delivered | longest wait | violations |")
+	p("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+	line := func(name string, q Requests) {
+		p("| %s | %d | %d | %d | %d | %d | %d | %s | %d |", name, q.Asked, q.Replied, q.Failed, q.NoReply, q.Unknown, q.Not, short(q.Longest), q.Wrong)
+	}
+	for _, r := range rows {
+		if q := r.Messages.Requests; q.Asked > 0 {
+			line(r.Fault, q)
+		}
+	}
+	line("all", total)
+	p("")
+	p("Half of the requests are answered at once, half up to 20 ms later and out of order; an eighth are failed by the handler.")
+	p("Where a handler receives one from r.Data the reply is empty.")
+	p("\"No reply\" is ErrNoReply: the handler had it. Of those without a reply %d were withdrawn within 3 ms by their callers.", total.Withdrawn)
+	p("\"Violations\" are here those of requests alone.")
+}
+
+func (b *page) notes(rows []*Row) {
+	p := b.line
 	var notes []string
 	for _, r := range rows {
 		for _, n := range r.Notes {
@@ -151,21 +212,22 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 		p("")
 		p("%s", strings.Join(notes, "\n"))
 	}
-	if bad > 0 {
-		p("")
-		p("## Violations")
-		p("")
-		for _, r := range rows {
-			for i, f := range r.Findings {
-				if i == 10 {
-					p("- %s: … and %d more", r.Name, len(r.Findings)-i)
-					break
-				}
-				p("- %s: %s", r.Name, f.What)
+}
+
+func (b *page) violations(rows []*Row) {
+	p := b.line
+	p("")
+	p("## Violations")
+	p("")
+	for _, r := range rows {
+		for i, f := range r.Findings {
+			if i == 10 {
+				p("- %s: … and %d more", r.Name, len(r.Findings)-i)
+				break
 			}
+			p("- %s: %s", r.Name, f.What)
 		}
 	}
-	return b.String()
 }
 
 // machine says where the figures are from.

@@ -31,7 +31,7 @@ type Scenario struct {
 	// Bound is how long there may be no holder though a node competes. 0: not
 	// checked.
 	Bound   time.Duration
-	Planned bool // every send must return nil
+	Planned bool // every send must return nil, every request its reply
 	Alone   bool // nothing else runs meanwhile: it measures milliseconds
 	Guarded bool // the restart guard is on: no overlap after Redis has forgotten
 	Rounds  int  // at most so many, where a round is long
@@ -257,5 +257,5 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 
 // scenarios are all of them, in the order of the report.
 func scenarios() []Scenario {
-	return slices.Concat(nodeScenarios(), redisScenarios(), messageScenarios())
+	return slices.Concat(nodeScenarios(), redisScenarios(), messageScenarios(), requestScenarios())
 }
