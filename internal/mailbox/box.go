@@ -55,6 +55,8 @@ type pump struct {
 	offered *Message      // while it waits for the handler
 	kick    chan struct{} // makes it look again; capacity 1
 	takers  int           // who wait to Take
+	took    bool          // somebody has: what comes waits a little for the next time
+	unheard bool          // the room will look whether nobody has come to Take
 	turn    chan struct{} // makes one of them look again; capacity 1
 }
 
@@ -139,10 +141,21 @@ func (b *Box) onLocked() {
 	case b.pump.busy || b.queue.head == nil:
 	case b.pump.takers > 0:
 		poke(b.pump.turn)
-	default:
+	case !b.pump.took:
 		b.pump.busy = true
 		go b.run(nil, nil)
+	case !b.pump.unheard:
+		b.pump.unheard = true
+		b.room.calls.add(b, callAfter)
 	}
+}
+
+// call offers on the other doors what nobody has come to Take.
+func (b *Box) call() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pump.unheard, b.pump.took = false, false
+	b.onLocked()
 }
 
 // poke makes who waits on c look again.
@@ -452,7 +465,7 @@ func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try, as
 	m.Asks = asks
 	b.queue.push(m)
 	b.room.tick.By(b.queue.earliest)
-	if b.pump.busy || b.pump.takers > 0 {
+	if b.pump.busy || b.pump.takers > 0 || b.pump.took {
 		b.onLocked()
 		b.mu.Unlock()
 	} else {
@@ -509,6 +522,7 @@ func (b *Box) Take(most int, into []Delivery) []Delivery {
 		b.mu.Lock()
 		b.pump.takers--
 	}
+	b.pump.took = true
 	for most > 0 && b.exit.Err() == nil {
 		m := b.nextLocked()
 		if m == nil {

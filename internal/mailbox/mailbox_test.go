@@ -189,6 +189,7 @@ func (h *handler) send(payload string, d time.Duration, try bool) wire.Status {
 
 // next is what the handler receives, "" when there is nothing.
 func (h *handler) next() string {
+	time.Sleep(callAfter)
 	synctest.Wait()
 	select {
 	case data := <-h.Data:
@@ -715,6 +716,25 @@ func TestWhatTheHandlerGetsIsItsOwn(t *testing.T) {
 		copy(frame, "xxxxx")
 		if got := h.next(); got != "ra" {
 			t.Errorf("it shares its frame: %q", got)
+		}
+	})
+}
+
+// What waits for one who comes to Take again and again is not left to him for long.
+func TestAHandlerMayGoFromTakeToAnotherDoor(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		for number, door := range []func() string{
+			func() string { return string(<-h.Data) },
+			func() string { return string((<-h.inbox.C).Data) },
+		} {
+			h.arrive(o, uint64(2*number), "taken", time.Hour)
+			h.Take(1, nil)
+			h.arrive(o, uint64(2*number+1), "there", time.Hour)
+			go h.send("here", time.Hour, false)
+			began := time.Now()
+			if got := door() + door(); got != "therehere" || time.Since(began) > callAfter {
+				t.Errorf("received %q after %v", got, time.Since(began))
+			}
 		}
 	})
 }

@@ -12,11 +12,16 @@ import (
 // comes behind.
 const reportAfter = 100 * time.Microsecond
 
+// callAfter is how long what waits is left to a handler that comes to Take again and
+// again, before it is offered at the other doors, too.
+const callAfter = time.Millisecond
+
 // A Room has the boxes of a node: at most one for an id.
 type Room struct {
 	tick    *pulse.Pulse // the owner's, which calls Tick
 	largest int          // reply
 	reports agenda       // of boxes with results to report
+	calls   agenda       // from which nobody has taken for a while
 	takes   agenda       // with requests whose senders are to know that the handler has them
 	spare   sync.Pool    // of messages
 	slabs   sync.Pool
@@ -61,6 +66,7 @@ func (a *agenda) start(look func(*Box)) {
 func NewRoom(tick *pulse.Pulse, largest int) *Room {
 	r := &Room{tick: tick, largest: largest, withdrawn: make(chan struct{}), boxes: map[string]*Box{}}
 	r.reports.start((*Box).report)
+	r.calls.start((*Box).call)
 	r.takes.start((*Box).tellTaken)
 	return r
 }
@@ -169,5 +175,6 @@ func (r *Room) Withdraw() { close(r.withdrawn) }
 // Close ends the reports. All boxes have been shut.
 func (r *Room) Close() {
 	r.reports.beat.Stop()
+	r.calls.beat.Stop()
 	r.takes.beat.Stop()
 }
