@@ -355,12 +355,13 @@ func (g *Gone) watchWakes() {
 	g.watching = true
 	var look func()
 	look = func() {
-		for _, b := range g.room.All() {
+		boxes := g.room.All()
+		for _, b := range boxes {
 			b.Left()
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.watching = len(g.room.All()) > 0; g.watching {
+		if g.watching = len(boxes) > 0; g.watching {
 			time.AfterFunc(wakeWatch, look)
 		}
 	}
