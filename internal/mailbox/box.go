@@ -347,14 +347,16 @@ func (b *Box) report() {
 // longest are mostly cancelled first, and are found at once.
 func (b *Box) Cancel(o Origin, number uint64) {
 	b.mu.Lock()
-	m := b.queue.head
-	for m != nil && (m.Origin != o || m.Number != number) {
-		m = m.next
-	}
-	if m != nil {
-		b.withdrawLocked(m)
-	} else if r := b.open.requests[asked{o, number}]; r != nil {
+	if r := b.open.requests[asked{o, number}]; r != nil {
 		r.abandonLocked()
+	} else {
+		m := b.queue.head
+		for m != nil && (m.Origin != o || m.Number != number) {
+			m = m.next
+		}
+		if m != nil {
+			b.withdrawLocked(m)
+		}
 	}
 	b.mu.Unlock()
 	b.report()
