@@ -531,7 +531,11 @@ func (b *Box) takeLocked(m *Message, most int, into []Delivery) []Delivery {
 	switch {
 	case m.Batch > 0:
 		for ; most > 0 && m.left() > 0; most-- {
-			into = append(into, b.delivery(m, b.queue.cut(m)))
+			data := b.queue.cut(m)
+			if most == 1 { // who takes one at a time owns it, as in offer
+				data = b.room.copy(data)
+			}
+			into = append(into, b.delivery(m, data))
 		}
 		if m.left() > 0 {
 			return into
