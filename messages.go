@@ -67,7 +67,7 @@ func (m *Message) WantsReply() bool { return m.request != nil }
 func (m *Message) Reply(data []byte) error { return m.answer(data, false) }
 
 // Fail is Reply with an error: the sender gets a [HandlerError] with its text.
-func (m *Message) Fail(err error) error { return m.answer([]byte(err.Error()), true) }
+func (m *Message) Fail(err error) error { return m.answer(fmt.Append(nil, err), true) }
 
 func (m *Message) answer(data []byte, failed bool) error {
 	if m.request == nil {

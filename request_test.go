@@ -348,3 +348,58 @@ func TestCloseEndsRequestsThatAHandlerOfThisNodeDoesNotAnswer(t *testing.T) {
 	close(leave)
 	within(t, 5*time.Second, "end", r.Exit)
 }
+
+// Of what is too much at once some is refused; the link, and all else on it, stays.
+func TestLargeRepliesThatAreTooManyAtOnceEndNoLink(t *testing.T) {
+	t.Parallel()
+	locks := startRedis(t).locks(10 * time.Second)
+	holder, g := startNode(t, locks), startNode(t, locks)
+	const n = 300 // more than twice what is kept for a link
+	var replied, refused atomic.Int64
+	all := make(chan struct{})
+	hold(t, holder, t.Name(), func(r *gone.GoneRunner) {
+		var open []*gone.Message
+		for m := range r.Messages() {
+			if open = append(open, m); len(open) == n {
+				break
+			}
+		}
+		large := make([]byte, gone.DefaultMaxMessageSize)
+		var replies sync.WaitGroup
+		for _, m := range open {
+			replies.Go(func() {
+				switch err := m.Reply(large); {
+				case err == nil:
+					replied.Add(1)
+				case errors.Is(err, gone.ErrBusy):
+					refused.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		replies.Wait()
+		close(all)
+		<-r.Exit
+	})
+	var got atomic.Int64
+	var callers sync.WaitGroup
+	for range n {
+		callers.Go(func() {
+			switch _, err := g.Request(soon(t, 30*time.Second), t.Name(), nil); {
+			case err == nil:
+				got.Add(1)
+			default:
+				isOnly(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply)
+				if errors.Is(err, gone.ErrUnreachable) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	within(t, 10*time.Second, "all replies", all)
+	if replied.Load() != got.Load() || got.Load()+refused.Load() != n {
+		t.Errorf("%d replied, %d refused, %d got one", replied.Load(), refused.Load(), got.Load())
+	}
+}

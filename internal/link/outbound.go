@@ -84,14 +84,6 @@ func (l *Link) Begin() *wire.Writer {
 	return &l.out.w
 }
 
-// Crowded reports whether so much waits to be acknowledged that nothing large should
-// be added.
-func (l *Link) Crowded() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.out.crowdedLocked(l.mesh)
-}
-
 func (o *outbound) crowdedLocked(m *Mesh) bool {
 	return o.size >= linkBytes || o.size >= FrameSize && int(m.kept.Load()) >= m.Bytes
 }
@@ -109,6 +101,21 @@ func (l *Link) BeginAnswer() *wire.Writer {
 		return nil
 	}
 	return &l.out.w
+}
+
+// BeginReply is BeginAnswer for what may be large, and is not worth the link: where
+// too much waits it returns nil and says so.
+func (l *Link) BeginReply() (w *wire.Writer, crowded bool) {
+	l.mu.Lock()
+	switch {
+	case l.state == ended || l.out.bye:
+	case l.out.crowdedLocked(l.mesh):
+		crowded = true
+	default:
+		return &l.out.w, false
+	}
+	l.mu.Unlock()
+	return nil, crowded
 }
 
 // Position is that of an item that was appended at an offset since Begin.

@@ -360,14 +360,16 @@ func (b *Box) report() {
 // longest are mostly cancelled first, and are found at once.
 func (b *Box) Cancel(o Origin, number uint64) {
 	b.mu.Lock()
-	m := b.queue.head
-	for m != nil && (m.Origin != o || m.Number != number) {
-		m = m.next
-	}
-	if m != nil {
-		b.withdrawLocked(m)
-	} else if r := b.open.requests[asked{o, number}]; r != nil {
+	if r := b.open.requests[asked{o, number}]; r != nil {
 		r.abandonLocked()
+	} else {
+		m := b.queue.head
+		for m != nil && (m.Origin != o || m.Number != number) {
+			m = m.next
+		}
+		if m != nil {
+			b.withdrawLocked(m)
+		}
 	}
 	b.mu.Unlock()
 	b.report()
@@ -543,7 +545,11 @@ func (b *Box) takeLocked(m *Message, most int, into []Delivery) []Delivery {
 	switch {
 	case m.Batch > 0:
 		for ; most > 0 && m.left() > 0; most-- {
-			into = append(into, b.delivery(m, b.queue.cut(m)))
+			data := b.queue.cut(m)
+			if most == 1 { // who takes one at a time owns it, as in offer
+				data = b.room.copy(data)
+			}
+			into = append(into, b.delivery(m, data))
 		}
 		if m.left() > 0 {
 			return into

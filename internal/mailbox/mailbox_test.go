@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -736,5 +737,29 @@ func TestAHandlerMayGoFromTakeToAnotherDoor(t *testing.T) {
 				t.Errorf("received %q after %v", got, time.Since(began))
 			}
 		}
+	})
+}
+
+// A handler that takes one at a time may keep it for long.
+func TestAMessageThatIsKeptKeepsNotItsBatchAlive(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		heap := func() int {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int(m.HeapAlloc)
+		}
+		b := newOrigin(t, "batch")
+		var kept []Delivery
+		before := heap()
+		for number := range uint64(100) {
+			h.batch(b, nil, number+1, 4000, time.Hour)
+			kept = h.Take(1, kept)
+			h.Take(4000, nil)
+		}
+		if more := (heap() - before) >> 20; more > 2 {
+			t.Errorf("%d messages keep %d MB alive", len(kept), more)
+		}
+		runtime.KeepAlive(kept)
 	})
 }

@@ -37,12 +37,12 @@ func (in *inbound) Answer(number, count uint64, s wire.Status) {
 // Reply implements mailbox.Origin.
 func (in *inbound) Reply(number uint64, payload []byte, failed bool) error {
 	l := in.side.link
-	if l.Crowded() {
+	w, crowded := l.BeginReply()
+	if crowded {
 		in.Answer(number, 1, wire.NoReply)
 		return mailbox.ErrCrowded
 	}
 	in.pending.Add(-1)
-	w := l.BeginAnswer()
 	if w == nil {
 		return mailbox.ErrNobody
 	}

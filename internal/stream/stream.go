@@ -316,16 +316,13 @@ func (s *Stream) answered(it *wire.Item, frame int) {
 			}
 			s.settleLocked(r, Result{Status: wire.Received, Reply: reply, Failed: it.Kind == wire.Failure})
 		}
-	case it.Count == 1:
-		s.answerLocked(r, it.Status)
-	default:
-		for n, to := max(it.Number, s.low), s.next(); n < to && n-it.Number < it.Count; n++ {
-			if i := n - s.low; i < uint64(len(s.open)) {
-				s.answerLocked(s.open[i], it.Status)
-			}
+	case it.Count <= uint64(len(s.open)+len(s.asked)): // which may be thousands
+		for n := range it.Count {
+			s.answerLocked(s.get(it.Number+n), it.Status)
 		}
-		for n, r := range s.asked {
-			if n-it.Number < it.Count {
+	default:
+		for _, r := range s.unanswered() {
+			if r.number-it.Number < it.Count {
 				s.answerLocked(r, it.Status)
 			}
 		}
