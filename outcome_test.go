@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/Diggs/go-one/internal/link/linktest"
+	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -496,6 +499,72 @@ func (n *member) ignore(id string) {
 	n.c.wants(err)
 	go func() { defer n.c.handlers.Done(); <-r.Exit }()
 	n.c.await(id)
+}
+
+// What it has taken before leave is taken, Close answers before: here, a frame that is
+// being dealt with.
+func TestCloseAnswersWhatItIsDealingWith(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		taken := make(chan struct{})
+		a.host.Receive(func(frame []byte, from string) { // as Gone.receive, but slowly
+			a.receiving.Lock()
+			defer a.receiving.Unlock()
+			l, items, _ := a.mesh.Receive(frame, from)
+			if items == nil {
+				return
+			}
+			close(taken)
+			for i := 0; l.Begin() != nil; i++ { // until no more frames are taken
+				l.End()
+				if runtime.Gosched(); i == 10_000_000 {
+					t.Error("Close goes on taking frames")
+					break
+				}
+			}
+			for range 10_000 { // time for a Bye that comes too early
+				runtime.Gosched()
+			}
+			_ = a.streams.Receive(l, items)
+		})
+		end := b.ask(a, 1)
+		<-taken
+		a.leave()
+		if r := <-end; r.Status != wire.Absent {
+			t.Errorf("%+v, want an answer", r)
+		}
+	})
+}
+
+// Here, what waits for a handler that is late to see that it must end.
+func TestCloseAnswersWhatWaitsForAHandlerThatDoesNotReturn(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		in := mailbox.NewInbox(func(m *Message, _ mailbox.Delivery) *Message { return m })
+		box := a.room.Begin(context.Background(), "a", 1, func() time.Duration { return time.Hour }, in)
+		end := b.ask(a, 1)
+		time.Sleep(time.Second)
+		if n, _ := box.Waiting(); n != 1 {
+			t.Fatal("it does not wait")
+		}
+		a.leave()
+		if r := <-end; r.Status != wire.Ended {
+			t.Errorf("%+v, want an answer", r)
+		}
+	})
+}
+
+// ask sends a message to a tenure of "a" on a node, whoever holds that.
+func (n *member) ask(to *member, token uint64) <-chan stream.Result {
+	l, err := n.mesh.To(to.Addr())
+	n.c.wants(err)
+	s, err := n.streams.Open(l, "a", token)
+	n.c.wants(err)
+	end := make(chan stream.Result, 1)
+	go func() { end <- s.Send(context.Background(), nil, time.Now().Add(time.Minute), 0, time.Now()) }()
+	return end
 }
 
 // The reason is part of the result.
