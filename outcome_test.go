@@ -501,6 +501,36 @@ func (n *member) ignore(id string) {
 	n.c.await(id)
 }
 
+// For as long, what is under way may still be received: here, by the next holder.
+func TestCloseWaitsForTheSendsOfItsNode(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.senders.Go(func() { c.wants(c.send(context.Background(), b, "a", "s", 1)) })
+		time.Sleep(time.Second)
+		time.AfterFunc(sendsMost/4, func() { a.compete("a") })
+		b.leave()
+		c.senders.Wait()
+	})
+}
+
+// Close waits for handlers before it refuses to send.
+func TestAHandlerThatIsToEndMayStillSend(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		a.compete("a")
+		c.handlers.Add(1)
+		r, err := b.RunOne("b", func(r *GoneRunner) {
+			<-r.Exit
+			c.wants(c.send(context.Background(), b, "a", "its last word", 1))
+		})
+		c.wants(err)
+		go func() { defer c.handlers.Done(); <-r.Exit }()
+		c.await("a")
+		c.await("b")
+		b.leave()
+	})
+}
+
 // What it has taken before leave is taken, Close answers before: here, a frame that is
 // being dealt with.
 func TestCloseAnswersWhatItIsDealingWith(t *testing.T) {
