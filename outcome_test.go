@@ -521,6 +521,7 @@ func TestAHandlerThatIsToEndMayStillSend(t *testing.T) {
 		c.handlers.Add(1)
 		r, err := b.RunOne("b", func(r *GoneRunner) {
 			<-r.Exit
+			time.Sleep(10 * time.Millisecond) // Close is well under way
 			c.wants(c.send(context.Background(), b, "a", "its last word", 1))
 		})
 		c.wants(err)
@@ -583,6 +584,25 @@ func TestCloseAnswersWhatWaitsForAHandlerThatDoesNotReturn(t *testing.T) {
 		if r := <-end; r.Status != wire.Ended {
 			t.Errorf("%+v, want an answer", r)
 		}
+	})
+}
+
+// Close waits for a second until others have acknowledged what they were told.
+func TestCloseTellsItsAnswersThoughFramesAreLost(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		a.compete("a")
+		c.await("a")
+		c.wants(c.send(context.Background(), b, "a", "s", 1))
+		c.net.Weather(func(from, _ string, _ []byte) linktest.Fate {
+			return linktest.Fate{Lost: from == a.Addr(), Delay: time.Millisecond}
+		})
+		c.senders.Go(func() { c.wants(c.send(context.Background(), b, "a", "s", 2)) })
+		time.Sleep(50 * time.Millisecond) // the handler has it
+		time.AfterFunc(farewellMost/2, func() { c.steady(time.Millisecond) })
+		a.leave()
+		c.senders.Wait()
 	})
 }
 
