@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/Diggs/go-one/internal/link/linktest"
 	"github.com/Diggs/go-one/internal/mailbox"
@@ -604,6 +606,43 @@ func TestCloseTellsItsAnswersThoughFramesAreLost(t *testing.T) {
 		a.leave()
 		c.senders.Wait()
 	})
+}
+
+// Nothing of it goes on: no timer, and no goroutine.
+func TestANodeThatIsClosedIsFreed(t *testing.T) {
+	net := linktest.New()
+	start := func(addr string) *Gone {
+		g, err := newPlayed(addr, net.Host(addr), func() time.Duration { return 0 },
+			func(string, string) (GoneLock, error) { return nil, nil }, WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	other := start(clusterAddrs[0])
+	defer other.Close()
+	closed := func() weak.Pointer[Gone] {
+		g := start(clusterAddrs[1])
+		l, err := g.mesh.To(other.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := g.streams.Open(l, "a", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Send(context.Background(), nil, time.Now().Add(time.Minute), 0, time.Now())
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+		return weak.Make(g)
+	}()
+	for i := 0; closed.Value() != nil; i++ {
+		if i == 100 {
+			t.Fatal("something holds it")
+		}
+		runtime.GC()
+	}
 }
 
 // ask sends a message to a tenure of "a" on a node, whoever holds that.
