@@ -4,13 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/Diggs/go-one/internal/link/linktest"
+	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -496,6 +501,159 @@ func (n *member) ignore(id string) {
 	n.c.wants(err)
 	go func() { defer n.c.handlers.Done(); <-r.Exit }()
 	n.c.await(id)
+}
+
+// For as long, what is under way may still be received: here, by the next holder.
+func TestCloseWaitsForTheSendsOfItsNode(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.senders.Go(func() { c.wants(c.send(context.Background(), b, "a", "s", 1)) })
+		time.Sleep(time.Second)
+		time.AfterFunc(sendsMost/4, func() { a.compete("a") })
+		b.leave()
+		c.senders.Wait()
+	})
+}
+
+// Close waits for handlers before it refuses to send.
+func TestAHandlerThatIsToEndMayStillSend(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		a.compete("a")
+		c.handlers.Add(1)
+		r, err := b.RunOne("b", func(r *GoneRunner) {
+			<-r.Exit
+			time.Sleep(10 * time.Millisecond) // Close is well under way
+			c.wants(c.send(context.Background(), b, "a", "its last word", 1))
+		})
+		c.wants(err)
+		go func() { defer c.handlers.Done(); <-r.Exit }()
+		c.await("a")
+		c.await("b")
+		b.leave()
+	})
+}
+
+// What it has taken before leave is taken, Close answers before: here, a frame that is
+// being dealt with.
+func TestCloseAnswersWhatItIsDealingWith(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		taken := make(chan struct{})
+		a.host.Receive(func(frame []byte, from string) { // as Gone.receive, but slowly
+			a.receiving.Lock()
+			defer a.receiving.Unlock()
+			l, items, _ := a.mesh.Receive(frame, from)
+			if items == nil {
+				return
+			}
+			close(taken)
+			for i := 0; l.Begin() != nil; i++ { // until no more frames are taken
+				l.End()
+				if runtime.Gosched(); i == 10_000_000 {
+					t.Error("Close goes on taking frames")
+					break
+				}
+			}
+			for range 10_000 { // time for a Bye that comes too early
+				runtime.Gosched()
+			}
+			_ = a.streams.Receive(l, items)
+		})
+		end := b.ask(a, 1)
+		<-taken
+		a.leave()
+		if r := <-end; r.Status != wire.Absent {
+			t.Errorf("%+v, want an answer", r)
+		}
+	})
+}
+
+// Here, what waits for a handler that is late to see that it must end.
+func TestCloseAnswersWhatWaitsForAHandlerThatDoesNotReturn(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		in := mailbox.NewInbox(func(m *Message, _ mailbox.Delivery) *Message { return m })
+		box := a.room.Begin(context.Background(), "a", 1, func() time.Duration { return time.Hour }, in)
+		end := b.ask(a, 1)
+		time.Sleep(time.Second)
+		if n, _ := box.Waiting(); n != 1 {
+			t.Fatal("it does not wait")
+		}
+		a.leave()
+		if r := <-end; r.Status != wire.Ended {
+			t.Errorf("%+v, want an answer", r)
+		}
+	})
+}
+
+// Close waits for a second until others have acknowledged what they were told.
+func TestCloseTellsItsAnswersThoughFramesAreLost(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		a.compete("a")
+		c.await("a")
+		c.wants(c.send(context.Background(), b, "a", "s", 1))
+		c.net.Weather(func(from, _ string, _ []byte) linktest.Fate {
+			return linktest.Fate{Lost: from == a.Addr(), Delay: time.Millisecond}
+		})
+		c.senders.Go(func() { c.wants(c.send(context.Background(), b, "a", "s", 2)) })
+		time.Sleep(50 * time.Millisecond) // the handler has it
+		time.AfterFunc(farewellMost/2, func() { c.steady(time.Millisecond) })
+		a.leave()
+		c.senders.Wait()
+	})
+}
+
+// Nothing of it goes on: no timer, and no goroutine.
+func TestANodeThatIsClosedIsFreed(t *testing.T) {
+	net := linktest.New()
+	start := func(addr string) *Gone {
+		g, err := newPlayed(addr, net.Host(addr), func() time.Duration { return 0 },
+			func(string, string) (GoneLock, error) { return nil, nil }, WithLogger(slog.New(slog.DiscardHandler)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	other := start(clusterAddrs[0])
+	defer other.Close()
+	closed := func() weak.Pointer[Gone] {
+		g := start(clusterAddrs[1])
+		l, err := g.mesh.To(other.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := g.streams.Open(l, "a", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Send(context.Background(), nil, time.Now().Add(time.Minute), 0, time.Now())
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+		return weak.Make(g)
+	}()
+	for i := 0; closed.Value() != nil; i++ {
+		if i == 100 {
+			t.Fatal("something holds it")
+		}
+		runtime.GC()
+	}
+}
+
+// ask sends a message to a tenure of "a" on a node, whoever holds that.
+func (n *member) ask(to *member, token uint64) <-chan stream.Result {
+	l, err := n.mesh.To(to.Addr())
+	n.c.wants(err)
+	s, err := n.streams.Open(l, "a", token)
+	n.c.wants(err)
+	end := make(chan stream.Result, 1)
+	go func() { end <- s.Send(context.Background(), nil, time.Now().Add(time.Minute), 0, time.Now()) }()
+	return end
 }
 
 // The reason is part of the result.
