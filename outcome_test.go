@@ -576,7 +576,7 @@ func TestCloseAnswersWhatWaitsForAHandlerThatDoesNotReturn(t *testing.T) {
 		a, b, _ := c.three()
 		c.steady(time.Millisecond)
 		in := mailbox.NewInbox(func(m *Message, _ mailbox.Delivery) *Message { return m })
-		box := a.room.Begin(t.Context(), t.Context(), "a", 1, func() time.Duration { return time.Hour }, in)
+		box := a.room.Begin(context.Background(), context.Background(), "a", 1, func() time.Duration { return time.Hour }, in)
 		end := b.ask(a, 1)
 		time.Sleep(time.Second)
 		if n, _ := box.Waiting(); n != 1 {
