@@ -1,10 +1,10 @@
 package gone
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -50,7 +50,7 @@ type route struct {
 
 	mu     sync.Mutex
 	stream *stream.Stream // to the holder; nil: not known, or silent
-	last   *stream.Stream // to one that is silent, and may recover
+	last   *stream.Stream // to one that is silent, and may recover; nil if stream is not
 	past
 	err     error         // why there is no stream
 	changed chan struct{} // closed when it is worth looking again
@@ -181,12 +181,6 @@ func (rs *routes) close() {
 	rs.looks.Wait() // one may be in a request to the lock service
 	for _, r := range ids {
 		closeLock(r.lock)
-	}
-}
-
-func closeLock(l GoneLock) {
-	if c, ok := l.(io.Closer); ok {
-		_ = c.Close()
 	}
 }
 
@@ -376,26 +370,23 @@ func (r *route) learnLocked(identity string, token uint64, err error) (nobody bo
 
 // lookOnce is next for a sender that does not wait for a holder.
 func (r *route) lookOnce(ctx context.Context) (*stream.Stream, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stream == nil && !r.evicted {
-		r.waiting++
+	if r.keep() {
 		looked := make(chan struct{})
 		r.rs.looks.Go(func() { // the lock can't be interrupted
 			defer close(looked)
+			defer r.release()
 			identity, token, err := holder(r.lock)
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.waiting--
 			r.learnLocked(identity, token, err)
 		})
-		r.mu.Unlock()
 		select {
 		case <-looked:
 		case <-ctx.Done():
 		}
-		r.mu.Lock()
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.stream, r.err
 }
 
@@ -473,30 +464,15 @@ func (r *route) release() {
 func (r *route) retireIdle() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.waiting > 0 || r.looking {
+	s := cmp.Or(r.stream, r.last)
+	switch {
+	case r.waiting > 0, r.looking, s != nil && busy(s):
 		return false
-	}
-	for _, s := range []*stream.Stream{r.stream, r.last} {
-		if s != nil && busy(s) {
-			return false
-		}
-	}
-	for _, s := range []*stream.Stream{r.stream, r.last} {
-		if s != nil {
-			retireAll(s)
-		}
+	case s != nil:
+		retireAll(s)
 	}
 	r.stream, r.last, r.evicted = nil, nil, true
 	return true
-}
-
-// holder asks a lock who holds it: the node's identity, and the token.
-func holder(l GoneLock) (identity string, token uint64, err error) {
-	if f, ok := l.(Fencer); ok {
-		return f.Holder()
-	}
-	identity, err = l.GetValue()
-	return identity, 0, err
 }
 
 // unreachable says that a holder does not answer, and why as far as is known.
