@@ -656,6 +656,58 @@ func (n *member) ask(to *member, token uint64) <-chan stream.Result {
 	return end
 }
 
+// A tenure that has said that it is over is not sent to again, though its lock is not
+// free yet and the lock service names it.
+func TestATenureThatIsOverIsNotAskedAgainAndAgain(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, d := c.three()
+		c.steady(time.Millisecond)
+		leave := make(chan struct{})
+		c.handlers.Add(1)
+		r, err := a.RunOne("a", func(r *GoneRunner) { <-r.Data; <-leave })
+		c.wants(err)
+		go func() { defer c.handlers.Done(); <-r.Exit }()
+		c.await("a")
+		c.wants(b.SendData("a", nil))
+		a.stop("a")
+		time.Sleep(time.Millisecond)
+		d.compete("a")
+		frames := 0
+		c.net.Weather(func(from, to string, frame []byte) linktest.Fate {
+			if h, _, _ := wire.ParseFrame(frame); h.Kind == wire.Items && from == b.Addr() && to == a.Addr() {
+				frames++
+			}
+			return linktest.Fate{Delay: time.Millisecond}
+		})
+		c.wants(c.send(context.Background(), b, "a", "s", 1))
+		if frames > 2 { // the message, and that its stream is closed
+			t.Errorf("%d frames", frames)
+		}
+		close(leave)
+	})
+}
+
+// A tenure that is over tells of the one that has followed it on its node.
+func TestTheNextTenureOnTheSameNodeIsFoundWithoutTheLockService(t *testing.T) {
+	inCluster(t, 0, func(c *cluster) {
+		a, b, _ := c.three()
+		c.steady(time.Millisecond)
+		for i := range 3 {
+			a.compete("a")
+			c.await("a")
+			before := c.asks()
+			c.wants(c.send(context.Background(), b, "a", "s", i+1))
+			if n := c.asks() - before; i > 0 && n > 0 {
+				t.Errorf("%d calls to the lock service", n)
+			}
+			a.stop("a")
+			for c.holder("a") != nil {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+}
+
 // The reason is part of the result.
 func TestTheReasonOfAResultIsNamed(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {
