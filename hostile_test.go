@@ -571,14 +571,13 @@ func runOutOfFiles(sock string) {
 // in a frame, or in the lock service.
 func TestAHostNameWithoutAnAddressStopsNobodyElse(t *testing.T) {
 	asked := make(chan string, 100)
-	silent := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, addr string) (net.Conn, error) {
+	silent := func(ctx context.Context, _, addr string) (net.Conn, error) {
 		asked <- addr
 		<-ctx.Done()
 		return nil, ctx.Err()
-	}}
-	before := net.DefaultResolver
-	net.DefaultResolver = silent
-	defer func() { net.DefaultResolver = before }()
+	}
+	nameServer.Store(&silent)
+	defer nameServer.Store(nil)
 	pair := newKeypair(t)
 	for name, opts := range map[string][]gone.Option{"plain": nil, "curve": {pair.option()}} {
 		t.Run(name, func(t *testing.T) {

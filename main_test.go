@@ -1,9 +1,11 @@
 package gone_test
 
 import (
+	"context"
 	"flag"
 	"net"
 	"os"
+	"sync/atomic"
 	"testing"
 
 	gone "github.com/Diggs/go-one"
@@ -27,7 +29,17 @@ func TestMain(m *testing.M) {
 	os.Exit(runTests(m))
 }
 
+// nameServer is how name servers are reached; nil: as ever. The resolver itself is
+// not changed while nodes may use it.
+var nameServer atomic.Pointer[func(ctx context.Context, network, addr string) (net.Conn, error)]
+
 func runTests(m *testing.M) int {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if dial := nameServer.Load(); dial != nil {
+			return (*dial)(ctx, network, addr)
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}}
 	var t exampleT
 	defer t.cleanup()
 	exampleRedis = startRedis(&t).addr

@@ -117,7 +117,7 @@ func TestARequestThatWasNotReceivedIsNotDelivered(t *testing.T) {
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrBusy, context.DeadlineExceeded)
 		_, err = g.Request(soon(t, 200*time.Millisecond), "nobody", nil)
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrNoHolder, context.DeadlineExceeded)
-		_, err = g.Request(soon(t, 200*time.Millisecond), t.Name(), make([]byte, gone.DefaultMaxMessageSize+1))
+		_, err = g.Request(soon(t, 10*time.Second), t.Name(), make([]byte, gone.DefaultMaxMessageSize+1))
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrTooLarge)
 	})
 }
