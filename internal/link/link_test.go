@@ -815,6 +815,13 @@ func TestAllLinksTogetherKeepABoundedNumberOfBytes(t *testing.T) {
 		if kept > 4<<20+21*len(payload) {
 			t.Errorf("%d bytes", kept)
 		}
+		a.mesh.Drop(func(string) bool { return false })
+		l := a.to("tcp://10.0.2.1:1")
+		for n := 0; n < 3<<20; n += len(payload) {
+			if _, ok := post(l, payload); !ok {
+				t.Fatal("what links kept that have ended is counted")
+			}
+		}
 		a.free()
 	})
 }

@@ -567,6 +567,45 @@ func TestWhenShutReturnsAllThatWaitedIsRefusedAndTold(t *testing.T) {
 	})
 }
 
+// Also where nobody has the pump: the handler has taken, and may come again.
+func TestWhenShutReturnsAllIsToldThoughTheHandlerTakes(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		h.arrive(o, 1, "x", time.Hour)
+		h.Take(1, nil)
+		h.arrive(o, 2, "y", time.Hour)
+		h.end()
+		o.mu.Lock() // at once
+		defer o.mu.Unlock()
+		if o.told[1].s != wire.Received || o.told[2].s != wire.Ended {
+			t.Errorf("told %v", o.told)
+		}
+	})
+}
+
+func TestEachSenderIsToldItsOwnResults(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		other := newOrigin(t, "other")
+		h.arrive(o, 1, "x", time.Hour)
+		h.arrive(other, 2, "y", time.Hour)
+		h.arrive(o, 3, "z", time.Hour)
+		h.end()
+		if len(o.told) != 2 || len(other.told) != 1 || o.get(3) != wire.Ended || other.get(2) != wire.Ended {
+			t.Errorf("one was told %v, the other %v", o.told, other.told)
+		}
+	})
+}
+
+func TestTheEndOfATenureLeavesTheNextOneOnItsNodeAlone(t *testing.T) {
+	inBox(t, func(h *handler, o *origin) {
+		next := h.room.Begin(context.Background(), context.Background(), "a", 8, func() time.Duration { return time.Hour }, wholes())
+		h.end()
+		if h.room.Box("a") != next {
+			t.Error("it is gone")
+		}
+		next.Shut()
+	})
+}
+
 // A message leaves once, through whichever door.
 func TestEachMessageLeavesOnceThroughDataInboxOrTake(t *testing.T) {
 	for seed := range uint64(200) {

@@ -619,6 +619,59 @@ func TestTheStreamsThatOthersCanOpenAreBounded(t *testing.T) {
 	})
 }
 
+// A number that is in use stays what it is.
+func TestAStreamIsNotOpenedTwice(t *testing.T) {
+	inBubble(t, ready, func(_ *linktest.Network, a, b *process, s *stream.Stream, h *tenure) {
+		l := s.Link()
+		w := l.Begin()
+		w.Open(10, 0, 7, "a")
+		w.Open(10, 0, 7, "another")
+		w.Request(10, 1, 1000, 0, []byte("x"))
+		l.End()
+		l.Flush()
+		time.Sleep(time.Second)
+		if got := h.received(); len(got) != 1 {
+			t.Errorf("received %v", got)
+		}
+	})
+}
+
+// However often its node comes and goes.
+func TestWhatASenderThatIsGoneHadOpenedIsNotCounted(t *testing.T) {
+	inBubble(t, ready, func(_ *linktest.Network, a, b *process, s *stream.Stream, h *tenure) {
+		const most, most1 = 256 << 10, 32 << 10
+		for range most/most1 + 1 {
+			l, err := a.mesh.To(s.Link().Identity)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range uint64(most1) {
+				if w := l.Begin(); w != nil {
+					w.Open(i+1, 0, 7, "a")
+					l.End()
+				}
+			}
+			l.Flush()
+			time.Sleep(time.Second)
+			for _, p := range []*process{a, b} {
+				p.mesh.Drop(func(string) bool { return false })
+			}
+			time.Sleep(time.Second)
+		}
+		l, err := a.mesh.To(s.Link().Identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := a.mux.Open(l, "a", 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := send(next, "x", time.Second); r.Status != wire.Received {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
 func TestWhatWaitsOfASenderThatIsGoneIsDropped(t *testing.T) {
 	inBubble(t, nil, func(net *linktest.Network, a, b *process, s *stream.Stream, h *tenure) {
 		go send(s, "x", time.Hour)
