@@ -51,16 +51,54 @@ func refusalOf(ctx *socketContext, public string, ends bool) (why, err error) {
 		return nil, err
 	}
 	defer push.close()
-	for range 2 { // when ZeroMQ tries again, it has said what became of the first
-		_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(10 * handshake))
+	_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(10 * handshake))
+	conn, err := ln.Accept()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	if ends {
+		conn.Close()
+	}
+	// What there is to be said is said when ZeroMQ's patience is over, at the latest.
+	for end := time.Now().Add(handshake + time.Second); why == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		why = push.refusal()
+	}
+	return why, nil
+}
+
+// What becomes of a handshake is said by the thread that serves all connections: it
+// must not wait for who has just closed one.
+func TestAConnectionThatIsClosedInItsHandshakeStopsNoOther(t *testing.T) {
+	public, secret, err := zmq4.NewCurveKeypair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := NewKeyring(public, secret, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := newContext(keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	for range 200 {
+		push, err := ctx.dial("tcp://"+ln.Addr().String(), public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(10 * time.Second))
 		conn, err := ln.Accept()
 		if err != nil {
-			return nil, err
+			t.Fatal("ZeroMQ does not connect any more: ", err) // nor does it end
 		}
-		defer conn.Close()
-		if ends {
-			conn.Close()
-		}
+		go conn.Close()
+		_ = push.close()
 	}
-	return push.refusal(), nil
+	_ = ctx.term()
 }

@@ -223,11 +223,12 @@ func (p *pushSocket) send(frame []byte) (bool, error) {
 
 // close closes the socket; what was sent lingers for a moment.
 func (p *pushSocket) close() error {
-	err := p.soc.Close()
-	if p.events != nil {
-		err = errors.Join(err, p.events.Close())
+	if p.events == nil {
+		return p.soc.Close()
 	}
-	return err
+	// The socket lives on for a moment, in ZeroMQ's own threads. An event that
+	// nobody is there to read would block them for ever, and with them all else.
+	return errors.Join(p.soc.Monitor("", 0), p.soc.Close(), p.events.Close())
 }
 
 // keepalive finds dead connections after about a minute. ZMTP heartbeats would
