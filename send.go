@@ -20,8 +20,8 @@ const tryTimeout = time.Second
 var errNotAnswered = errors.New("gone: the lock service has not answered")
 
 // A send whose holder's key is refused for so long, or that the holder refuses,
-// ends: keys that are being changed need less.
-const refusedMost = 3 * time.Second
+// ends: keys that are being changed need less, as connections are renewed every 2 s.
+const refusedMost = 5 * time.Second
 
 // SendData sends data to the handler of the id, on whichever node it runs, and
 // returns nil when the handler has received it. It is a send on an unbuffered
