@@ -74,6 +74,12 @@ func (n *idler) each(empty *idler, ids int) (goroutines, bytes float64) {
 		(float64(n.collected.Bytes) - float64(empty.collected.Bytes)) / float64(ids)
 }
 
+// Works of the chapter on idle nodes.
+const (
+	idleWaits = "the node that waits, idle, 30 s expiry: % of a core"
+	idleHolds = "the node that holds, idle, besides the Extends: % of a core"
+)
+
 // idleIDs is the chapter on nodes with many ids that nobody sends to.
 func idleIDs(r *report, s *server, c crowd) error {
 	var holds, waits, empty idler
@@ -121,8 +127,8 @@ func idleIDs(r *report, s *server, c crowd) error {
 		{what + ", waiting: goroutines an id", "", 1, 2, false, "", []float64{g}},
 		{what + ", waiting: bytes an id", "", 4096, 6700, false, "", []float64{b}},
 		{what + ", held: goroutines an id besides the handler's", "", 1, 2, false, "", []float64{heldG - 1}},
-		{"the node that waits, idle, 30 s expiry: % of a core", "", 1, 2, false, "%", []float64{waits.cpu(elapsed)}},
-		{"the node that holds, idle, besides the Extends: % of a core", "", 1, 2, false, "%", []float64{max(holds.cpu(elapsed)-extending, 0)}},
+		{idleWaits, "", 1, 2, false, "%", []float64{waits.cpu(elapsed)}},
+		{idleHolds, "", 1, 2, false, "%", []float64{max(holds.cpu(elapsed)-extending, 0)}},
 		{"connections to Redis more after that time", "", 0, 0, false, "", []float64{float64(max(later-clients, 0))}},
 		{"idle node without ids: wake-ups a second", "", 1, 5, false, "", []float64{wakes}},
 	} {
