@@ -183,7 +183,7 @@ func hellosLeaveNothing(t *testing.T, first, all int) (memory int) {
 		late := startNode(t, locks) // who is not kept out
 		must(t, late.SendData("a", []byte("x")))
 		must(t, late.Close())
-		eventually(t, time.Minute, "links, sockets and goroutines are as before", func() bool {
+		eventually(t, 3*time.Minute, "links, sockets and goroutines are as before", func() bool {
 			time.Sleep(50 * time.Millisecond)
 			now := takeStock(t)
 			return files(now) <= files(before) && len(now.goroutines) <= len(before.goroutines)

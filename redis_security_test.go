@@ -300,7 +300,9 @@ func TestAForgedTokenDoesNotBarTheTenuresToCome(t *testing.T) {
 			s.do("DEL", "id")
 			var in inbox
 			hold(t, honest, "id", in.run)
-			must(t, sender.SendData("id", []byte("y")))
+			eventually(t, 30*time.Second, "the tenure that came is reached", func() bool {
+				return sender.SendDataContext(deadline(t, 2*time.Second), "id", []byte("y")) == nil
+			})
 		})
 	}
 }
