@@ -19,10 +19,10 @@ import (
 //
 // Invariants: a message is received only when the handler takes it, from Data, from
 // its inbox or with Take, while the lease is not over. What is taken from Data alone
-// is answered by that; a request that is taken as a whole waits for its reply. One goroutine at a time has the role of
-// the pump, which offers one message on Data: a sender on this node whose message
-// waits, or one that is there for that. It lets go when somebody comes to Take.
-// After Shut nothing is received any more.
+// is answered by that; a request that is taken as a whole waits for its reply. One
+// goroutine at a time has the role of the pump, which offers one message at both
+// doors: a sender on this node whose message waits, or one that is there for that. It
+// lets go when somebody comes to Take. After Shut nothing is received any more.
 type Box struct {
 	ID    string
 	Token uint64
@@ -77,7 +77,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 		m.Payload = b.room.copy(m.Payload)
 	}
 	if m.Batch == 0 && b.idleLocked() {
-		switch took, r := b.tryLocked(m, m.Payload); {
+		switch took, r := b.tryLocked(b.delivery(m, m.Payload)); {
 		case r != nil:
 			b.openLocked(m, r)
 			return 0
@@ -110,15 +110,14 @@ func (b *Box) delivery(m *Message, data []byte) Delivery {
 	return d
 }
 
-// tryLocked hands data of a message over if the handler is receiving right now. It
-// returns the request, if there is one that waits for its reply now.
-func (b *Box) tryLocked(m *Message, data []byte) (took bool, r *Request) {
+// tryLocked hands over if the handler is receiving right now. It returns the
+// request, if there is one that waits for its reply now.
+func (b *Box) tryLocked(d Delivery) (took bool, r *Request) {
 	select {
-	case b.Data <- data:
+	case b.Data <- d.Data:
 		return true, nil
 	default:
 	}
-	d := b.delivery(m, data)
 	if b.inbox.try(d) {
 		return true, d.Request
 	}
@@ -227,12 +226,12 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) (took bool, r *Request) 
 	case m.Origin == nil:
 		data = b.room.copy(data)
 	}
-	if took, r = b.tryLocked(m, data); took {
+	d := b.delivery(m, data)
+	if took, r = b.tryLocked(d); took {
 		return took, r
 	}
 	b.soonLocked()
 	b.pump.offered = m
-	d := b.delivery(m, data)
 	b.mu.Unlock()
 	took, whole := b.inbox.wait(d, b.Data, b.exit.Done(), b.pump.kick, caller)
 	b.mu.Lock()
@@ -301,10 +300,11 @@ func (b *Box) decideLocked(m *Message, s wire.Status) {
 	b.room.Free(m)
 }
 
-// reportOne reports a result of the handler's doing: at once, or where it has just
-// been done, with what comes of the handler meanwhile.
-func (b *Box) reportOne() {
+// reportOne reports results of the handler's doing, and those that are given: at
+// once, or where it has just been done, with what comes of the handler meanwhile.
+func (b *Box) reportOne(more ...result) {
 	b.mu.Lock()
+	b.results = append(b.results, more...)
 	if len(b.results) == 0 || b.dirty {
 		b.mu.Unlock()
 		return
@@ -441,13 +441,8 @@ func (b *Box) Hand(data []byte) bool {
 	if b.over || !b.idleLocked() || b.left() <= 0 {
 		return false
 	}
-	data = b.room.copy(data)
-	select {
-	case b.Data <- data:
-		return true
-	default:
-		return b.inbox.try(Delivery{Data: data})
-	}
+	took, _ := b.tryLocked(Delivery{Data: b.room.copy(data)})
+	return took
 }
 
 // Send hands over data of a sender on this node, for which Hand was too early or
@@ -542,29 +537,25 @@ func (b *Box) Take(most int, into []Delivery) []Delivery {
 
 // takeLocked takes m, or up to most payloads of it.
 func (b *Box) takeLocked(m *Message, most int, into []Delivery) []Delivery {
-	switch {
-	case m.Batch > 0:
-		for ; most > 0 && m.left() > 0; most-- {
-			data := b.queue.cut(m)
-			if most == 1 { // who takes one at a time owns it, as in offer
-				data = b.room.copy(data)
-			}
-			into = append(into, b.delivery(m, data))
-		}
-		if m.left() > 0 {
-			return into
-		}
-	default:
+	if m.Batch == 0 {
 		data := m.Payload
 		if m.Origin == nil {
 			data = b.room.copy(data)
 		}
 		d := b.delivery(m, data)
-		into = append(into, d)
 		b.receivedLocked(m, d.Request)
-		return into
+		return append(into, d)
 	}
-	b.decideLocked(m, wire.Received)
+	for ; most > 0 && m.left() > 0; most-- {
+		data := b.queue.cut(m)
+		if most == 1 { // who takes one at a time owns it, as in offer
+			data = b.room.copy(data)
+		}
+		into = append(into, b.delivery(m, data))
+	}
+	if m.left() == 0 {
+		b.decideLocked(m, wire.Received)
+	}
 	return into
 }
 

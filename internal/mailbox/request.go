@@ -100,14 +100,11 @@ func (r *Request) Reply(payload []byte, failed bool) (err error) {
 	}
 	r.box.mu.Unlock()
 	if err != nil {
-		r.from.Answer(r.number, 1, wire.NoReply)
-	} else {
-		err = r.from.Reply(r.number, payload, failed)
+		r.box.reportOne(r.noReply())
+		return err
 	}
-	r.box.mu.Lock()
-	r.box.results = append(r.box.results, result{Origin: r.from, number: r.number})
-	r.box.mu.Unlock()
-	r.box.reportOne()
+	err = r.from.Reply(r.number, payload, failed)
+	r.box.reportOne(result{Origin: r.from, number: r.number})
 	return err
 }
 
@@ -127,8 +124,11 @@ func (r *Request) abandonLocked() {
 		r.own.done <- Answer{Status: wire.NoReply}
 		return
 	}
-	r.box.results = append(r.box.results, result{r.from, r.number, 1, wire.NoReply, false})
+	r.box.results = append(r.box.results, r.noReply())
 }
+
+// noReply is the result for a sender on another node.
+func (r *Request) noReply() result { return result{r.from, r.number, 1, wire.NoReply, false} }
 
 // open is what the handler has received and not answered.
 type open struct {
