@@ -11,9 +11,9 @@ import (
 	zmq4 "github.com/pebbe/zmq4"
 )
 
-// A node that is paused or cut off has refused nothing; one with another key
-// ends the connection.
-func TestAHandshakeIsRefusedByItsEndAndNotBySilence(t *testing.T) {
+// withKeys starts a context with a pair of keys, and returns the public one.
+func withKeys(t *testing.T) (ctx *socketContext, public string) {
+	t.Helper()
 	public, secret, err := zmq4.NewCurveKeypair()
 	if err != nil {
 		t.Fatal(err)
@@ -22,10 +22,16 @@ func TestAHandshakeIsRefusedByItsEndAndNotBySilence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := newContext(keys)
-	if err != nil {
+	if ctx, err = newContext(keys); err != nil {
 		t.Fatal(err)
 	}
+	return ctx, public
+}
+
+// A node that is paused or cut off has refused nothing; one with another key
+// ends the connection.
+func TestAHandshakeIsRefusedByItsEndAndNotBySilence(t *testing.T) {
+	ctx, public := withKeys(t)
 	defer func() { _ = ctx.term() }()
 	for name, ends := range map[string]bool{"silence": false, "end": true} {
 		why, err := refusalOf(ctx, public, ends)
@@ -70,18 +76,7 @@ func refusalOf(ctx *socketContext, public string, ends bool) (why, err error) {
 // What becomes of a handshake is said by the thread that serves all connections: it
 // must not wait for who has just closed one.
 func TestAConnectionThatIsClosedInItsHandshakeStopsNoOther(t *testing.T) {
-	public, secret, err := zmq4.NewCurveKeypair()
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := NewKeyring(public, secret, nil, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, err := newContext(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, public := withKeys(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
