@@ -153,7 +153,7 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 	}
 	for h, since := range confirmed {
 		ops = append(ops, porcupine.Operation{
-			Call: int64(max(since, since+ttl-stale-slack())), Return: int64(never),
+			Call: int64(max(since, since+ttl-stale-excuse())), Return: int64(never),
 			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
 		})
 	}
