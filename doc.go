@@ -41,9 +41,9 @@
 //
 // Nothing extends the lock but [GoneRunner.Extend], by which the handler proves
 // its health, by itself or by coming round in [GoneRunner.Messages] or
-// [GoneRunner.Batches]. Inside Extend, an answer that leaves open whether the lock is held
-// is retried until the deadline. Only "another's" and "gone" mean lost, and then
-// Exit closes at once. The lock is released after the handler has returned,
+// [GoneRunner.Batches]. Inside Extend, an answer that leaves open whether the lock
+// is held is retried until the deadline. Only "another's" and "gone" mean lost, and
+// then Exit closes at once. The lock is released after the handler has returned,
 // never before.
 //
 // A tenure's life on one node:

@@ -24,9 +24,10 @@ type RunHandler func(r *GoneRunner)
 // two differ: RunOne's stands for the node's part in the competition for an id,
 // a handler's for one tenure.
 //
-// One that a handler's test makes by hand belongs to no node: it receives from
-// Data and Inbox alone, not through Messages or Batches, Extend is that of Lock or succeeds, Context ends
-// with Exit, and a send is an error that wraps ErrNotDelivered.
+// One that a handler's test makes by hand belongs to no node: it receives from Data
+// and Inbox alone, not through Messages or Batches, Extend is that of Lock or
+// succeeds, Context ends with Exit, and a send is an error that wraps
+// ErrNotDelivered.
 type GoneRunner struct {
 	// Lock is the lock of the id. Only Extend of the GoneRunner moves the
 	// tenure's deadline; the lock's own does not.
