@@ -137,6 +137,7 @@ func TestALostWakeUpConnectionIsReplacedAndWaitersLookAgain(t *testing.T) {
 		meanwhile()
 		holder.Unlock()
 		must(t, within(t, byWakeUp, "hand-over when "+name, locked))
+		s.subscribers("a", 0) // the next one's is to be its own
 		l.Unlock()
 	}
 }
