@@ -53,9 +53,9 @@ demo-exchange: deps-build
 # for each other.
 GOTEST := go test -race -count=1 -timeout=10m -parallel=4
 
-# All tests but those that are called long. The root takes about as long as the others together.
-test: deps-test
-	@$(MAKE) --no-print-directory -j2 $(MODULES:%=test/%)
+# All tests but those that are called long, one module after the other: tests that are in each other's
+# way say little.
+test: $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
 
@@ -64,6 +64,7 @@ SEEDED := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACr
 
 test-long: deps-test
 	cd faults && $(GOTEST) -run '^TestLong' ./...
+	cd bench && go test -count=1 -timeout=10m -run '^TestLong' ./...
 	$(GOTEST) -run '^TestLong' .
 	GONE_SEEDS=200 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
 

@@ -174,7 +174,7 @@ func TestAnOversizeFrameEndsItsConnectionAndNothingElse(t *testing.T) {
 	t.Parallel()
 	underAttack(t, func(t *testing.T, g *gone.Gone, token uint64) {
 		e := startPuppet(t, keypair{}).open(g, keypair{})
-		e.say(e.frame(message(1, token, "a", strings.Repeat("x", 64<<20))))
+		e.say(e.frame(message(1, token, "a", strings.Repeat("x", 4*gone.DefaultMaxMessageSize))))
 		// One that only says so.
 		c := dial(t, g)
 		_, _ = c.Write(append(append([]byte{0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0, 'N', 'U', 'L', 'L'}, make([]byte, 48)...),

@@ -704,9 +704,9 @@ func (l *playedLock) WaitFree(ctx context.Context) error { return l.s.wait(ctx) 
 
 func (l *playedLock) WaitHeld(ctx context.Context) error { return l.s.wait(ctx) }
 
-// seeds runs a test with many seeds: some hundreds, or as many as GONE_SEEDS
-// says. GONE_SEED runs one again. The same seed gives the same faults, but not
-// the same order of goroutines.
+// seeds runs a test with some seeds, or as many as GONE_SEEDS says. GONE_SEED
+// runs one again. The same seed gives the same faults, but not the same order of
+// goroutines.
 func seeds(t *testing.T, some uint64, test func(*cluster)) {
 	first, n := uint64(0), some
 	if s := os.Getenv("GONE_SEEDS"); s != "" {
@@ -778,7 +778,7 @@ func (c *cluster) faultless() {
 }
 
 func TestPlannedEndsAreSeenByNoSenderWhateverTheTiming(t *testing.T) {
-	seeds(t, 100, func(c *cluster) {
+	seeds(t, 20, func(c *cluster) {
 		c.run(false, 6, func() {
 			n := c.node(c.addr())
 			switch {
@@ -809,7 +809,7 @@ func (n *member) stop(id string) {
 // A lease that ends, because a clock has jumped or the lock service can't be
 // reached, ends with answers.
 func TestALeaseThatEndsIsSeenByNoSender(t *testing.T) {
-	seeds(t, 100, func(c *cluster) {
+	seeds(t, 20, func(c *cluster) {
 		c.run(false, 3, func() {
 			n := c.await(clusterIDs[c.upTo(2)])
 			if c.oneIn(2) {
@@ -825,7 +825,7 @@ func TestALeaseThatEndsIsSeenByNoSender(t *testing.T) {
 }
 
 func TestAHolderBehindAPartitionIsWaitedForWhileThereIsNoOther(t *testing.T) {
-	seeds(t, 100, func(c *cluster) {
+	seeds(t, 20, func(c *cluster) {
 		var mu sync.Mutex
 		cut := map[[2]string]linktest.Fate{}
 		c.weather(func(from, to string) (how linktest.Fate, ok bool) {
@@ -858,7 +858,7 @@ func TestAHolderBehindAPartitionIsWaitedForWhileThereIsNoOther(t *testing.T) {
 
 // Whatever their deadline.
 func TestACrashCostsItsSendersTheTTLAndAboutASecond(t *testing.T) {
-	seeds(t, 100, func(c *cluster) {
+	seeds(t, 20, func(c *cluster) {
 		var crashes []time.Time
 		var gone sync.Map
 		c.weather(func(_, to string) (linktest.Fate, bool) {
@@ -931,7 +931,7 @@ func (c *cluster) toldInTime(crashes []time.Time) {
 // stalls, nodes crash, close, come back on their address, are cut off from each
 // other and from the lock service, clocks jump, senders give up.
 func TestNoResultIsALieWhateverHappens(t *testing.T) {
-	seeds(t, 200, func(c *cluster) {
+	seeds(t, 40, func(c *cluster) {
 		var mu sync.Mutex
 		cut := map[[2]string]linktest.Fate{}
 		c.weather(func(from, to string) (how linktest.Fate, ok bool) {

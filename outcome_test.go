@@ -354,7 +354,7 @@ func TestTheLockThatHolderAsksIsNotClosed(t *testing.T) {
 	})
 }
 
-func TestRoutesAndStreamsOfManyIDsAreBounded(t *testing.T) {
+func TestLongRoutesAndStreamsOfManyIDsAreBounded(t *testing.T) {
 	inCluster(t, 0, func(c *cluster) {
 		a, b, _ := c.three()
 		closed := 0

@@ -97,8 +97,7 @@ var little = size{
 	many:      crowd{ids: 200, idle: 1200 * time.Millisecond, ttl: 6 * time.Second},
 }
 
-func TestReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
-	t.Parallel()
+func TestLongReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 	r := &report{rounds: 1, dir: filepath.Join(t.TempDir(), "pictures")}
 	if err := little.write(r, serverFor(t), regexp.MustCompile("")); err != nil {
 		t.Fatal(err)

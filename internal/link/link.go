@@ -17,7 +17,6 @@ type Link struct {
 	mesh     *Mesh
 	id       uint64 // this side's number
 	conn     Conn   // the flusher's
-	rival    *Link  // that may take this one's place; guarded by the mesh
 
 	mu    sync.Mutex
 	state state
@@ -73,6 +72,7 @@ var (
 	errUnwelcome = errors.New("its key is not allowed any more")
 	errBye       = errors.New("the other node was closed")
 	errClosed    = errors.New("closed here")
+	errForgotten = errors.New("never opened")
 	errSilence   = errors.New("silent for too long")
 	errFlooded   = errors.New("it acknowledges nothing")
 )
@@ -310,6 +310,9 @@ func (l *Link) endLocked(why error) {
 	if l.state == ended {
 		return
 	}
+	if why != errForgotten {
+		l.mesh.renewSecret() // there must not be another with this number
+	}
 	l.state, l.why, l.over = ended, why, time.Now()
 	l.silent = false
 	l.due = time.Time{}
@@ -398,6 +401,9 @@ func (l *Link) spared() bool {
 func (l *Link) free() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.state == opening {
+		l.endLocked(errForgotten)
+	}
 	l.endLocked(errClosed)
 	l.out.hangUp = true
 	if !l.out.flushing {

@@ -597,6 +597,58 @@ func TestAnOldHelloDoesNotTurnALinkThatIsBeingOpened(t *testing.T) {
 	})
 }
 
+// The side that was asked forgets a link that was not proved to it, when for the one
+// that asked it has long been open.
+func TestALinkThatOneSideHasForgottenBeforeItWasOpenThereGoesOn(t *testing.T) {
+	for _, cut := range []time.Duration{2 * time.Second, 4 * time.Second, time.Minute} {
+		inBubble(t, func(t *testing.T, net *linktest.Network, a, b *process) {
+			net.Weather(func(from, _ string, frame []byte) linktest.Fate {
+				_, err := wire.ParseHello(frame)
+				return linktest.Fate{Delay: time.Millisecond, Lost: from == here && err != nil}
+			})
+			l := a.to(there)
+			time.Sleep(10 * time.Millisecond)
+			net.Weather(func(from, _ string, _ []byte) linktest.Fate {
+				return linktest.Fate{Delay: time.Millisecond, Lost: from == here}
+			})
+			pos := send(t, l, "0")
+			time.Sleep(cut)
+			if l.Recall(pos) {
+				t.Error("the link was not open")
+			}
+			steady(net, time.Millisecond)
+			time.Sleep(3 * time.Second)
+			if got := b.received(); !slices.Equal(got, numbered(1)) {
+				t.Errorf("got %v", got)
+			}
+			if ws := a.whats(); slices.Contains(ws, link.Ended) {
+				t.Errorf("%v", ws)
+			}
+		})
+	}
+}
+
+// But not one that was open: its frames were taken.
+func TestALinkThatIsOverIsNotGoneOnWith(t *testing.T) {
+	inBubble(t, func(t *testing.T, net *linktest.Network, a, b *process) {
+		l := a.to(there)
+		send(t, l, "0")
+		time.Sleep(time.Second)
+		net.Weather(func(string, string, []byte) linktest.Fate { return linktest.Fate{Lost: true} })
+		b.mesh.Drop(func(string) bool { return false })
+		time.Sleep(5 * time.Second) // it is forgotten
+		send(t, l, "1")
+		steady(net, time.Millisecond)
+		time.Sleep(3 * time.Second)
+		if got := b.received(); !slices.Equal(got, numbered(1)) {
+			t.Errorf("got %v", got)
+		}
+		if ws := a.whats(); !slices.Contains(ws, link.Ended) {
+			t.Errorf("%v", ws)
+		}
+	})
+}
+
 func TestStrangersHellosLeaveNothingBehind(t *testing.T) {
 	inBubble(t, func(t *testing.T, net *linktest.Network, a, _ *process) {
 		for i := range 100_000 {

@@ -23,9 +23,12 @@
 package link
 
 import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -127,8 +130,9 @@ type Mesh struct {
 	tick *pulse.Pulse // the owner's, which calls Tick
 	soon *pulse.Pulse // acknowledgements and held frames
 
-	kept atomic.Int64 // bytes, by all links
-	news atomic.Bool  // there are changes
+	secret atomic.Pointer[[32]byte] // see reckon
+	kept   atomic.Int64             // bytes, by all links
+	news   atomic.Bool              // there are changes
 
 	mu      sync.RWMutex
 	links   map[uint64]*Link // by this side's number; ended ones for a while
@@ -151,6 +155,7 @@ func NewMesh(c Config, tick *pulse.Pulse) *Mesh {
 	}
 	m := &Mesh{Config: c, tick: tick, links: map[uint64]*Link{}, current: map[string]*Link{}}
 	m.soon = pulse.New(m.settleUp)
+	m.renewSecret()
 	return m
 }
 
@@ -174,7 +179,7 @@ func (m *Mesh) To(identity string) (*Link, error) {
 		defer m.mu.Unlock()
 		if l = m.current[identity]; l == nil || l.Over() {
 			var err error
-			if l, err = m.makeLocked(identity); err != nil {
+			if l, err = m.makeLocked(draw(), identity); err != nil {
 				return nil, err
 			}
 			m.current[identity] = l
@@ -185,7 +190,7 @@ func (m *Mesh) To(identity string) (*Link, error) {
 }
 
 // makeLocked makes a link that is opening. It is called with mu held.
-func (m *Mesh) makeLocked(identity string) (*Link, error) {
+func (m *Mesh) makeLocked(id uint64, identity string) (*Link, error) {
 	now := time.Now()
 	switch {
 	case m.closed:
@@ -199,7 +204,7 @@ func (m *Mesh) makeLocked(identity string) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Link{mesh: m, Identity: identity, conn: conn, id: rand.Uint64() | 1, health: health{made: now, used: now}}
+	l := &Link{mesh: m, Identity: identity, conn: conn, id: id, health: health{made: now, used: now}}
 	l.out.first, l.out.next, l.out.resend = 1, 1, resendFirst
 	l.out.w.Reset(nil)
 	m.links[l.id] = l
@@ -285,21 +290,45 @@ func (m *Mesh) toward(g wire.Greeting) *Link {
 	if l != nil && l.fits(g.Link) {
 		return l
 	}
-	if l != nil && l.rival != nil && l.rival.fits(g.Link) {
-		return l.rival
-	}
 	// Perhaps the process was begun anew; perhaps this Hello is a very old one.
 	// The link that there is stays until the other has proved itself.
-	other, err := m.makeLocked(identity)
+	id := m.reckon(g)
+	if other := m.links[id]; other != nil {
+		return other
+	}
+	other, err := m.makeLocked(id, identity)
 	if err != nil {
 		return nil
 	}
 	if l == nil || l.Over() {
 		m.current[identity] = other
-	} else {
-		l.rival = other
 	}
 	return other
+}
+
+// reckon returns this side's number for a link that the other side asks for. It is
+// always the same, until a link ends: so one that was forgotten before it was open
+// can be asked for again by a side for which it is, and which may have sent much.
+// Nobody else can tell it.
+func (m *Mesh) reckon(g wire.Greeting) uint64 {
+	h := hmac.New(sha256.New, m.secret.Load()[:])
+	_ = binary.Write(h, binary.BigEndian, g.Link)
+	h.Write(g.Identity)
+	return binary.BigEndian.Uint64(h.Sum(nil)) | 1
+}
+
+// draw returns a random number for a link.
+func draw() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return binary.BigEndian.Uint64(b[:]) | 1
+}
+
+// renewSecret has no number reckoned again.
+func (m *Mesh) renewSecret() {
+	var s [32]byte
+	_, _ = rand.Read(s[:])
+	m.secret.Store(&s)
 }
 
 // promote makes a link that has proved itself the one to its identity.
