@@ -834,7 +834,8 @@ func TestAHolderBehindAPartitionIsWaitedForWhileThereIsNoOther(t *testing.T) {
 			how, ok = cut[[2]string{from, to}]
 			return how, ok
 		})
-		c.run(false, 3, func() {
+		// Both together are shorter than any deadline: they may cut the same way.
+		c.run(false, 2, func() {
 			how := linktest.Fate{Lost: true}
 			if c.oneIn(2) {
 				how = linktest.Fate{Refused: true}
@@ -847,7 +848,7 @@ func TestAHolderBehindAPartitionIsWaitedForWhileThereIsNoOther(t *testing.T) {
 				cut[[2]string{there, here}] = how
 				mu.Unlock()
 			}
-			time.Sleep(c.upTo(4 * time.Second))
+			time.Sleep(c.upTo(3500 * time.Millisecond))
 			mu.Lock()
 			clear(cut)
 			mu.Unlock()
