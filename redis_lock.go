@@ -403,8 +403,12 @@ func (l *RedisLock) await(hold redisconn.News, wake func()) (*redisconn.Subscrip
 	}
 	wakeup := l.wakeup
 	l.mu.Unlock()
+	most := l.TTL()
+	if hold.Until.IsZero() { // nothing else tells that wake-ups come from the wrong server
+		most = min(most, 5*time.Second)
+	}
 	wakeup.Await(redisconn.Wait{
-		Hold: hold, Most: l.TTL(), Wake: wake,
+		Hold: hold, Most: most, Wake: wake,
 		Poll: min(max(l.TTL()/10, 50*time.Millisecond), 5*time.Second),
 	})
 	return wakeup, nil

@@ -33,6 +33,11 @@ var clients = struct {
 // timeout of every step of a connection.
 const timeout = 5 * time.Second
 
+// Lifetime is how long a connection is used, as its server may have lost its role
+// without a word while the address leads to another by now. It is short beside a
+// TTL, and nothing beside the cost of a connection.
+const Lifetime = 10 * time.Second
+
 // Dial returns the client of an address, retained. Nothing is sent yet.
 func (a Address) Dial() *Client {
 	return share(a, true, func() *redis.Pool {
@@ -42,6 +47,8 @@ func (a Address) Dial() *Client {
 			MaxIdle:     16,
 			IdleTimeout: time.Minute,
 			Wait:        true,
+
+			MaxConnLifetime: Lifetime,
 		}
 	})
 }
@@ -140,13 +147,34 @@ func (c *Client) once(ctx context.Context, ask func(redis.Conn) error) (again bo
 	}
 	defer conn.Close()
 	err = ask(conn)
-	if err != nil && strings.Contains(err.Error(), "READONLY") {
-		// A demoted master. The address may lead to another one by now, so this
-		// connection must not go back to the pool, which keeps all that are not
-		// broken: a read that should have ended before it began breaks it.
+	if misplaced(err) {
+		// This connection must not go back to the pool, which keeps all that are
+		// not broken: a read that should have ended before it began breaks it.
 		_, _ = redis.DoWithTimeout(conn, -1, "PING")
 	}
 	return conn.Err() != nil, err
+}
+
+// misplaced reports whether an answer may be due to who gave it: a demoted master
+// (READONLY), one that no replica follows any more, one that is loading or has lost
+// its master, a node of a Cluster for keys of another, a proxy without a server.
+// The address may lead elsewhere by now. There are more of them than any list has,
+// and a needless connection costs little, so these are all but answers about the
+// key, the script or the user.
+func misplaced(err error) bool {
+	var said redis.Error
+	if errors.Is(err, ErrUnconfirmed) {
+		return true
+	}
+	if !errors.As(err, &said) {
+		return false
+	}
+	for _, about := range []string{"WRONGTYPE", "NOSCRIPT", "NOPERM"} {
+		if strings.Contains(string(said), about) {
+			return false
+		}
+	}
+	return true
 }
 
 // get borrows a connection. A pool with Dial alone knows no context while it

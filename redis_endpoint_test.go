@@ -1,0 +1,120 @@
+package gone_test
+
+import (
+	"context"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	gone "github.com/Diggs/go-one"
+)
+
+// tenures notes when handlers run.
+type tenures struct {
+	mu   sync.Mutex
+	open int
+	both time.Time     // since when two do
+	most time.Duration // that two did
+}
+
+func (n *tenures) run(r *gone.GoneRunner) {
+	n.change(1)
+	defer n.change(-1)
+	for range r.Messages() {
+	}
+}
+
+func (n *tenures) change(by int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.open == 2 {
+		n.most = max(n.most, time.Since(n.both))
+	}
+	if n.open += by; n.open == 2 {
+		n.both = time.Now()
+	}
+}
+
+func (n *tenures) now() (open int, most time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.open, n.most
+}
+
+// An address can come to lead elsewhere, as that of a Kubernetes Service or of a
+// managed Redis does: new connections do, and those that there are stay.
+func TestAnEndpointThatMovesIsFollowedWithinSeconds(t *testing.T) {
+	t.Parallel()
+	const ttl = 3 * time.Second
+	const lifetime = 10 * time.Second // of a connection
+	nothing := func(*testing.T, *redisServer) {}
+	for name, c := range map[string]struct {
+		before, after func(*testing.T, *redisServer) // what becomes of the old server
+		within        time.Duration
+	}{
+		"demoted, and cut off": {func(_ *testing.T, s *redisServer) {
+			s.do("REPLICAOF", "127.0.0.1", 1)
+		}, nothing, ttl + 2*time.Second},
+		"demoted, and without data": {func(_ *testing.T, s *redisServer) {
+			s.do("CONFIG", "SET", "replica-serve-stale-data", "no")
+			s.do("REPLICAOF", "127.0.0.1", 1)
+		}, nothing, ttl + 2*time.Second},
+		"no replica follows it": {func(_ *testing.T, s *redisServer) {
+			s.do("CONFIG", "SET", "min-replicas-to-write", 1)
+		}, nothing, ttl + 2*time.Second},
+		"it hangs": {func(_ *testing.T, s *redisServer) {
+			s.signal(syscall.SIGSTOP)
+		}, func(_ *testing.T, s *redisServer) {
+			s.signal(syscall.SIGCONT)
+		}, 2*ttl + 2*time.Second},
+		"it goes on": {nothing, nothing, lifetime + ttl + 2*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			old, young := startRedis(t), startRedis(t)
+			p := old.proxy()
+			locks := func(id, value string) (gone.GoneLock, error) {
+				l, err := gone.NewRedisLock(p.addr, id, value)
+				if err == nil {
+					l.Expiry = ttl
+				}
+				return l, err
+			}
+			var n tenures
+			holder, standby, sender := startNode(t, locks), startNode(t, locks), startNode(t, locks)
+			runOne(t, holder, "a", n.run)
+			eventually(t, 10*time.Second, "one holds", func() bool { open, _ := n.now(); return open == 1 })
+			runOne(t, standby, "a", n.run)
+			must(t, sender.SendData("a", []byte("before")))
+
+			p.leadsTo(young)
+			c.before(t, old)
+			served := func() bool {
+				open, _ := n.now()
+				return open == 1 && young.do("EXISTS", "a") == int64(1)
+			}
+			eventually(t, c.within, "one holds, in the new server", served)
+			if err := sender.SendDataContext(deadline(t, 2*ttl+5*time.Second), "a", []byte("after")); err != nil {
+				t.Error(err)
+			}
+			c.after(t, old)
+			young.subscribers("a", 1) // who waits hears the new one, too
+			must(t, holder.Close())
+			eventually(t, ttl+2*time.Second, "another holds", served)
+			h, err := sender.Holder(context.Background(), "a")
+			must(t, err)
+			if h.Addr != standby.Addr() {
+				t.Errorf("%+v holds, want %s", h, standby.Addr())
+			}
+			// The new server knows nothing of the old one's holder, whose lease goes on.
+			bound := ttl
+			if name == "it goes on" {
+				bound += lifetime
+			}
+			if _, most := n.now(); most > bound {
+				t.Errorf("two held for %v", most)
+			}
+		})
+	}
+}
