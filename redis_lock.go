@@ -25,11 +25,15 @@ import (
 // so that "redis-cli GET <id>" shows the holder's address. An empty value counts
 // as none. A helper key in the id's Cluster slot keeps the last token for a day;
 // tokens also follow the server's clock, so they keep increasing when the helper
-// key is lost.
+// key is lost. A key that would live for longer than its holder's TTL, as when the
+// server's clock is set back, is cut to it by who competes.
 //
 // All locks of a process that name one Redis address, or one pool, share its
 // connections: at most 16, or what that pool allows, and one more for wake-ups
-// while any of them waits.
+// while any of them waits. A connection is used for 10 s at most, and given up at any
+// answer that may be due to a wrong server behind the address: when that has come to
+// lead elsewhere, the lock follows within seconds. Until then two may hold it where
+// the old server goes on granting, for no longer than the TTL and those 10 s.
 //
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
@@ -143,7 +147,8 @@ func RedisLocks(url string, configure ...func(*RedisLock)) LockFactory {
 // TLS, a password or ACL user, a database and timeouts. The pool stays the
 // caller's to close. It needs Dial or DialContext, from which one connection
 // more is made for wake-ups; connections should have a connect and a write
-// timeout.
+// timeout, and the pool a MaxConnLifetime of some 10 s: it bounds how long a server
+// that has lost its role is asked.
 func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
 	if pool == nil || pool.Dial == nil && pool.DialContext == nil {
 		return nil, errors.New("gone: redis lock: a pool with Dial or DialContext is needed")
@@ -198,7 +203,7 @@ func (l *RedisLock) acquire() error {
 	secret := cmp.Or(l.hold.secret, l.attempt)
 	l.mu.Unlock()
 	if secret == "" {
-		secret = rand.Text()
+		secret = l.newSecret()
 	}
 	guard := 0
 	if l.RestartGuard {
@@ -206,7 +211,7 @@ func (l *RedisLock) acquire() error {
 	}
 	r, err := l.eval(l.Replicas, acquireScript, l.key(), l.counter(), l.value, secret, l.ms(), l.channel(), guard)
 	if err == nil && r[0] == -3 {
-		secret = rand.Text()
+		secret = l.newSecret()
 		r, err = l.eval(l.Replicas, acquireScript, l.key(), l.counter(), l.value, secret, l.ms(), l.channel(), guard)
 	}
 
@@ -235,6 +240,12 @@ func (l *RedisLock) acquire() error {
 			ErrLockHeld, l.id, left)
 	}
 	return fmt.Errorf("%w: redis lock %q", ErrLockHeld, l.id)
+}
+
+// newSecret makes the secret of a hold. Its end tells others how long the key can
+// live at most.
+func (l *RedisLock) newSecret() string {
+	return rand.Text() + "." + strconv.FormatInt(l.ms(), 10)
 }
 
 // Extend implements [GoneLock].

@@ -827,6 +827,27 @@ func TestALockWithoutATTLIsHeldAndPolled(t *testing.T) {
 	}
 }
 
+// The server's clock was set back, or somebody meant well.
+func TestAKeyLivesNoLongerThanItsHoldersTTL(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	for name, prolong := range map[string]func(){
+		"expires in an hour": func() { s.do("PEXPIRE", "a", time.Hour.Milliseconds()) },
+		"never expires":      func() { s.do("PERSIST", "a") },
+	} {
+		dead, other := s.lock("a", 2*time.Second), s.lock("a", 100*time.Millisecond)
+		must(t, dead.Lock())
+		prolong()
+		is(t, other.Lock(), gone.ErrLockHeld)
+		// The other one's is shorter, but is not the holder's.
+		if left := s.pttl("a"); left < time.Second || left > 2*time.Second {
+			t.Errorf("%s: it lives for %v", name, left)
+		}
+		eventually(t, 10*time.Second, name+": another gets it", func() bool { return other.Lock() == nil })
+		other.Unlock()
+	}
+}
+
 // What is asked of the caller, and options.
 
 // A hostAddr is an address with a name to look up.

@@ -54,4 +54,11 @@ elseif secret == ARGV[2] then
 	redis.call('PEXPIRE', KEYS[1], ARGV[3])
 	return tonumber(token)
 end
-return {-1, redis.call('PTTL', KEYS[1]), tonumber(token)}
+-- The holder has never asked for more than its TTL, which the secret ends with. If more is left, or no
+-- end is set, the clock was set back or somebody else did it; the holder may be dead.
+local left, ttl = redis.call('PTTL', KEYS[1]), string.match(secret, '%.(%d+)$')
+if ttl and #ttl < 16 and (left < 0 or left > tonumber(ttl)) then
+	redis.call('PEXPIRE', KEYS[1], ttl)
+	left = tonumber(ttl)
+end
+return {-1, left, tonumber(token)}

@@ -152,7 +152,19 @@ func (c *Client) once(ctx context.Context, ask func(redis.Conn) error) (again bo
 		// not broken: a read that should have ended before it began breaks it.
 		_, _ = redis.DoWithTimeout(conn, -1, "PING")
 	}
-	return conn.Err() != nil, err
+	return conn.Err() != nil, explain(err)
+}
+
+// explain adds what to do about an answer of Redis.
+func explain(err error) error {
+	var said redis.Error
+	if errors.As(err, &said) {
+		switch word, _, _ := strings.Cut(string(said), " "); word {
+		case "MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT":
+			return fmt.Errorf("%w (this is a Redis Cluster, which needs a client that follows its slots)", err)
+		}
+	}
+	return err
 }
 
 // misplaced reports whether an answer may be due to who gave it: a demoted master
