@@ -18,8 +18,11 @@ var limits = map[string]string{
 		"read from their socket in the goroutine that waits, which saves two changes of thread.",
 	loadRequests1.name: "A frame there and one back, as for 1 caller, and behind for the same reason: the reply is the receipt, too.",
 	"same node":        "A copy, a look at the lease's clock, and a change of goroutine in each direction.",
-	loadOver10.name:    overMany,
-	loadOver30.name:    overMany,
+	loadIDs.name: "Each message finds another handler parked, and its stack and mailbox cold; with one id the handler that runs takes " +
+		"the next. The same is true of plain Go: 256 goroutines that send on 10,000 channels, each with a receiver of its own, do " +
+		"0.22 to 0.38 of what they do on one.",
+	loadOver10.name: overMany,
+	loadOver30.name: overMany,
 	idleWaits: "The holder publishes each Extend, so that waiters need not ask: here a thousand times a second, and each time a " +
 		"thread is woken to read it.",
 	idleHolds: "An Extend wakes its handler, the goroutine that calls Redis, and threads for both. The look at all leases once a " +
