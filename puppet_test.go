@@ -152,13 +152,13 @@ func (e *wireEnd) frame(items func(w *wire.Writer)) []byte {
 	w.Reset(nil)
 	items(&w)
 	e.sent++
-	wire.PutHeader(w.Bytes(), wire.Header{Kind: wire.Items, Link: e.theirs, Number: e.sent, Ack: e.taken})
+	wire.PutHeader(w.Bytes(), wire.Header{Kind: wire.Items, Link: e.theirs, From: e.mine, Number: e.sent, Ack: e.taken})
 	return w.Bytes()
 }
 
 // control makes a frame of a header alone.
 func (e *wireEnd) control(k wire.FrameKind) []byte {
-	h := wire.Header{Kind: k, Link: e.theirs, Ack: e.taken}
+	h := wire.Header{Kind: k, Link: e.theirs, From: e.mine, Ack: e.taken}
 	if k == wire.Bye {
 		e.sent++
 		h.Number = e.sent

@@ -385,7 +385,7 @@ func forgedAnswers(ctx context.Context, s *siege, n int) {
 			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: rand.Uint64() | 1, Number: uint64(i), Ack: 1<<64 - 1})
 			f.again()
 		case 1: // the holder's, and a number that was used, or is far ahead
-			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: me, Number: 1 + rand.Uint64N(2)<<63, Ack: 1<<64 - 1})
+			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: me, From: f.theirs, Number: 1 + rand.Uint64N(2)<<63, Ack: 1<<64 - 1})
 			f.again()
 		}
 		return frame
@@ -460,10 +460,10 @@ func forgedNumbers(ctx context.Context, s *siege, n int) {
 			return wire.AppendHello(nil, false, rand.Uint64()|1, f.theirs+1, f.identity)
 		case 1:
 			f.again()
-			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: f.theirs, Number: most - uint64(i), Ack: most})
+			wire.PutHeader(frame, wire.Header{Kind: wire.Items, Link: f.theirs, From: f.mine, Number: most - uint64(i), Ack: most})
 		case 2:
 			f.again()
-			return wire.AppendFrame(nil, wire.Header{Kind: wire.Gap, Link: f.theirs, Ack: most - uint64(i)})
+			return wire.AppendFrame(nil, wire.Header{Kind: wire.Gap, Link: f.theirs, From: f.mine, Ack: most - uint64(i)})
 		}
 		return frame
 	}, n)

@@ -94,7 +94,7 @@ func (f *foothold) frame(items func(w *wire.Writer)) []byte {
 	var w wire.Writer
 	w.Reset(nil)
 	items(&w)
-	wire.PutHeader(w.Bytes(), wire.Header{Kind: wire.Items, Link: f.theirs, Number: f.next})
+	wire.PutHeader(w.Bytes(), wire.Header{Kind: wire.Items, Link: f.theirs, From: f.mine, Number: f.next})
 	f.next++
 	return w.Bytes()
 }

@@ -31,7 +31,6 @@ type Link struct {
 type other struct {
 	remote uint64 // its number of the link, 0 while it is not known
 	from   string // as the carrier calls it
-	doubt  bool   // several numbers were named: only a proof of one opens the link
 }
 
 type state uint8
@@ -84,6 +83,12 @@ func (l *Link) Over() bool {
 	return l.state == ended
 }
 
+func (l *Link) isOpen() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state == open
+}
+
 // Silent reports whether nothing arrives any more, as far as is known.
 func (l *Link) Silent() bool {
 	l.mu.Lock()
@@ -133,15 +138,17 @@ func (l *Link) greeted(g wire.Greeting, from string) {
 	case g.Highest < wire.Lowest || g.Lowest > wire.Version:
 		l.why = fmt.Errorf("it speaks versions %d to %d, this node %d to %d", g.Lowest, g.Highest, wire.Lowest, wire.Version)
 	case l.state == opening:
-		// One of two Hellos is an old one, and a frame does not tell which.
-		l.doubt = l.doubt || l.remote != 0 && l.remote != g.Link
 		l.remote, l.from, l.why = g.Link, from, nil
 		if proved = g.Echo == l.id; proved {
 			l.openLocked()
 		}
 	case l.from != from:
-	case l.remote != g.Link: // a Welcome: the other side knows nothing of this link
+	case l.remote == g.Link:
+	case g.Welcome: // the other side knows nothing of this link
 		l.endLocked(errAnew)
+	default: // a Hello of its predecessor, late
+		l.mu.Unlock()
+		return
 	}
 	if l.state != ended && g.Welcome {
 		l.in.prove = true // the other side wants a proof, too
@@ -162,8 +169,7 @@ func (l *Link) openLocked() {
 	l.hearLocked(time.Now())
 }
 
-// knows reports whether someone is the other side, the only one that has been
-// told this side's number.
+// knows reports whether someone may speak for the other side.
 func (l *Link) knows(from string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -173,11 +179,11 @@ func (l *Link) knows(from string) bool {
 // receive takes a frame, and returns its items if it is the next one.
 func (l *Link) receive(h wire.Header, body []byte) []byte {
 	l.mu.Lock()
-	proved := l.state == opening
-	if proved && l.doubt {
+	if h.From != l.remote {
 		l.mu.Unlock()
-		return nil // it comes again
+		return nil // of a link that this one might have become, or is no more
 	}
+	proved := l.state == opening
 	if proved {
 		l.openLocked()
 	}

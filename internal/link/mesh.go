@@ -4,7 +4,7 @@
 //
 // A link is what two processes have between them, in both directions. It is
 // opened by a Hello and ends once, for good; a frame that comes later fits
-// nowhere, as either side's number for the link is random. Between the two every
+// nowhere, as it names either side's number for the link. Between the two every
 // frame that was appended is taken by the other side once and in order, or the
 // end of the link tells which certainly were not. This is the one place where it
 // is decided whether something may have arrived: see [Link.Recall].
@@ -292,13 +292,13 @@ func (m *Mesh) toward(g wire.Greeting) *Link {
 	}
 	// Perhaps the process was begun anew; perhaps this Hello is a very old one.
 	// The link that there is stays until the other has proved itself.
-	id := m.reckon(g)
-	if other := m.links[id]; other != nil {
-		return other
-	}
-	other, err := m.makeLocked(id, identity)
-	if err != nil {
-		return nil
+	id := m.reckon(g, l)
+	other := m.links[id]
+	if other == nil {
+		var err error
+		if other, err = m.makeLocked(id, identity); err != nil {
+			return nil
+		}
 	}
 	if l == nil || l.Over() {
 		m.current[identity] = other
@@ -306,13 +306,18 @@ func (m *Mesh) toward(g wire.Greeting) *Link {
 	return other
 }
 
-// reckon returns this side's number for a link that the other side asks for. It is
-// always the same, until a link ends: so one that was forgotten before it was open
-// can be asked for again by a side for which it is, and which may have sent much.
-// Nobody else can tell it.
-func (m *Mesh) reckon(g wire.Greeting) uint64 {
+// reckon returns this side's number for a link that the other side asks for, beside
+// the one that is open. It is always the same, until a link opens there or any ends:
+// so one that was forgotten before it was open can be asked for again by a side for
+// which it is, and which may have sent much. Nobody else can tell it.
+func (m *Mesh) reckon(g wire.Greeting, beside *Link) uint64 {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:], g.Link)
+	if beside != nil && beside.isOpen() {
+		binary.BigEndian.PutUint64(b[8:], beside.id)
+	}
 	h := hmac.New(sha256.New, m.secret.Load()[:])
-	_ = binary.Write(h, binary.BigEndian, g.Link)
+	h.Write(b[:])
 	h.Write(g.Identity)
 	return binary.BigEndian.Uint64(h.Sum(nil)) | 1
 }

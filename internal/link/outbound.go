@@ -382,7 +382,7 @@ func (l *Link) nextLocked(now time.Time) (uint64, []byte) {
 	if f.bye {
 		kind = wire.Bye
 	}
-	wire.PutHeader(f.bytes, wire.Header{Kind: kind, Link: l.remote, Number: number, Ack: l.in.taken})
+	wire.PutHeader(f.bytes, wire.Header{Kind: kind, Link: l.remote, From: l.id, Number: number, Ack: l.in.taken})
 	if number > o.given && f.small {
 		o.small++
 	}
@@ -425,6 +425,6 @@ func (l *Link) heldLocked(now time.Time) bool {
 func (l *Link) controlLocked(k wire.FrameKind) []byte {
 	o := &l.out
 	o.ack, l.in.told, l.in.prove = false, l.in.taken, false
-	o.control = wire.AppendFrame(o.control[:0], wire.Header{Kind: k, Link: l.remote, Ack: l.in.taken})
+	o.control = wire.AppendFrame(o.control[:0], wire.Header{Kind: k, Link: l.remote, From: l.id, Ack: l.in.taken})
 	return o.control
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -167,12 +168,11 @@ func explain(err error) error {
 	return err
 }
 
-// misplaced reports whether an answer may be due to who gave it: a demoted master
-// (READONLY), one that no replica follows any more, one that is loading or has lost
-// its master, a node of a Cluster for keys of another, a proxy without a server.
-// The address may lead elsewhere by now. There are more of them than any list has,
-// and a needless connection costs little, so these are all but answers about the
-// key, the script or the user.
+// misplaced reports whether an answer may be due to who gave it: a demoted master,
+// one that no replica follows any more, one that is loading or has lost its master,
+// a node of a Cluster for keys of another, a proxy without a server. The address may
+// lead elsewhere by now. There are more of them than any list has; so these are all
+// with a code of their own but those about the key, the script, the user or memory.
 func misplaced(err error) bool {
 	var said redis.Error
 	if errors.Is(err, ErrUnconfirmed) {
@@ -181,12 +181,11 @@ func misplaced(err error) bool {
 	if !errors.As(err, &said) {
 		return false
 	}
-	for _, about := range []string{"WRONGTYPE", "NOSCRIPT", "NOPERM"} {
-		if strings.Contains(string(said), about) {
-			return false
-		}
+	has := func(word string) bool { return strings.Contains(string(said), word) }
+	if strings.HasPrefix(string(said), "ERR ") { // also what a script was told, before Redis 7
+		return slices.ContainsFunc([]string{"READONLY", "NOREPLICAS", "MASTERDOWN", "LOADING", "MOVED", "CLUSTERDOWN"}, has)
 	}
-	return true
+	return !slices.ContainsFunc([]string{"WRONGTYPE", "NOSCRIPT", "NOPERM", "OOM"}, has)
 }
 
 // get borrows a connection. A pool with Dial alone knows no context while it

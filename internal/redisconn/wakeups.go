@@ -50,7 +50,6 @@ type Subscription struct {
 	// Guarded by hub.mu.
 	wait     Wait // Wake is nil while nobody waits
 	extended bool // Hold was, since the timer was set
-	ended    News // the hold whose end was waited for, without news
 	missed   bool // there was news while nobody waited: …
 	news     News // … the latest
 	timer    *time.Timer
@@ -100,18 +99,11 @@ func (c *Client) Subscribe(name string) *Subscription {
 }
 
 // Await arranges for a call of Wake. Who waited before is woken now.
-//
-// A hold that has outlasted its end must have been extended. If there was no news
-// of that, the connection leads to a server that nobody speaks to any more.
 func (s *Subscription) Await(w Wait) {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	s.wake()
 	s.wait = w
-	if s.live && w.Hold.Token != 0 && w.Hold.Token == s.ended.Token && w.Hold.Until.After(s.ended.Until) && s.hub.conn != nil {
-		_ = s.hub.conn.Close()
-	}
-	s.ended = News{}
 	if s.missed && s.heed(s.news) {
 		s.wake()
 		return
@@ -223,7 +215,6 @@ func (s *Subscription) fire() {
 	case s.extended:
 		s.arm()
 	default:
-		s.ended = s.wait.Hold
 		s.wake()
 	}
 }

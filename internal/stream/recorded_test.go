@@ -192,7 +192,7 @@ func (a *actor) call(ctx context.Context, verb string, s *stream.Stream, data st
 // renumber replaces the number of a link in a frame.
 func renumber(frame []byte, from, to uint64) []byte {
 	frame = bytes.Clone(frame)
-	at := []int{3}
+	at := []int{3, 11}
 	if h, _, err := wire.ParseFrame(frame); err == nil && h.Kind == wire.Hello {
 		at = []int{4, 12}
 	}

@@ -23,9 +23,10 @@
 // with CURVE, a space and its public key. Both look the same in all versions; what
 // follows the identity is skipped.
 //
-//	frame = "G" version:u8 kind:u8 link:u64 number:u64 ack:u64 body
+//	frame = "G" version:u8 kind:u8 link:u64 from:u64 number:u64 ack:u64 body
 //
-// Link is the receiver's number. Every frame acknowledges all frames up to ack.
+// Link is the receiver's number and from the sender's: a frame is of a link only if
+// both say so, as another process at an address can have been told the first. Every frame acknowledges all frames up to ack.
 // The frames that are numbered, 1, 2, 3 and so on, are taken in that order.
 //
 //	1 Items  numbered; the body is items to its end
@@ -133,7 +134,7 @@ const (
 // package reads.
 var ErrMalformed = errors.New("wire: malformed frame")
 
-const headerSize = 27
+const headerSize = 35
 
 // Overhead bounds what a frame with one payload needs besides the payload.
 const Overhead = headerSize + 2*(1+binary.MaxVarintLen64) + 8*binary.MaxVarintLen64 + MaxID
@@ -142,6 +143,7 @@ const Overhead = headerSize + 2*(1+binary.MaxVarintLen64) + 8*binary.MaxVarintLe
 type Header struct {
 	Kind   FrameKind
 	Link   uint64
+	From   uint64
 	Number uint64
 	Ack    uint64
 }
@@ -158,8 +160,9 @@ func ParseFrame(frame []byte) (h Header, body []byte, err error) {
 	h = Header{
 		Kind:   FrameKind(frame[2]),
 		Link:   binary.BigEndian.Uint64(frame[3:]),
-		Number: binary.BigEndian.Uint64(frame[11:]),
-		Ack:    binary.BigEndian.Uint64(frame[19:]),
+		From:   binary.BigEndian.Uint64(frame[11:]),
+		Number: binary.BigEndian.Uint64(frame[19:]),
+		Ack:    binary.BigEndian.Uint64(frame[27:]),
 	}
 	numbered := h.Kind == Items || h.Kind == Bye
 	if h.Kind < Items || h.Kind > Bye || numbered != (h.Number > 0) || h.Kind != Items && len(frame) != headerSize {
@@ -172,8 +175,9 @@ func ParseFrame(frame []byte) (h Header, body []byte, err error) {
 func PutHeader(frame []byte, h Header) {
 	frame[0], frame[1], frame[2] = 'G', Version, byte(h.Kind)
 	binary.BigEndian.PutUint64(frame[3:], h.Link)
-	binary.BigEndian.PutUint64(frame[11:], h.Number)
-	binary.BigEndian.PutUint64(frame[19:], h.Ack)
+	binary.BigEndian.PutUint64(frame[11:], h.From)
+	binary.BigEndian.PutUint64(frame[19:], h.Number)
+	binary.BigEndian.PutUint64(frame[27:], h.Ack)
 }
 
 // AppendFrame appends a frame that has no more than a header.

@@ -15,7 +15,7 @@ import (
 // golden is one frame with an item of every kind, for whoever writes a peer in
 // another language.
 const golden = "" +
-	"47" + "01" + "01" + "1122334455667788" + "0000000000000003" + "0000000000000102" + // "G", version 1, Items, link, number 3, ack 258
+	"47" + "01" + "01" + "1122334455667788" + "99aabbccddeeff01" + "0000000000000003" + "0000000000000102" + // "G", version 1, Items, link, from, number 3, ack 258
 	"01" + "0e" + "07" + "01" + "8180f9c0c1c48203" + "726f6f6d" + // Open 7, chained, its token, "room"
 	"03" + "0a" + "07" + "03" + "904e" + "03" + "68656c6c6f" + // Request 3 for 10000 ms, try and wants a reply, "hello"
 	"05" + "06" + "07" + "04" + "01" + "00" + "6f6e" + // Void, which was Request 4
@@ -56,7 +56,7 @@ func writeGolden() []byte {
 	w.Reply(9, 4, []byte("yes."))
 	w.Failure(9, 5, []byte("no"))
 	Withdraw(w.Bytes(), at)
-	PutHeader(w.Bytes(), Header{Kind: Items, Link: 0x1122334455667788, Number: 3, Ack: 258})
+	PutHeader(w.Bytes(), Header{Kind: Items, Link: 0x1122334455667788, From: 0x99aabbccddeeff01, Number: 3, Ack: 258})
 	return w.Bytes()
 }
 
@@ -140,7 +140,7 @@ func TestTheGoldenFrame(t *testing.T) {
 		t.Errorf("written\n%x, want\n%x", got, want)
 	}
 	h, items, err := read(want)
-	if header := (Header{Items, 0x1122334455667788, 3, 258}); err != nil || h != header {
+	if header := (Header{Items, 0x1122334455667788, 0x99aabbccddeeff01, 3, 258}); err != nil || h != header {
 		t.Errorf("header %+v: %v", h, err)
 	}
 	if !slices.Equal(items, goldenItems) {
@@ -260,7 +260,7 @@ func TestEveryPrefixIsMalformedOrEndsBetweenItems(t *testing.T) {
 
 // frame is a frame of the items given as bytes.
 func frame(items ...byte) []byte {
-	return append(AppendFrame(nil, Header{Items, 1, 1, 0}), items...)
+	return append(AppendFrame(nil, Header{Items, 1, 1, 1, 0}), items...)
 }
 
 // item is one whose length is right.
@@ -273,20 +273,20 @@ func TestMalformedFramesAreRefused(t *testing.T) {
 	bad := map[string][]byte{
 		"nothing":                       {},
 		"no header":                     []byte("G\x01\x01"),
-		"a header that is cut":          frame()[:26],
+		"a header that is cut":          frame()[:headerSize-1],
 		"another protocol":              append([]byte{'H'}, frame()[1:]...),
 		"another version":               append([]byte{'G', 2}, frame()[2:]...),
 		"the version that never was":    append([]byte{'G', 0}, frame()[2:]...),
 		"an HTTP request":               []byte("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
-		"kind 0":                        header(Header{0, 1, 1, 0}),
-		"kind 5":                        header(Header{5, 1, 1, 0}),
-		"items without number":          header(Header{Items, 1, 0, 0}),
-		"Bye without number":            header(Header{Bye, 1, 0, 0}),
-		"a numbered Ack":                header(Header{Ack, 1, 1, 0}),
-		"a numbered Gap":                header(Header{Gap, 1, 1, 0}),
-		"Ack with a body":               append(header(Header{Ack, 1, 0, 0}), 2, 1, 7),
-		"Gap with a body":               append(header(Header{Gap, 1, 0, 0}), 2, 1, 7),
-		"Bye with a body":               append(header(Header{Bye, 1, 1, 0}), 2, 1, 7),
+		"kind 0":                        header(Header{0, 1, 1, 1, 0}),
+		"kind 5":                        header(Header{5, 1, 1, 1, 0}),
+		"items without number":          header(Header{Items, 1, 1, 0, 0}),
+		"Bye without number":            header(Header{Bye, 1, 1, 0, 0}),
+		"a numbered Ack":                header(Header{Ack, 1, 1, 1, 0}),
+		"a numbered Gap":                header(Header{Gap, 1, 1, 1, 0}),
+		"Ack with a body":               append(header(Header{Ack, 1, 1, 0, 0}), 2, 1, 7),
+		"Gap with a body":               append(header(Header{Gap, 1, 1, 0, 0}), 2, 1, 7),
+		"Bye with a body":               append(header(Header{Bye, 1, 1, 1, 0}), 2, 1, 7),
 		"an item without length":        frame(byte(Close)),
 		"an item that is cut":           frame(byte(Close), 2, 7),
 		"an item of any length":         frame(append([]byte{byte(Close)}, huge...)...),
@@ -435,7 +435,7 @@ func TestWhatIsWithdrawnIsSkippedAndNothingElse(t *testing.T) {
 		}
 		w.Close(8)
 		want = append(want, "Close 8")
-		PutHeader(w.Bytes(), Header{Items, 1, 1, 0})
+		PutHeader(w.Bytes(), Header{Items, 1, 1, 1, 0})
 		if _, items, err := read(w.Bytes()); err != nil || !slices.Equal(items, want) || w.Len() != size+3 {
 			t.Errorf("withdrawn %05b: %q, %v", which, items, err)
 		}
@@ -457,7 +457,7 @@ func TestAWriterStartsAFrameAnew(t *testing.T) {
 		} {
 			w.Reset(w.Bytes())
 			write(&w, it)
-			PutHeader(w.Bytes(), Header{Items, 1, 1, 0})
+			PutHeader(w.Bytes(), Header{Items, 1, 1, 1, 0})
 			if _, items, err := read(w.Bytes()); w.Empty() || err != nil || !slices.Equal(items, []string{show(it)}) {
 				t.Errorf("%q, %v, want %q", items, err, show(it))
 			}
@@ -482,7 +482,7 @@ func TestOverheadBoundsAFrameWithOnePayload(t *testing.T) {
 		if w.Len() > Overhead+len(payload) {
 			t.Errorf("%s: %d bytes besides the payload, Overhead is %d", name, w.Len()-len(payload), Overhead)
 		}
-		PutHeader(w.Bytes(), Header{Items, most, most, most})
+		PutHeader(w.Bytes(), Header{Items, most, 1, most, most})
 		if _, items, err := read(w.Bytes()); err != nil || len(items) != 2 {
 			t.Errorf("%s: %q, %v", name, items, err)
 		}
@@ -532,7 +532,7 @@ func TestWhatWriterWritesReaderReads(t *testing.T) {
 			}
 			want = append(want, show(&it))
 		}
-		h := Header{Items, r.Uint64(), r.Uint64() | 1, r.Uint64()}
+		h := Header{Items, r.Uint64(), 1, r.Uint64() | 1, r.Uint64()}
 		PutHeader(w.Bytes(), h)
 		if got, items, err := read(w.Bytes()); err != nil || got != h || !slices.Equal(items, want) {
 			t.Fatalf("seed %d: %v\nread\n%s\nwritten\n%s", seed, err, strings.Join(items, "\n"), strings.Join(want, "\n"))
