@@ -67,6 +67,7 @@ test-long: deps-test
 	cd bench && go test -count=1 -timeout=10m -run '^TestLong' ./...
 	$(GOTEST) -run '^TestLong' .
 	GONE_SEEDS=200 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
+	GONE_SEEDS=1000 go test -count=1 -timeout=10m -run '^TestAFrameIsTaken' ./internal/link
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,7 +176,7 @@ func TestTheByeOfASuccessorSaysNothingOfTheDead(t *testing.T) {
 
 // All of it at once, at random. GONE_SEEDS is how many times, GONE_SEED one again.
 func TestAFrameIsTakenOnceAndInOrderOrItsLinkEndsAndTellsTheTruth(t *testing.T) {
-	first, n := uint64(0), uint64(100)
+	first, n := uint64(0), uint64(50)
 	if s := os.Getenv("GONE_SEEDS"); s != "" {
 		n, _ = strconv.ParseUint(s, 10, 64)
 	}
@@ -194,12 +195,15 @@ func TestAFrameIsTakenOnceAndInOrderOrItsLinkEndsAndTellsTheTruth(t *testing.T) 
 type storm struct {
 	t    *testing.T
 	seed uint64
-	rand *rand.Rand
 	net  *linktest.Network
 	now  [2]*process
 	all  []*process
 	sent []parcel
 	next map[*link.Link]int
+
+	mu   sync.Mutex // of what the weather needs, too
+	rand *rand.Rand
+	cut  map[string]bool
 }
 
 // A parcel is a frame with its link and its place there as the payload.
@@ -210,9 +214,13 @@ type parcel struct {
 	payload string
 }
 
-func (s *storm) upTo(d time.Duration) time.Duration {
-	return 1 + time.Duration(s.rand.Int64N(int64(d)))
+func (s *storm) one(of int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rand.IntN(of)
 }
+
+func (s *storm) upTo(d time.Duration) time.Duration { return 1 + time.Duration(s.one(int(d))) }
 
 func (s *storm) start(i int) {
 	s.now[i] = start(s.t, s.net, []string{here, there}[i], link.Limits{})
@@ -220,14 +228,16 @@ func (s *storm) start(i int) {
 }
 
 func (s *storm) play() {
-	latest := []time.Duration{20 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second, 8 * time.Second}[s.rand.IntN(4)]
-	cut := map[string]bool{}
+	latest := []time.Duration{20 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second, 8 * time.Second}[s.one(4)]
 	s.net.Weather(func(from, _ string, _ []byte) linktest.Fate {
-		f := linktest.Fate{Lost: s.rand.IntN(5) == 0 || cut[from], Delay: time.Millisecond}
-		if s.rand.IntN(6) == 0 {
+		s.mu.Lock()
+		lost := s.cut[from]
+		s.mu.Unlock()
+		f := linktest.Fate{Lost: lost || s.one(5) == 0, Delay: time.Millisecond}
+		if s.one(6) == 0 {
 			f.Delay = s.upTo(latest)
 		}
-		if s.rand.IntN(5) == 0 {
+		if s.one(5) == 0 {
 			f.Again = s.upTo(latest)
 		}
 		return f
@@ -235,10 +245,10 @@ func (s *storm) play() {
 	s.start(0)
 	s.start(1)
 	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(s.upTo(50 * time.Millisecond)) {
-		i := s.rand.IntN(2)
-		switch what := s.rand.IntN(200); {
+		i := s.one(2)
+		switch what := s.one(200); {
 		case what < 2:
-			if s.rand.IntN(2) == 0 {
+			if s.one(2) == 0 {
 				s.now[i].free()
 			} else {
 				s.now[i].bye(s.upTo(500 * time.Millisecond))
@@ -248,7 +258,10 @@ func (s *storm) play() {
 		case what < 3:
 			s.now[i].mesh.Drop(func(string) bool { return false })
 		case what < 8:
-			cut[here], cut[there] = s.rand.IntN(3) == 0, s.rand.IntN(3) == 0
+			a, b := s.one(3) == 0, s.one(3) == 0
+			s.mu.Lock()
+			s.cut = map[string]bool{here: a, there: b}
+			s.mu.Unlock()
 		case what < 120:
 			s.send(s.now[i], []string{there, here}[i])
 		}
