@@ -164,12 +164,22 @@ func checkTenures(h History, ttl, wait time.Duration) (bad findings, outside, fo
 					forgotten = append(forgotten, overlap)
 					continue
 				}
-				bad.add(b.Begin, "%s: tenure %d began on %s while %d was trusted on %s for %v more",
-					id, b.Token, b.Node, a.Token, a.Node, overlap)
+				bad.add(b.Begin, "%s: tenure %d began on %s while %d was trusted on %s for %v more%s",
+					id, b.Token, b.Node, a.Token, a.Node, overlap, resumed(pauses[a.Node], b.Begin))
 			}
 		}
 	}
 	return bad, outside, forgotten
+}
+
+// resumed says when a process was for the last time before at, if it was stopped.
+func resumed(pauses [][2]time.Duration, at time.Duration) string {
+	for _, p := range slices.Backward(pauses) {
+		if p[1] <= at {
+			return fmt.Sprintf("; it was resumed %v before", at-p[1])
+		}
+	}
+	return ""
 }
 
 // checkPaused is what a process owes that was stopped past its deadline: once
