@@ -21,13 +21,7 @@ const (
 
 // crashing is the child's main.
 func crashing(sock string) {
-	g, err := gone.NewGone("tcp://127.0.0.1:0", func(id, value string) (gone.GoneLock, error) {
-		l, err := gone.NewRedisLock(&net.UnixAddr{Net: "unix", Name: sock}, id, value)
-		if err == nil {
-			l.Expiry = time.Second
-		}
-		return l, err
-	})
+	g, err := gone.NewGone("tcp://127.0.0.1:0", locksAt(&net.UnixAddr{Net: "unix", Name: sock}, time.Second))
 	if err == nil {
 		_, err = g.RunOne(os.Getenv(crashingID), func(r *gone.GoneRunner) {
 			fmt.Println("holds")

@@ -528,9 +528,7 @@ func runOutOfFiles(sock string) {
 		}
 	}
 	fail(syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 128, Max: 128}))
-	g, err := gone.NewGone("tcp://127.0.0.1:0", func(id, value string) (gone.GoneLock, error) {
-		return gone.NewRedisLock(&net.UnixAddr{Net: "unix", Name: sock}, id, value)
-	})
+	g, err := gone.NewGone("tcp://127.0.0.1:0", locksAt(&net.UnixAddr{Net: "unix", Name: sock}, 0))
 	fail(err)
 	began := make(chan struct{})
 	_, err = g.RunOne("a", func(r *gone.GoneRunner) {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -708,15 +706,7 @@ func (l *playedLock) WaitHeld(ctx context.Context) error { return l.s.wait(ctx) 
 // runs one again. The same seed gives the same faults, but not the same order of
 // goroutines.
 func seeds(t *testing.T, some uint64, test func(*cluster)) {
-	first, n := uint64(0), some
-	if s := os.Getenv("GONE_SEEDS"); s != "" {
-		n, _ = strconv.ParseUint(s, 10, 64)
-	}
-	if s := os.Getenv("GONE_SEED"); s != "" {
-		first, _ = strconv.ParseUint(s, 10, 64)
-		n = 1
-	}
-	for seed := first; seed < first+n; seed++ {
+	for _, seed := range linktest.Seeds(some) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
 			inCluster(t, seed, func(c *cluster) { test(c) })

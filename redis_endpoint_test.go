@@ -74,13 +74,7 @@ func TestAnEndpointThatMovesIsFollowedWithinSeconds(t *testing.T) {
 			t.Parallel()
 			old, young := startRedis(t), startRedis(t)
 			p := old.proxy()
-			locks := func(id, value string) (gone.GoneLock, error) {
-				l, err := gone.NewRedisLock(p.addr, id, value)
-				if err == nil {
-					l.Expiry = ttl
-				}
-				return l, err
-			}
+			locks := locksAt(p.addr, ttl)
 			var n tenures
 			holder, standby, sender := startNode(t, locks), startNode(t, locks), startNode(t, locks)
 			runOne(t, holder, "a", n.run)

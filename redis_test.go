@@ -89,9 +89,11 @@ func (s *redisServer) do(cmd string, args ...any) any {
 }
 
 // locks makes locks with an expiry.
-func (s *redisServer) locks(expiry time.Duration) gone.LockFactory {
+func (s *redisServer) locks(expiry time.Duration) gone.LockFactory { return locksAt(s.addr, expiry) }
+
+func locksAt(addr net.Addr, expiry time.Duration) gone.LockFactory {
 	return func(id, value string) (gone.GoneLock, error) {
-		l, err := gone.NewRedisLock(s.addr, id, value)
+		l, err := gone.NewRedisLock(addr, id, value)
 		if err != nil {
 			return nil, err
 		}
@@ -341,13 +343,7 @@ func (p *redisProxy) leadsTo(s *redisServer) {
 
 func (p *redisProxy) lock(t testing.TB, id string, expiry time.Duration) *gone.RedisLock {
 	t.Helper()
-	return redisLock(t, func(id, value string) (gone.GoneLock, error) {
-		l, err := gone.NewRedisLock(p.addr, id, value)
-		if err == nil {
-			l.Expiry = expiry
-		}
-		return l, err
-	}, id)
+	return redisLock(t, locksAt(p.addr, expiry), id)
 }
 
 // eventually polls for a condition.

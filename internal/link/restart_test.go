@@ -3,7 +3,6 @@ package link_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -19,10 +18,18 @@ import (
 // Processes that are begun anew at one address, and what their predecessors said,
 // late or twice.
 
-// isHello reports whether a frame is a Hello or Welcome, and which.
-func isHello(frame []byte) (g wire.Greeting, ok bool) {
-	g, err := wire.ParseHello(frame)
-	return g, err == nil
+// late has the Hellos of the process here lost, so that it is the one that is asked.
+// Of the frames of the process there only those of some kinds come, 5 s late.
+func late(net *linktest.Network, comes func(wire.FrameKind) bool) {
+	net.Weather(func(from, _ string, frame []byte) linktest.Fate {
+		switch g, ok := isHello(frame); {
+		case from == here && ok && !g.Welcome:
+			return linktest.Fate{Lost: true}
+		case from == there && !ok:
+			return linktest.Fate{Delay: 5 * time.Second, Lost: !comes(kind(frame))}
+		}
+		return linktest.Fate{Delay: time.Millisecond}
+	})
 }
 
 func TestAHelloOfADeadProcessEndsNoLinkOfItsSuccessor(t *testing.T) {
@@ -94,15 +101,7 @@ func TestWhatADeadProcessHasSentOpensNoLinkBesideThatOfItsSuccessor(t *testing.T
 
 func TestAFrameOfADeadProcessIsNotTakenInPlaceOfItsSuccessors(t *testing.T) {
 	inBubble(t, func(t *testing.T, net *linktest.Network, a, b0 *process) {
-		net.Weather(func(from, _ string, frame []byte) linktest.Fate {
-			switch g, ok := isHello(frame); {
-			case from == here && ok && !g.Welcome:
-				return linktest.Fate{Lost: true}
-			case from == there && !ok:
-				return linktest.Fate{Delay: 5 * time.Second}
-			}
-			return linktest.Fate{Delay: time.Millisecond}
-		})
+		late(net, func(wire.FrameKind) bool { return true })
 		a.to(there)
 		send(t, b0.to(here), "of the dead")
 		time.Sleep(300 * time.Millisecond)
@@ -124,15 +123,7 @@ func TestAFrameOfADeadProcessIsNotTakenInPlaceOfItsSuccessors(t *testing.T) {
 
 func TestTheByeOfADeadProcessSaysNothingOfItsSuccessor(t *testing.T) {
 	inBubble(t, func(t *testing.T, net *linktest.Network, a, b0 *process) {
-		net.Weather(func(from, _ string, frame []byte) linktest.Fate {
-			switch g, ok := isHello(frame); {
-			case from == here && ok && !g.Welcome:
-				return linktest.Fate{Lost: true}
-			case from == there && !ok:
-				return linktest.Fate{Delay: 5 * time.Second, Lost: kind(frame) != wire.Bye}
-			}
-			return linktest.Fate{Delay: time.Millisecond}
-		})
+		late(net, func(k wire.FrameKind) bool { return k == wire.Bye })
 		ab := a.to(there)
 		b0.to(here)
 		time.Sleep(300 * time.Millisecond)
@@ -176,15 +167,7 @@ func TestTheByeOfASuccessorSaysNothingOfTheDead(t *testing.T) {
 
 // All of it at once, at random. GONE_SEEDS is how many times, GONE_SEED one again.
 func TestAFrameIsTakenOnceAndInOrderOrItsLinkEndsAndTellsTheTruth(t *testing.T) {
-	first, n := uint64(0), uint64(50)
-	if s := os.Getenv("GONE_SEEDS"); s != "" {
-		n, _ = strconv.ParseUint(s, 10, 64)
-	}
-	if s := os.Getenv("GONE_SEED"); s != "" {
-		first, _ = strconv.ParseUint(s, 10, 64)
-		n = 1
-	}
-	for seed := first; seed < first+n; seed++ {
+	for _, seed := range linktest.Seeds(50) {
 		synctest.Test(t, func(t *testing.T) {
 			(&storm{t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 7)), net: linktest.New(), next: map[*link.Link]int{}}).play()
 		})

@@ -34,10 +34,10 @@ var clients = struct {
 // timeout of every step of a connection.
 const timeout = 5 * time.Second
 
-// Lifetime is how long a connection is used, as its server may have lost its role
+// lifetime is how long a connection is used, as its server may have lost its role
 // without a word while the address leads to another by now. It is short beside a
 // TTL, and nothing beside the cost of a connection.
-const Lifetime = 10 * time.Second
+const lifetime = 10 * time.Second
 
 // Dial returns the client of an address, retained. Nothing is sent yet.
 func (a Address) Dial() *Client {
@@ -49,7 +49,7 @@ func (a Address) Dial() *Client {
 			IdleTimeout: time.Minute,
 			Wait:        true,
 
-			MaxConnLifetime: Lifetime,
+			MaxConnLifetime: lifetime,
 		}
 	})
 }

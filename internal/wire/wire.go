@@ -26,8 +26,9 @@
 //	frame = "G" version:u8 kind:u8 link:u64 from:u64 number:u64 ack:u64 body
 //
 // Link is the receiver's number and from the sender's: a frame is of a link only if
-// both say so, as another process at an address can have been told the first. Every frame acknowledges all frames up to ack.
-// The frames that are numbered, 1, 2, 3 and so on, are taken in that order.
+// both say so, as another process at an address can have been told the first. Every
+// frame acknowledges all frames up to ack. The frames that are numbered, 1, 2, 3 and
+// so on, are taken in that order.
 //
 //	1 Items  numbered; the body is items to its end
 //	2 Ack    no more than the header; number is 0

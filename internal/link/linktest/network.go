@@ -4,12 +4,30 @@
 package linktest
 
 import (
+	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/Diggs/go-one/internal/link"
 )
+
+// Seeds are those with which a test is to run: the first some, as many as the
+// environment's GONE_SEEDS says, or the one that GONE_SEED does.
+func Seeds(some uint64) (seeds []uint64) {
+	if s := os.Getenv("GONE_SEED"); s != "" {
+		seed, _ := strconv.ParseUint(s, 10, 64)
+		return []uint64{seed}
+	}
+	if s := os.Getenv("GONE_SEEDS"); s != "" {
+		some, _ = strconv.ParseUint(s, 10, 64)
+	}
+	for seed := range some {
+		seeds = append(seeds, seed)
+	}
+	return seeds
+}
 
 // A Fate is what becomes of one frame.
 type Fate struct {
