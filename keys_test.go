@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -146,12 +148,13 @@ func TestAStrangerGetsNothingIn(t *testing.T) {
 				_, _ = push.SendBytes(e.hello(false), 0)
 				_, _ = push.SendBytes(e.frame(message(1, h.Token, "a", "forged "+name)), 0)
 			}
+			if keys[0] == "" {
+				greetWithoutKeys(t, h.Addr)
+			}
 			for end := time.Now().Add(time.Second); g.Stats().Refused == before && time.Now().Before(end); time.Sleep(time.Millisecond) {
 			}
 		}
-		// A plain one may find that they have no mechanism in common, and give up,
-		// before it has named its own: a connection that ends, as any may.
-		eventually(t, 30*time.Second, "it is counted", func() bool {
+		eventually(t, 30*time.Second, "a refusal of "+name+" is counted", func() bool {
 			push()
 			return g.Stats().Refused > before
 		})
@@ -162,6 +165,19 @@ func TestAStrangerGetsNothingIn(t *testing.T) {
 	l.check(t) // of all that was received, somebody was told
 	// Once for the key that is not allowed, once for those who show none.
 	eventually(t, 5*time.Second, "it is logged", func() bool { return strings.Count(log.String(), "refused a node") == 2 })
+}
+
+// greetWithoutKeys greets as a node without keys does, and waits for the end of the
+// connection. Libzmq's own socket may see the other's mechanism first and give up
+// before it has named its own: that is a connection that ends, as any may.
+func greetWithoutKeys(t *testing.T, addr string) {
+	t.Helper()
+	c, err := net.Dial("tcp", strings.TrimPrefix(addr, "tcp://"))
+	must(t, err)
+	defer c.Close()
+	_, err = c.Write(append([]byte("\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00NULL"), make([]byte, 48)...))
+	must(t, errors.Join(err, c.SetReadDeadline(time.Now().Add(10*time.Second))))
+	_, _ = io.Copy(io.Discard, c)
 }
 
 // Two pairs where there should be one: each side alone knows that it is wrong.
