@@ -37,8 +37,10 @@ type Gone struct {
 	rooms
 	candidates
 	sends
-	count counters
-	node  *node
+	desk   desk
+	member membership
+	count  counters
+	node   *node
 
 	closeErr error
 	once     sync.Once
@@ -122,6 +124,9 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	}
 	g.assemble(carrier{c}, &wireEnd{c.Addr, c.Identity, keys, c.Close}, keys.Vouches)
 	c.Receive(g.receive)
+	if err := g.join(); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
 	if keys == nil {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
@@ -150,7 +155,7 @@ func newGone(o options, newLock LockFactory) *Gone {
 	}
 	g.node = &node{
 		stage: g, now: o.now, log: g.log, count: &g.count,
-		addr: g.Addr, send: g.SendDataContext, request: g.Request,
+		addr: g.Addr, send: g.SendDataContext, request: g.Request, yield: g.yield,
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
@@ -282,6 +287,10 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	}
 	c := newCandidate(id, lock, handler, g.node, before)
 	g.byID[id] = c
+	if before == nil {
+		g.member.toggle(id)
+	}
+	c.gate.set(g.mayRun(id))
 	go func() {
 		if before != nil {
 			<-before.runner.Exit // its handler may still run
@@ -300,6 +309,7 @@ func (g *Gone) ended(c *candidate) {
 	defer g.mu.Unlock()
 	if g.byID[c.id] == c {
 		delete(g.byID, c.id)
+		g.member.toggle(c.id)
 	}
 }
 
@@ -431,6 +441,8 @@ func (g *Gone) close() error {
 	for _, b := range g.room.All() { // of handlers that have not returned
 		b.Shut()
 	}
+	g.desk.close()
+	<-g.member.done
 	g.mesh.Refuse()
 	g.dealtWith()
 	g.mesh.Farewell(farewellMost)

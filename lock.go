@@ -71,6 +71,28 @@ type (
 		// WaitHeld returns when the lock may have a new holder.
 		WaitHeld(ctx context.Context) error
 	}
+
+	// Passer is a lock that can be handed over to one that waits for it, so that
+	// nobody else comes between.
+	Passer interface {
+		// Ticket is the secret with which this lock's next Lock is made.
+		Ticket() string
+		// Pass is Unlock, but for the lock with a value that has the ticket: for some
+		// seconds only that one can be locked, as a hold with a new token. The error
+		// wraps ErrLockLost when there was nothing to pass.
+		Pass(ticket, value string) error
+	}
+
+	// Roster is a lock whose service lists the values of locks of its id that have
+	// entered: the nodes of the cluster that has the id as its name.
+	Roster interface {
+		// Enter lists this lock's value with a note for a TTL from now.
+		Enter(note string, ttl time.Duration) error
+		// Leave has it listed no longer.
+		Leave() error
+		// Entered returns the notes of all that are listed, by value.
+		Entered() (map[string]string, error)
+	}
 )
 
 func ttlOf(l GoneLock) time.Duration {

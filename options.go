@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"time"
 
@@ -31,6 +32,9 @@ type options struct {
 	maxMessageSize int
 	logger         *slog.Logger
 	keys           *keyOptions
+	cluster        string
+	balance        bool
+	weight         float64
 	now            func() time.Duration // the clock of leases
 }
 
@@ -54,6 +58,21 @@ func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.clos
 // send ends with ErrBusy at its deadline.
 func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
 
+// WithCluster names the cluster whose nodes see each other in [Gone.Nodes], for a
+// lock service that has several; "gone" where it is not used. Nodes of one cluster run the
+// same ids, or some of them.
+func WithCluster(name string) Option { return func(o *options) { o.cluster = name } }
+
+// WithBalance spreads the ids over those nodes of the cluster that have this option,
+// by their weights: what one has more than its share it hands over to others. Each
+// id is competed for by three nodes alone, in place of all. NewGone returns an error
+// that wraps ErrNoRoster where the lock service lists no nodes.
+func WithBalance() Option { return func(o *options) { o.balance = true } }
+
+// WithWeight is this node's share of the ids beside those of others; 1 where it is
+// not used. With 0 it never holds any.
+func WithWeight(w float64) Option { return func(o *options) { o.weight = w } }
+
 // WithLogger logs there instead of to [slog.Default].
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
@@ -63,6 +82,8 @@ func newOptions(opts []Option) (options, error) {
 		closeTimeout:   DefaultCloseTimeout,
 		maxMessageSize: DefaultMaxMessageSize,
 		keys:           &keyOptions{},
+		cluster:        "gone",
+		weight:         1,
 		now:            boottime.Now,
 	}
 	for _, opt := range opts {
@@ -78,6 +99,11 @@ func newOptions(opts []Option) (options, error) {
 		return o, fmt.Errorf("gone: close timeout %v is negative", o.closeTimeout)
 	case o.maxMessageSize < 1 || o.maxMessageSize > maxMessageSize:
 		return o, fmt.Errorf("gone: max message size %d is not in 1 … %d", o.maxMessageSize, maxMessageSize)
+	case o.weight < 0 || math.IsNaN(o.weight) || math.IsInf(o.weight, 0):
+		return o, fmt.Errorf("gone: weight %v is not a share", o.weight)
+	}
+	if err := checkID(o.cluster); err != nil {
+		return o, fmt.Errorf("gone: name of the cluster: %w", err)
 	}
 	if o.logger == nil {
 		o.logger = slog.Default()

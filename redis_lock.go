@@ -380,6 +380,13 @@ func (l *RedisLock) whenFree(wake func()) error {
 	return err
 }
 
+// forgetFree implements [sleeper].
+func (l *RedisLock) forgetFree() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forget()
+}
+
 // held is the hold that made Lock fail, or one that is over.
 func (l *RedisLock) held() redisconn.News {
 	l.mu.Lock()

@@ -62,7 +62,7 @@ func (r *GoneRunner) ID() string {
 }
 
 // Context ends when Exit closes. [context.Cause] says why: ErrLockLost,
-// ErrLeaseExpired, ErrClosed or ErrHandlerReturned.
+// ErrLeaseExpired, ErrClosed, ErrYielded or ErrHandlerReturned.
 func (r *GoneRunner) Context() context.Context {
 	if r.ctx == nil {
 		return exitContext{context.Background(), r.Exit}
@@ -187,9 +187,11 @@ type candidate struct {
 	runner GoneRunner // what RunOne returns; its Exit closes when the candidate has ended
 	finish context.CancelCauseFunc
 
-	running atomic.Bool // the handler
-	paced   atomic.Bool // reportPace has been called
-	luck    luck        // of run
+	gate    gate
+	current atomic.Pointer[tenure] // that runs; nil: none
+	running atomic.Bool            // the handler
+	paced   atomic.Bool            // reportPace has been called
+	luck    luck                   // of run
 }
 
 // A node is what the candidates of one node share.
@@ -202,6 +204,7 @@ type node struct {
 	send  func(ctx context.Context, id string, data []byte) error
 
 	request func(ctx context.Context, id string, data []byte) ([]byte, error)
+	yield   func(c *candidate) error
 }
 
 // stage is where the node learns of tenures and of the end of a candidate.
@@ -216,6 +219,8 @@ type stage interface {
 // called once when WaitFree would have returned. It must not block.
 type sleeper interface {
 	whenFree(wake func()) error
+	// forgetFree says that nobody waits any more.
+	forgetFree()
 }
 
 // counters are what Stats shows.
@@ -250,10 +255,16 @@ func newCandidate(id string, lock GoneLock, handler RunHandler, n *node, before 
 	return c
 }
 
-// run competes until the candidate is closed. While its lock can wake it up,
-// it has returned: thousands may wait, without a goroutine and its stack.
+// run competes until the candidate is closed. While its lock can wake it up, or its
+// gate is shut, it has returned: thousands may wait, without a goroutine and its stack.
 func (c *candidate) run() {
 	for c.ctx.Err() == nil {
+		if !c.gate.open() {
+			if c.park() {
+				return
+			}
+			continue
+		}
 		sent := c.node.now()
 		err := c.attempt()
 		switch {
@@ -318,22 +329,27 @@ func (c *candidate) sleep() bool {
 		})
 	}
 	unhook := context.AfterFunc(c.ctx, wake)
-	err := lock.whenFree(func() {
+	rouse := func() {
 		unhook()
 		wake()
-	})
-	return err == nil || !unhook()
+	}
+	return c.gate.wait(true, rouse) && lock.whenFree(rouse) == nil || !unhook()
 }
 
 // wait returns when the lock may be free. A lock without wake-ups is polled.
 func (c *candidate) wait() {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	if !c.gate.wait(true, cancel) {
+		return
+	}
 	c.luck.slept = c.node.now()
-	if w, ok := c.lock.(Waiter); ok && w.WaitFree(c.ctx) == nil {
+	if w, ok := c.lock.(Waiter); ok && w.WaitFree(ctx) == nil {
 		c.woken()
 		return
 	}
 	c.luck.early = c.poll()
-	_ = sleepCtx(c.ctx, jitter(c.luck.early))
+	_ = sleepCtx(ctx, jitter(c.luck.early))
 }
 
 // woken ends a wait. A wake-up at once is welcome, but must not become a hot
@@ -372,7 +388,9 @@ type tenure struct {
 	returned chan struct{} // closed when the handler has
 	exit     context.CancelCauseFunc
 	close    func() // ends the stage's part
-	mourned  bool   // its loss has been logged
+	heir     atomic.Pointer[heir]
+	over     chan struct{} // closed when its lock is released
+	mourned  bool          // its loss has been logged
 }
 
 // begin starts the handler, unless the lease is over already.
@@ -393,7 +411,7 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
 	}
-	t := &tenure{GoneRunner: r, began: c.node.now(), returned: make(chan struct{}), exit: exit}
+	t := &tenure{GoneRunner: r, began: c.node.now(), returned: make(chan struct{}), over: make(chan struct{}), exit: exit}
 	left := func() time.Duration {
 		if ctx.Err() != nil {
 			return 0
@@ -404,6 +422,7 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	c.node.count.tenures.Add(1)
 	c.node.count.held.Add(1)
 	c.running.Store(true)
+	c.current.Store(t)
 	go func() {
 		defer close(t.returned) // also when the handler calls runtime.Goexit
 		defer c.rescue()
@@ -436,7 +455,9 @@ func (c *candidate) await(t *tenure) {
 
 // end ends a tenure whose handler has returned, and reports whether it failed.
 func (c *candidate) end(t *tenure) (failed bool) {
+	defer close(t.over)
 	c.running.Store(false)
+	c.current.Store(nil)
 	t.exit(ErrHandlerReturned)
 	t.close()
 
@@ -445,7 +466,7 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	over := t.lease.Err() // another cause when it was over before
 	lost := errors.Is(over, ErrLockLost)
 	if !lost || errors.Is(over, ErrLeaseExpired) { // a lapsed lock may still be this tenure's
-		c.lock.Unlock()
+		c.release(t)
 	}
 	c.node.count.held.Add(-1)
 	cause := context.Cause(t.ctx)
@@ -454,8 +475,14 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	}
 	c.reportLoss(t)
 	ran := c.node.now() - t.began
+	if errors.Is(cause, ErrYielded) {
+		c.luck.fails = backoff{}
+		if h := t.heir.Load(); h != nil && h.ticket == "" {
+			_ = sleepCtx(c.ctx, yieldFor)
+		}
+	}
 	c.node.log.Info("gone: tenure ends", "id", c.id, "token", t.token, "cause", cause, "ran", ran.Round(time.Millisecond))
-	return ran < t.lease.Margin() || ran <= t.lease.TTL() && errors.Is(cause, ErrHandlerReturned)
+	return !errors.Is(cause, ErrYielded) && ran < t.lease.Margin() || ran <= t.lease.TTL() && errors.Is(cause, ErrHandlerReturned)
 }
 
 // rescue keeps a panic of the handler from ending the process.

@@ -1,0 +1,134 @@
+package gone
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// A desk is where a node answers other nodes about itself: a mailbox like that of a
+// tenure, whose id no user can have, so that a question is a request like any other.
+type desk struct{ box *mailbox.Box }
+
+const (
+	deskID    = "\x00desk"
+	deskToken = 1
+	deskMost  = 64 // questions at a time; others wait
+)
+
+// A question is what one node asks another.
+type question struct {
+	Ask     string // take, come or move
+	Cluster string
+	ID      string `json:",omitempty"`
+	To      string `json:",omitempty"` // address of a node
+	Balance bool   `json:",omitempty"` // take: nobody has asked for the move
+}
+
+// An answer is what it gets.
+type answer struct {
+	Error  string `json:",omitempty"`
+	Value  string `json:",omitempty"` // of the lock that has the ticket
+	Ticket string `json:",omitempty"`
+}
+
+// openDesk answers questions until the node is closed.
+func (g *Gone) openDesk() {
+	in := mailbox.NewInbox(func(struct{}, mailbox.Delivery) struct{} { return struct{}{} })
+	always := func() time.Duration { return time.Hour }
+	g.desk.box = g.room.Begin(g.ctx, g.ctx, deskID, deskToken, always, in)
+	go func() {
+		busy := make(chan struct{}, deskMost)
+		for {
+			ds := g.desk.box.Take(1, nil)
+			if len(ds) == 0 {
+				return
+			}
+			busy <- struct{}{}
+			go func() {
+				defer func() { <-busy }()
+				g.serve(ds[0])
+			}()
+		}
+	}()
+}
+
+func (d *desk) close() {
+	d.box.Shut()
+	d.box.Finish()
+}
+
+func (g *Gone) serve(d mailbox.Delivery) {
+	if d.Request == nil {
+		return
+	}
+	var q question
+	a, err := answer{}, json.Unmarshal(d.Data, &q)
+	switch {
+	case err != nil:
+	case q.Cluster != g.opts.cluster:
+		err = fmt.Errorf("gone: this node is of another cluster than %q", q.Cluster)
+	case q.Ask == "take":
+		a, err = g.invite(q.ID, q.Balance)
+	case q.Ask == "come":
+		err = g.come(q.ID)
+	case q.Ask == "move":
+		err = g.give(d.Request.Context(), q.ID, q.To, false)
+	default:
+		err = fmt.Errorf("gone: this version does not know how to %q", q.Ask)
+	}
+	if err != nil {
+		a.Error = err.Error()
+	}
+	reply, _ := json.Marshal(a)
+	_ = d.Request.Reply(reply, false)
+}
+
+// ask asks the node with an identity.
+func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, err error) {
+	q.Cluster = g.opts.cluster
+	data, err := json.Marshal(q)
+	if err != nil {
+		return a, err
+	}
+	if !g.enter() {
+		return a, ErrClosed
+	}
+	defer g.leave()
+	addr, _, _ := strings.Cut(identity, " ")
+	l, err := g.mesh.To(identity)
+	if err != nil {
+		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
+	}
+	s, err := g.streams.Open(l, deskID, deskToken)
+	if err != nil {
+		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
+	}
+	defer s.Retire()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(g.opts.sendTimeout)
+	}
+	end := s.Send(ctx, data, deadline, wire.WantsReply, time.Now())
+	switch {
+	case ctx.Err() != nil:
+		return a, ctx.Err()
+	case end.Status == wire.Absent:
+		return a, fmt.Errorf("gone: the node at %s is of a version that answers no questions", addr)
+	case end.Status != wire.Received:
+		return a, fmt.Errorf("%w: node at %s", ErrUnreachable, addr)
+	}
+	if err := json.Unmarshal(end.Reply, &a); err != nil {
+		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
+	}
+	if a.Error != "" {
+		return a, errors.New(a.Error)
+	}
+	return a, nil
+}

@@ -1,0 +1,145 @@
+package gone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// A gate says whether a candidate is to compete. Its zero value is open.
+type gate struct {
+	mu      sync.Mutex
+	shut    bool
+	invited bool   // to one attempt, also where it is shut
+	rouse   func() // ends what the candidate waits for; nil: it does not
+}
+
+// set opens or shuts the gate.
+func (g *gate) set(open bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shut == open {
+		g.shut = !open
+		g.rouseLocked()
+	}
+}
+
+// invite lets the candidate make one attempt now.
+func (g *gate) invite() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.invited = true
+	g.rouseLocked()
+}
+
+func (g *gate) rouseLocked() {
+	if g.rouse != nil {
+		g.rouse()
+		g.rouse = nil
+	}
+}
+
+// open reports whether the candidate may make an attempt.
+func (g *gate) open() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	open := !g.shut || g.invited
+	g.invited, g.rouse = false, nil
+	return open
+}
+
+// wait has rouse called when there is something else to do than to wait, which it
+// does before an open or a shut gate. It returns false when there is already. Rouse
+// must not block.
+func (g *gate) wait(open bool, rouse func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.invited || g.shut == open {
+		return false
+	}
+	g.rouse = rouse
+	return true
+}
+
+// park reports whether run will be called again when the gate opens, or the
+// candidate is closed.
+func (c *candidate) park() bool {
+	if s, ok := c.lock.(sleeper); ok {
+		s.forgetFree()
+	}
+	var once sync.Once
+	wake := func() { once.Do(func() { go c.run() }) }
+	unhook := context.AfterFunc(c.ctx, wake)
+	return c.gate.wait(false, func() {
+		unhook()
+		wake()
+	}) || !unhook()
+}
+
+// An heir is whom a tenure is handed over to: the lock that has the ticket.
+type heir struct{ ticket, value string }
+
+// yield ends the tenure that runs, for an heir if there is one, and returns it; nil
+// when there is none, or it has an heir already.
+func (c *candidate) yield(h heir) *tenure {
+	t := c.current.Load()
+	if t == nil || t.ctx.Err() != nil || !t.heir.CompareAndSwap(nil, &h) {
+		return nil
+	}
+	t.exit(ErrYielded)
+	return t
+}
+
+// release gives the lock of a tenure to its heir, or to whoever comes first.
+func (c *candidate) release(t *tenure) {
+	if p, ok := c.lock.(Passer); ok {
+		if h := t.heir.Load(); h != nil && h.ticket != "" && p.Pass(h.ticket, h.value) == nil {
+			return
+		}
+	}
+	c.lock.Unlock()
+}
+
+// Yield hands the id over to another node of the cluster, the one that has least for
+// its weight, and closes Exit. The handler should return then, and may clean up
+// before. An error says that no other node takes it, and that nothing has changed.
+// Where the lock service has no roster, whoever comes first has a second to take it.
+func (r *GoneRunner) Yield() error {
+	if r.lease == nil {
+		return errors.New("gone: Yield is for the runner that the handler was given")
+	}
+	return r.c.node.yield(r.c)
+}
+
+// yieldFor is for how long a node stays out of the race for an id that it has yielded
+// to nobody in particular.
+const yieldFor = time.Second
+
+// yield implements node's.
+func (g *Gone) yield(c *candidate) error {
+	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
+	defer cancel()
+	es, err := g.roster(ctx)
+	if errors.Is(err, ErrNoRoster) {
+		c.yield(heir{})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	why := errors.New("there is none")
+	for _, to := range g.byRoom(es) {
+		h, err := g.offer(ctx, c.id, to, false)
+		if err != nil {
+			why = err
+			continue
+		}
+		if t := c.yield(h); t != nil {
+			go g.bring(g.ctx, t, to)
+		}
+		return nil
+	}
+	return fmt.Errorf("gone: no other node takes %q: %w", c.id, why)
+}
