@@ -40,8 +40,6 @@ const (
 
 	movesMost = 16               // that one node makes at a time
 	moveMost  = 10 * time.Second // for one, with the end of its handler
-	// What was passed is kept so long for the node that it was passed to.
-	passFor = 2 * time.Second
 )
 
 // entry is what the roster has of a node.
@@ -226,20 +224,20 @@ func (m *membership) toggle(id string) {
 
 // makeGifts moves ids to other nodes.
 func (g *Gone) makeGifts(gifts []placement.Gift) {
-	held := g.held()
-	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
+	defer cancel()
 	var moves sync.WaitGroup
 	under := make(chan struct{}, movesMost)
 	for _, gift := range gifts {
-		for n := min(gift.IDs, len(held)); n > 0; n-- {
-			id := held[0]
-			held = held[1:]
+		tickets, err := g.offer(ctx, gift.To, g.some(gift.IDs), gift.IDs)
+		if err != nil {
+			continue // what nobody takes stays
+		}
+		for id, ticket := range tickets {
 			under <- struct{}{}
 			moves.Go(func() {
 				defer func() { <-under }()
-				ctx, cancel := context.WithTimeout(g.ctx, moveMost)
-				defer cancel()
-				_ = g.give(ctx, id, gift.To, true) // what was refused stays
+				_ = g.pass(ctx, id, heir{ticket, gift.To})
 			})
 		}
 	}
@@ -247,6 +245,17 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 	g.member.mu.Lock()
 	defer g.member.mu.Unlock()
 	g.member.moving, g.member.moved = false, time.Now()
+}
+
+// offered is how many ids more than it is to have a node is offered, which may not
+// run all of them.
+const offered = 256
+
+// some are ids that are held here, of which n are to be given away.
+func (g *Gone) some(n int) []string {
+	held := g.held()
+	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+	return held[:min(len(held), n+offered)]
 }
 
 // held are the ids of the tenures that run here.
@@ -262,47 +271,50 @@ func (g *Gone) held() (ids []string) {
 }
 
 // give hands an id that is held here over to the node with an identity.
-func (g *Gone) give(ctx context.Context, id, to string, balance bool) error {
-	g.mu.Lock()
-	c := g.byID[id]
-	g.mu.Unlock()
-	if c == nil || c.current.Load() == nil {
-		return fmt.Errorf("%w: %q is not held here", ErrNoHolder, id)
-	}
-	if to == g.end.identity {
-		return nil
-	}
-	h, err := g.offer(ctx, id, to, balance)
+func (g *Gone) give(ctx context.Context, id, to string) error {
+	tickets, err := g.offer(ctx, to, []string{id}, 0)
 	if err != nil {
 		return err
 	}
-	t := c.yield(h)
+	return g.pass(ctx, id, heir{tickets[id], to})
+}
+
+// offer asks a node to take some ids, at most so many of them as are its share, or
+// all. It returns the tickets of their locks.
+func (g *Gone) offer(ctx context.Context, to string, ids []string, most int) (map[string]string, error) {
+	a, err := g.ask(ctx, to, question{Ask: "take", IDs: ids, Most: most})
+	return a.Tickets, err
+}
+
+// pass ends the tenure of an id for an heir, and tells that node when it is over.
+func (g *Gone) pass(ctx context.Context, id string, h heir) error {
+	g.mu.Lock()
+	c := g.byID[id]
+	g.mu.Unlock()
+	var t *tenure
+	if c != nil {
+		t = c.yield(h)
+	}
 	if t == nil {
-		return fmt.Errorf("%w: %q is not held here", ErrNoHolder, id)
+		return fmt.Errorf("%w: %q is not held by the node at %s", ErrNoHolder, id, g.Addr())
 	}
 	select {
 	case <-t.over:
-		return g.bring(ctx, t, to)
+		return g.bring(ctx, t)
 	case <-ctx.Done():
-		go g.bring(g.ctx, t, to)
+		go g.bring(g.ctx, t)
 		return ctx.Err()
 	}
-}
-
-// offer asks a node to take an id.
-func (g *Gone) offer(ctx context.Context, id, to string, balance bool) (heir, error) {
-	a, err := g.ask(ctx, to, question{Ask: "take", ID: id, Balance: balance})
-	return heir{a.Ticket, a.Value}, err
 }
 
 // bring tells the heir of a tenure when that is over.
-func (g *Gone) bring(ctx context.Context, t *tenure, to string) error {
+func (g *Gone) bring(ctx context.Context, t *tenure) error {
 	select {
 	case <-t.over:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := g.ask(ctx, to, question{Ask: "come", ID: t.c.id})
+	_, err := g.ask(ctx, t.heir.Load().identity, question{Ask: "come", IDs: []string{t.c.id}})
 	return err
 }
 
@@ -319,42 +331,58 @@ func (g *Gone) byRoom(es map[string]entry) (to []string) {
 	return to
 }
 
-// invite promises to take an id that another node is about to hand over.
-func (g *Gone) invite(id string, balance bool) (a answer, err error) {
-	g.mu.Lock()
-	c := g.byID[id]
-	g.mu.Unlock()
+// invite promises to take ids that another node is about to hand over: all of them, or
+// at most so many as are this node's share.
+func (g *Gone) invite(ids []string, most int) (map[string]string, error) {
 	m := &g.member
 	m.mu.Lock()
+	room := len(ids)
+	if most > 0 {
+		room = 0
+		if m.view != nil {
+			room = min(most, m.view.Room()-m.taken)
+		}
+	}
+	away := m.draining || g.opts.weight <= 0
+	m.mu.Unlock()
+	if away {
+		return nil, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
+	}
+	tickets := map[string]string{}
+	for _, id := range ids {
+		if len(tickets) >= room {
+			break
+		}
+		switch c := g.runs(id); {
+		case c != nil:
+			tickets[id] = c.ticket()
+		case most == 0:
+			return nil, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
+		}
+	}
+	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch {
-	case c == nil || c.ctx.Err() != nil:
-		return a, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
-	case m.draining || g.opts.weight <= 0:
-		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
-	case balance && (m.view == nil || m.taken >= m.view.Room()):
-		return a, fmt.Errorf("gone: the node at %s has its share", g.Addr())
-	}
-	if balance {
-		m.taken++
-	}
-	a.Value = g.end.identity
-	if p, ok := c.lock.(Passer); ok {
-		a.Ticket = p.Ticket()
-	}
-	return a, nil
+	m.taken += len(tickets)
+	return tickets, nil
 }
 
-// come has this node compete for an id that was handed over to it.
-func (g *Gone) come(id string) error {
+// runs returns the candidate of an id, nil when there is none.
+func (g *Gone) runs(id string) *candidate {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := g.byID[id]
-	if c == nil {
-		return fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
+	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
+		return c
 	}
-	c.gate.invite()
 	return nil
+}
+
+// come has this node compete for ids that were handed over to it.
+func (g *Gone) come(ids []string) {
+	for _, id := range ids {
+		if c := g.runs(id); c != nil {
+			c.gate.invite()
+		}
+	}
 }
 
 // Nodes returns the nodes of the cluster, by address, as they have entered themselves
@@ -427,9 +455,9 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	case holder == to:
 		return nil
 	case holder == g.end.identity:
-		return g.give(ctx, id, to, false)
+		return g.give(ctx, id, to)
 	}
-	_, err = g.ask(ctx, holder, question{Ask: "move", ID: id, To: to})
+	_, err = g.ask(ctx, holder, question{Ask: "move", IDs: []string{id}, To: to})
 	return err
 }
 

@@ -26,16 +26,15 @@ const (
 type question struct {
 	Ask     string // take, come or move
 	Cluster string
-	ID      string `json:",omitempty"`
-	To      string `json:",omitempty"` // address of a node
-	Balance bool   `json:",omitempty"` // take: nobody has asked for the move
+	IDs     []string `json:",omitempty"`
+	Most    int      `json:",omitempty"` // take: so many of them, as far as that is the node's share; 0: all
+	To      string   `json:",omitempty"` // move: identity of a node
 }
 
 // An answer is what it gets.
 type answer struct {
-	Error  string `json:",omitempty"`
-	Value  string `json:",omitempty"` // of the lock that has the ticket
-	Ticket string `json:",omitempty"`
+	Error   string            `json:",omitempty"`
+	Tickets map[string]string `json:",omitempty"` // take: of the ids that the node takes
 }
 
 // openDesk answers questions until the node is closed.
@@ -75,11 +74,11 @@ func (g *Gone) serve(d mailbox.Delivery) {
 	case q.Cluster != g.opts.cluster:
 		err = fmt.Errorf("gone: this node is of another cluster than %q", q.Cluster)
 	case q.Ask == "take":
-		a, err = g.invite(q.ID, q.Balance)
+		a.Tickets, err = g.invite(q.IDs, q.Most)
 	case q.Ask == "come":
-		err = g.come(q.ID)
-	case q.Ask == "move":
-		err = g.give(d.Request.Context(), q.ID, q.To, false)
+		g.come(q.IDs)
+	case q.Ask == "move" && len(q.IDs) == 1:
+		err = g.give(d.Request.Context(), q.IDs[0], q.To)
 	default:
 		err = fmt.Errorf("gone: this version does not know how to %q", q.Ask)
 	}

@@ -417,7 +417,7 @@ func (g *Gone) close() error {
 		}
 		switch {
 		case c.runner.ctx.Err() != nil:
-		case g.runs(c):
+		case g.busy(c):
 			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
 		default:
 			late = append(late, fmt.Errorf("gone: close: the lock service has not answered for %q, whose lock may have to expire", c.id))
@@ -454,8 +454,8 @@ func (g *Gone) close() error {
 	return errors.Join(late...)
 }
 
-// runs reports whether a handler of the candidate's id has not returned.
-func (g *Gone) runs(c *candidate) bool {
+// busy reports whether a handler of the candidate's id has not returned.
+func (g *Gone) busy(c *candidate) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for c != nil && !c.running.Load() {

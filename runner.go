@@ -477,7 +477,7 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	ran := c.node.now() - t.began
 	if errors.Is(cause, ErrYielded) {
 		c.luck.fails = backoff{}
-		if h := t.heir.Load(); h != nil && h.ticket == "" {
+		if h := t.heir.Load(); h != nil && h.ticket == "" { // others come first
 			_ = sleepCtx(c.ctx, yieldFor)
 		}
 	}

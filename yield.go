@@ -78,8 +78,17 @@ func (c *candidate) park() bool {
 	}) || !unhook()
 }
 
-// An heir is whom a tenure is handed over to: the lock that has the ticket.
-type heir struct{ ticket, value string }
+// An heir is the node that a tenure is handed over to, and its lock's ticket. It is
+// empty for whoever comes first.
+type heir struct{ ticket, identity string }
+
+// ticket is for who hands the id over to this candidate; empty where the lock has none.
+func (c *candidate) ticket() string {
+	if p, ok := c.lock.(Passer); ok {
+		return p.Ticket()
+	}
+	return ""
+}
 
 // yield ends the tenure that runs, for an heir if there is one, and returns it; nil
 // when there is none, or it has an heir already.
@@ -95,7 +104,7 @@ func (c *candidate) yield(h heir) *tenure {
 // release gives the lock of a tenure to its heir, or to whoever comes first.
 func (c *candidate) release(t *tenure) {
 	if p, ok := c.lock.(Passer); ok {
-		if h := t.heir.Load(); h != nil && h.ticket != "" && p.Pass(h.ticket, h.value) == nil {
+		if h := t.heir.Load(); h != nil && h.ticket != "" && p.Pass(h.ticket, h.identity) == nil {
 			return
 		}
 	}
@@ -131,13 +140,13 @@ func (g *Gone) yield(c *candidate) error {
 	}
 	why := errors.New("there is none")
 	for _, to := range g.byRoom(es) {
-		h, err := g.offer(ctx, c.id, to, false)
+		tickets, err := g.offer(ctx, to, []string{c.id}, 0)
 		if err != nil {
 			why = err
 			continue
 		}
-		if t := c.yield(h); t != nil {
-			go g.bring(g.ctx, t, to)
+		if t := c.yield(heir{tickets[c.id], to}); t != nil {
+			go g.bring(g.ctx, t)
 		}
 		return nil
 	}

@@ -75,7 +75,7 @@ func (s *Locks) lock(id, value string, ttl time.Duration) *lock {
 
 // A Call is a request of a lock to the service.
 type Call struct {
-	Method string // Lock, Extend, Unlock, or GetValue, which is for Holder, too
+	Method string // Lock, Extend, Unlock, Pass, Enter, Leave, Entered, or GetValue, which is for Holder, too
 	ID     string
 	Value  string // of the lock: the address of its node
 }

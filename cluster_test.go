@@ -1,0 +1,437 @@
+package gone_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonetest"
+)
+
+// members are nodes of a cluster in a bubble, all of which run the same ids.
+type members struct {
+	*testing.T
+	*gonetest.Nodes
+	ids []string
+	all []*gone.Gone
+}
+
+// balanced runs a test in a bubble, with ids and a cluster that has no nodes yet.
+func balanced(t *testing.T, ids int, test func(t *testing.T, m *members), opts ...gone.Option) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &members{T: t, Nodes: gonetest.Cluster(t, 0, append(opts, gone.WithBalance())...)}
+		for i := range ids {
+			m.ids = append(m.ids, fmt.Sprint("id", i))
+		}
+		test(t, m)
+	})
+}
+
+func (m *members) join(opts ...gone.Option) *gone.Gone {
+	g := m.Start(opts...)
+	m.all = append(m.all, g)
+	for _, id := range m.ids {
+		m.run(g, id, answer)
+	}
+	return g
+}
+
+func (m *members) run(g *gone.Gone, id string, handler gone.RunHandler) {
+	m.Helper()
+	if _, err := g.RunOne(id, handler); err != nil {
+		m.Fatal(err)
+	}
+}
+
+// answer is a handler that replies with what it got.
+func answer(r *gone.GoneRunner) {
+	for msg := range r.Messages() {
+		_ = msg.Reply(msg.Data)
+	}
+}
+
+func (m *members) leave(g *gone.Gone) {
+	m.Helper()
+	if err := g.Close(); err != nil {
+		m.Error(err)
+	}
+	m.drop(g)
+}
+
+func (m *members) drop(g *gone.Gone) {
+	var rest []*gone.Gone
+	for _, other := range m.all {
+		if other != g {
+			rest = append(rest, other)
+		}
+	}
+	m.all = rest
+}
+
+func (m *members) held() (held []int) {
+	for _, g := range m.all {
+		held = append(held, g.Stats().Held)
+	}
+	return held
+}
+
+func (m *members) tenures() (sum uint64) {
+	for _, g := range m.all {
+		sum += g.Stats().Tenures
+	}
+	return sum
+}
+
+// isSpread waits until each node has its share, and sees that it stays so without
+// a move.
+func (m *members) isSpread(within time.Duration, weights ...float64) {
+	m.Helper()
+	all := 0.0
+	for len(weights) < len(m.all) {
+		weights = append(weights, 1)
+	}
+	for _, w := range weights {
+		all += w
+	}
+	even := func() bool {
+		sum := 0
+		for i, n := range m.held() {
+			share := float64(len(m.ids)) * weights[i] / all
+			if d := float64(n) - share; d > max(2, share/20) || -d > max(2, share/20) {
+				return false
+			}
+			sum += n
+		}
+		return sum == len(m.ids)
+	}
+	began := time.Now()
+	for !even() {
+		if time.Since(began) > within {
+			m.Fatalf("not within %v: ids are spread: %v", within, m.held())
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	m.Logf("after %v: %v", time.Since(began), m.held())
+	time.Sleep(15 * time.Second) // the last corrections
+	before := m.tenures()
+	time.Sleep(5 * time.Minute)
+	if moves := m.tenures() - before; moves > 0 || !even() {
+		m.Errorf("%d moves when all was well: %v", moves, m.held())
+	}
+}
+
+func TestIDsAreSpreadWhenNodesComeAndGo(t *testing.T) {
+	balanced(t, 300, func(t *testing.T, m *members) {
+		for range 4 {
+			m.join()
+			time.Sleep(time.Second)
+		}
+		m.isSpread(30 * time.Second)
+		before := m.tenures()
+		fifth := m.join()
+		m.isSpread(30 * time.Second)
+		if moves := m.tenures() - before; moves > 300/5+10 {
+			t.Errorf("%d moves for a fifth node", moves)
+		}
+		m.leave(fifth)
+		m.isSpread(30 * time.Second)
+		dead := m.all[0]
+		m.Cut(dead)
+		m.drop(dead)
+		m.isSpread(30*time.Second + gone.DefaultExpiry)
+	})
+}
+
+func TestSharesAreByWeight(t *testing.T) {
+	balanced(t, 200, func(t *testing.T, m *members) {
+		m.join(gone.WithWeight(1))
+		m.join(gone.WithWeight(3))
+		m.join(gone.WithWeight(0))
+		m.isSpread(30*time.Second, 1, 3, 0)
+	})
+}
+
+// A stream of messages to all ids sees of it that all are planned hand-overs.
+func TestNoSendFailsWhileIDsMove(t *testing.T) {
+	balanced(t, 100, func(t *testing.T, m *members) {
+		m.join()
+		sender := m.Start(gone.WithWeight(0))
+		var mu sync.Mutex
+		last := map[string]int{}
+		stop := make(chan struct{})
+		var senders sync.WaitGroup
+		for from := range 10 {
+			senders.Go(func() {
+				for n := 1; ; n++ {
+					select {
+					case <-stop:
+						return
+					case <-time.After(10 * time.Millisecond):
+					}
+					id := m.ids[from*10+rand.IntN(10)]
+					want := fmt.Sprint(from, " ", n)
+					reply, err := sender.Request(t.Context(), id, []byte(want))
+					if err != nil || string(reply) != want {
+						t.Errorf("%q, %v", reply, err)
+						return
+					}
+					mu.Lock()
+					last[id]++
+					mu.Unlock()
+				}
+			})
+		}
+		for range 3 {
+			m.join()
+			time.Sleep(20 * time.Second)
+		}
+		must(t, m.all[1].Drain(t.Context()))
+		if n := m.all[1].Stats().Held; n != 0 {
+			t.Errorf("%d held after Drain", n)
+		}
+		time.Sleep(20 * time.Second)
+		must(t, m.all[1].Resume())
+		time.Sleep(30 * time.Second)
+		for _, id := range m.ids[:20] {
+			must(t, m.all[0].Move(t.Context(), id, m.all[2].Addr()))
+			if h, err := sender.Holder(t.Context(), id); err != nil || h.Addr != m.all[2].Addr() {
+				t.Errorf("moved to %s: %+v, %v", m.all[2].Addr(), h, err)
+			}
+		}
+		m.leave(m.all[0])
+		time.Sleep(20 * time.Second)
+		close(stop)
+		senders.Wait()
+		if len(last) != len(m.ids) {
+			t.Errorf("messages to %d ids of %d", len(last), len(m.ids))
+		}
+	})
+}
+
+func TestARollingRestartMovesAnIDTwicePerRestartAndEndsSpread(t *testing.T) {
+	balanced(t, 200, func(t *testing.T, m *members) {
+		for range 5 {
+			m.join()
+		}
+		m.isSpread(30 * time.Second)
+		for i := range 5 {
+			m.leave(m.all[0])
+			m.join()
+			time.Sleep(10 * time.Second)
+			_ = i
+		}
+		m.isSpread(30 * time.Second)
+		// An id is on a node that is restarted once in a while, and moves then; and
+		// it may be among those that the new node is given.
+		if n := m.tenures(); n > 2*5*200 {
+			t.Errorf("%d tenures", n)
+		}
+	})
+}
+
+func TestANodeThatFlapsIsGivenNothing(t *testing.T) {
+	balanced(t, 100, func(t *testing.T, m *members) {
+		for range 3 {
+			m.join()
+		}
+		m.isSpread(30 * time.Second)
+		before := m.tenures()
+		for range 20 {
+			g := m.join()
+			time.Sleep(4 * time.Second)
+			m.leave(g)
+			time.Sleep(time.Second)
+		}
+		if moves := m.tenures() - before; moves > 0 {
+			t.Errorf("%d moves", moves)
+		}
+		m.isSpread(30 * time.Second)
+	})
+}
+
+// A node in fifty competes for an id, and those that do not wait for it cost the
+// lock service nothing.
+func TestAnIDIsCompetedForByFewNodes(t *testing.T) {
+	balanced(t, 50, func(t *testing.T, m *members) {
+		for range 12 {
+			m.join()
+		}
+		m.isSpread(time.Minute)
+		var mu sync.Mutex
+		nodes := map[string]map[string]bool{}
+		m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			if c.Method == "Lock" {
+				mu.Lock()
+				if nodes[c.ID] == nil {
+					nodes[c.ID] = map[string]bool{}
+				}
+				nodes[c.ID][c.Value] = true
+				mu.Unlock()
+			}
+			return serve()
+		})
+		for _, id := range m.ids {
+			m.Locks.Forget(id)
+		}
+		time.Sleep(time.Minute)
+		for _, id := range m.ids {
+			if n := len(nodes[id]); n < 1 || n > 4 {
+				t.Errorf("%s: %d nodes compete", id, n)
+			}
+		}
+	})
+}
+
+func TestOthersTakeThePlaceOfAHolderAndAllItsStandbys(t *testing.T) {
+	balanced(t, 40, func(t *testing.T, m *members) {
+		for range 8 {
+			m.join()
+		}
+		m.isSpread(time.Minute)
+		m.Cut(m.all[:6]...)
+		m.all = m.all[6:]
+		began := time.Now()
+		for {
+			sum := 0
+			for _, n := range m.held() {
+				sum += n
+			}
+			if sum == len(m.ids) {
+				break
+			}
+			if time.Since(began) > gone.DefaultExpiry+5*time.Second {
+				t.Fatalf("%d of %d held", sum, len(m.ids))
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		m.isSpread(30 * time.Second)
+	})
+}
+
+func TestIDsThatNobodyElseRunsStay(t *testing.T) {
+	balanced(t, 60, func(t *testing.T, m *members) {
+		for range 3 {
+			m.join()
+		}
+		for i := range 40 {
+			m.run(m.all[0], fmt.Sprint("own", i), answer)
+		}
+		time.Sleep(time.Minute)
+		before := m.tenures()
+		time.Sleep(time.Minute)
+		if moves := m.tenures() - before; moves > 0 {
+			t.Errorf("%d moves when all was well", moves)
+		}
+		for i := range 40 {
+			if h, err := m.all[1].Holder(t.Context(), fmt.Sprint("own", i)); err != nil || h.Addr != m.all[0].Addr() {
+				t.Errorf("own%d: %+v, %v", i, h, err)
+			}
+		}
+		if held := m.held(); held[0]+held[1]+held[2] != 100 || held[0] > 42 {
+			t.Errorf("held: %v", held)
+		}
+	})
+}
+
+func TestALostRosterMovesNothing(t *testing.T) {
+	balanced(t, 60, func(t *testing.T, m *members) {
+		for range 3 {
+			m.join()
+		}
+		m.isSpread(30 * time.Second)
+		before := m.tenures()
+		m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			if c.Method == "Enter" && rand.IntN(2) == 0 || c.Method == "Entered" && rand.IntN(2) == 0 {
+				return errors.New("lost")
+			}
+			return serve()
+		})
+		time.Sleep(5 * time.Minute)
+		m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			if strings.HasPrefix(c.Method, "Enter") {
+				return errors.New("lost")
+			}
+			return serve()
+		})
+		time.Sleep(time.Minute)
+		m.Locks.Intercept(nil)
+		m.isSpread(30 * time.Second)
+		if moves := m.tenures() - before; moves > 6 {
+			t.Errorf("%d moves", moves)
+		}
+	})
+}
+
+func TestAMoveThatCannotBeChangesNothing(t *testing.T) {
+	balanced(t, 4, func(t *testing.T, m *members) {
+		a, b := m.join(), m.join()
+		other := m.Start()
+		m.isSpread(30 * time.Second)
+		before := m.tenures()
+		drained := m.join()
+		must(t, drained.Drain(t.Context()))
+		weightless := m.join(gone.WithWeight(0))
+		time.Sleep(10 * time.Second)
+		for what, to := range map[string]string{
+			"no node": "tcp://nowhere.test:1", "does not run": other.Addr(),
+			"drains": drained.Addr(), "weight 0": weightless.Addr(),
+		} {
+			for _, by := range []*gone.Gone{a, b, other} {
+				if err := by.Move(t.Context(), "id1", to); err == nil {
+					t.Errorf("%s: no error", what)
+				} else {
+					t.Log(err)
+				}
+			}
+		}
+		if err := a.Move(t.Context(), "nobody", b.Addr()); !errors.Is(err, gone.ErrNoHolder) {
+			t.Error(err)
+		}
+		if moves := m.tenures() - before; moves > 0 {
+			t.Errorf("%d moves", moves)
+		}
+	})
+}
+
+func TestYieldHandsOverWhereThereIsSomebody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 1)
+		type began struct {
+			g *gone.Gone
+			r *gone.GoneRunner
+		}
+		tenures := make(chan began, 10)
+		run := func(g *gone.Gone) {
+			_, err := g.RunOne("a", func(r *gone.GoneRunner) {
+				tenures <- began{g, r}
+				for range r.Messages() {
+				}
+			})
+			must(t, err)
+		}
+		first := c.Node(0)
+		run(first)
+		at := <-tenures
+		if err := at.r.Yield(); err == nil || at.r.Context().Err() != nil {
+			t.Errorf("Yield to nobody: %v, %v", err, at.r.Context().Err())
+		}
+		second := c.Start()
+		run(second)
+		time.Sleep(10 * time.Second)
+		must(t, at.r.Yield())
+		<-at.r.Exit
+		if cause := context.Cause(at.r.Context()); !errors.Is(cause, gone.ErrYielded) {
+			t.Error(cause)
+		}
+		if next := <-tenures; next.g != second || next.r.FencingToken() <= at.r.FencingToken() {
+			t.Errorf("at %s", next.g.Addr())
+		}
+	})
+}
