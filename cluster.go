@@ -183,7 +183,7 @@ func (g *Gone) see(es map[string]entry) {
 		}
 		nodes = append(nodes, e.node(identity, now.Sub(since) < youngFor))
 	}
-	m.view = placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes)
+	m.view = placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes, m.view)
 	m.taken = 0
 	view := m.view
 	var gifts []placement.Gift

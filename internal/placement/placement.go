@@ -88,37 +88,59 @@ func ParseDigest(s string) (d Digest, err error) {
 type View struct {
 	me     Node
 	others []Node
-	stands [slots]bool // whether the node is to compete for ids of a slot
+	ranked uint64       // what stands depends on
+	stands *[slots]bool // whether the node is to compete for ids of a slot
 }
 
-// See makes the view of a node, which itself may be missing among nodes.
-func See(me Node, nodes []Node) *View {
-	v := &View{me: me}
+// See makes the view of a node, which itself may be missing among nodes. The view
+// before, if there was one, saves work when no node has come or gone since.
+func See(me Node, nodes []Node, before *View) *View {
+	v := &View{me: me, ranked: me.print()}
 	for _, n := range nodes {
 		if n.Name != me.Name {
 			v.others = append(v.others, n)
+			v.ranked ^= mix(n.print())
 		}
 	}
-	if !me.holds() {
-		return v
+	if before != nil && before.ranked == v.ranked {
+		v.stands = before.stands
+	} else {
+		v.stands = v.compete()
+	}
+	return v
+}
+
+// print is of what a node's rank for any id depends on.
+func (n *Node) print() uint64 {
+	if !n.holds() {
+		return 0
+	}
+	return hash(fmt.Sprint(n.Name, n.Weight, n.Runs))
+}
+
+// compete says for which slots the node is among the first.
+func (v *View) compete() *[slots]bool {
+	var stands [slots]bool
+	if !v.me.holds() {
+		return &stands
 	}
 	seeds := make([]uint64, len(v.others))
 	for i, n := range v.others {
 		seeds[i] = hash(n.Name)
 	}
-	own := hash(me.Name)
+	own := hash(v.me.Name)
 	for slot := range uint64(slots) {
-		mine, better := rank(own, slot, me.Weight), 0
+		mine, better := rank(own, slot, v.me.Weight), 0
 		for i := range v.others {
 			n := &v.others[i]
 			// One that does not run all the same ids may not run this one.
-			if n.holds() && n.Runs[slot%buckets] == me.Runs[slot%buckets] && rank(seeds[i], slot, n.Weight) > mine {
+			if n.holds() && n.Runs[slot%buckets] == v.me.Runs[slot%buckets] && rank(seeds[i], slot, n.Weight) > mine {
 				better++
 			}
 		}
-		v.stands[slot] = better < Standbys
+		stands[slot] = better < Standbys
 	}
-	return v
+	return &stands
 }
 
 // rank is a node's in weighted rendezvous hashing: the highest ranks of a slot
@@ -166,58 +188,82 @@ type Gift struct {
 // slack is how far a node may be from its share before anything is moved.
 func slack(share float64) float64 { return max(1.5, share*0.03) }
 
-// Gifts is what the node is to give away now. All nodes together give as much as
-// brings those within slack that are not, each in proportion to what it has more
-// than its share. Fractions are rounded at random: of a thousand nodes that have
-// one id more than they should, not each gives one to the node that has just come.
-func (v *View) Gifts() (gifts []Gift) {
+// Gifts is what the node is to give away now: all that it has beyond its share where
+// that is beyond slack, and its part of what nodes below slack need besides. All nodes
+// reckon alike, so that nobody is given too much, and no more is moved than must be.
+// Fractions are rounded at random: of a thousand nodes that have one id more than
+// their share, not each gives one to the node that has just come.
+func (v *View) Gifts() []Gift {
 	share, shares := v.shares()
-	over := float64(v.me.Held) - share
-	if over <= 0 || v.me.Young && v.me.holds() {
+	mine := excess(&v.me, share)
+	if mine <= 0 {
 		return nil
 	}
-	var much, few, spare, want float64 // beyond slack: above, below; above and below at all
-	note := func(n *Node, share float64) {
-		d := float64(n.Held) - share
+	var much, some, few, free float64 // beyond slack, within; below slack, below at all
+	weigh := func(d, share float64) {
 		switch {
-		case n.Young:
+		case d > slack(share) || d > 0 && share == 0:
+			much += d
 		case d > 0:
-			spare += d
-			if d > slack(share) || share == 0 {
-				much += d
-			}
+			some += d
 		case d < 0:
-			want -= d
+			free -= d
 			if -d > slack(share) {
 				few -= d
 			}
 		}
 	}
-	note(&v.me, share)
+	weigh(mine, share)
+	frees := make([]float64, len(v.others))
 	for i := range v.others {
-		note(&v.others[i], shares[i])
+		d := excess(&v.others[i], shares[i])
+		weigh(d, shares[i])
+		frees[i] = max(-d, 0)
 	}
-	total := min(max(much, few), spare, want)
-	if total == 0 {
+	if mine > slack(share) || share == 0 {
+		return v.deal(min(mine, mine*free/much), frees, free)
+	}
+	return v.deal(max(few-much, 0)*mine/some, frees, free)
+}
+
+// excess is what a node has beyond its share. That of a young one does not count.
+func excess(n *Node, share float64) float64 {
+	if n.Young && n.holds() {
+		return 0
+	}
+	return float64(n.Held) - share
+}
+
+// deal distributes ids over nodes in proportion to what they have free.
+func (v *View) deal(ids float64, frees []float64, free float64) (gifts []Gift) {
+	rest := int(ids)
+	if rand.Float64() < ids-float64(rest) {
+		rest++
+	}
+	if rest == 0 || free == 0 {
 		return nil
 	}
-	for i, n := range v.others {
-		if d := shares[i] - float64(n.Held); d > 0 {
-			if ids := round(total * over / spare * d / want); ids > 0 {
-				gifts = append(gifts, Gift{n.Name, ids})
+	counts := make([]int, len(frees))
+	for i, f := range frees {
+		counts[i] = int(ids * f / free)
+		rest -= counts[i]
+	}
+	for ; rest > 0; rest-- {
+		at := rand.Float64() * free
+		for i, f := range frees {
+			if at -= f; at < 0 {
+				counts[i]++
+				break
 			}
+		}
+	}
+	for i, n := range counts {
+		if n > 0 {
+			gifts = append(gifts, Gift{v.others[i].Name, n})
 		}
 	}
 	rand.Shuffle(len(gifts), func(i, j int) { gifts[i], gifts[j] = gifts[j], gifts[i] })
 	return gifts
-}
-
-func round(f float64) int {
-	n := math.Floor(f)
-	if rand.Float64() < f-n {
-		n++
-	}
-	return int(n)
 }
 
 // Room is how many ids more the node is to take of others that give.
