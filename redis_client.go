@@ -134,8 +134,8 @@ func checkRedisLock(id, value string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	if isCounter(id) {
-		return fmt.Errorf("gone: redis lock: %q is where the last token of another id is kept", id)
+	if isHelper(id) {
+		return fmt.Errorf("gone: redis lock: %q is where the last token of another id, or a roster, is kept", id)
 	}
 	if value == "" || len(value) > maxValue {
 		return fmt.Errorf("gone: redis lock: value of %d bytes, want 1 to %d", len(value), maxValue)

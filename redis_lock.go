@@ -85,6 +85,9 @@ type redisHold struct {
 	token  uint64
 }
 
+// is what the key of a hold ends with.
+func (h redisHold) is() string { return " " + strconv.FormatUint(h.token, 10) + " " + h.secret }
+
 const maxValue = 512 // bytes; the scripts look at 1024 for value, token and secret
 
 var (
@@ -100,9 +103,10 @@ var (
 	releaseScript = redisconn.NewScript(1, releaseLua)
 )
 
-// isCounter reports whether a key is where the last token of an id is kept.
-func isCounter(key string) bool {
-	return strings.HasPrefix(key, "{") && strings.HasSuffix(key, "}:token")
+// isHelper reports whether a key is where the last token of an id is kept, or a
+// roster.
+func isHelper(key string) bool {
+	return strings.HasPrefix(key, "{") && (strings.HasSuffix(key, "}:token") || strings.HasSuffix(key, "}:nodes"))
 }
 
 // TTL is Expiry, or [DefaultExpiry].
@@ -189,8 +193,7 @@ func (l *RedisLock) Extend() error {
 	}
 	// With the token: a copy of Lock's request that comes late must not look
 	// like this hold.
-	is := " " + strconv.FormatUint(hold.token, 10) + " " + hold.secret
-	r, err := l.eval(l.Replicas, extendScript, is, l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
+	r, err := l.eval(l.Replicas, extendScript, hold.is(), l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
 	switch {
 	case otherType(err):
 		r = []int64{0}
@@ -390,7 +393,7 @@ func (l *RedisLock) request(ask func(context.Context) error) error {
 	if l.redis == nil {
 		return errors.New("it was not made by one of the functions NewRedisLock… or RedisLocks")
 	}
-	if strings.ContainsRune(l.Prefix, 0) || isCounter(l.key()) {
+	if strings.ContainsRune(l.Prefix, 0) || isHelper(l.key()) {
 		return fmt.Errorf("prefix %q can't be used with this id", l.Prefix)
 	}
 	l.mu.Lock()
@@ -419,16 +422,19 @@ func (l *RedisLock) ms() int64 { return int64((l.TTL()-1)/time.Millisecond) + 1 
 
 func (l *RedisLock) key() string { return l.Prefix + l.id }
 
-// counter is the helper key, always in the key's Cluster slot.
-func (l *RedisLock) counter() string {
+// counter is the helper key for tokens.
+func (l *RedisLock) counter() string { return l.helper("token", "\x00") }
+
+// helper is a further key, always in the key's Cluster slot.
+func (l *RedisLock) helper(name, braced string) string {
 	key := l.key()
 	if !strings.ContainsAny(key, "{}") {
-		return "{" + key + "}:token"
+		return "{" + key + "}:" + name
 	}
 	// A key with braces may have a hash tag of its own, or braces that are none
-	// and can't be wrapped. A leading zero byte changes neither the tag nor the
+	// and can't be wrapped. Leading zero bytes change neither the tag nor the
 	// CRC16 of the whole, and no key has one.
-	return "\x00" + key
+	return braced + key
 }
 
 // channel carries wake-ups.

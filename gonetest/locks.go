@@ -338,7 +338,10 @@ func (l *lock) Pass(ticket, value string) error {
 	l.mu.Unlock()
 	err := l.call("Pass", func() error {
 		h, _ := l.s.holdLocked(l.id)
-		if h == nil || h.secret != secret {
+		switch {
+		case h != nil && h.secret == ticket: // a second request
+			return nil
+		case h == nil || h.secret != secret:
 			return l.failed(gone.ErrLockLost)
 		}
 		l.s.token++
