@@ -11,9 +11,10 @@ import (
 // A gate says whether a candidate is to compete. Its zero value is open.
 type gate struct {
 	mu      sync.Mutex
-	shut    bool
-	invited bool   // to one attempt, also where it is shut
-	rouse   func() // ends what the candidate waits for; nil: it does not
+	shut     bool
+	promised bool   // the candidate has promised to take the id from another node
+	invited  bool   // to one attempt, also where it is shut
+	rouse    func() // ends what the candidate waits for; nil: it does not
 }
 
 // set opens or shuts the gate.
@@ -26,12 +27,21 @@ func (g *gate) set(open bool) {
 	}
 }
 
-// invite lets the candidate make one attempt now.
+// promise has the candidate follow an invitation.
+func (g *gate) promise() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.promised = true
+}
+
+// invite lets the candidate make one attempt now, as it has promised.
 func (g *gate) invite() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.invited = true
-	g.rouseLocked()
+	if g.promised {
+		g.promised, g.invited = false, true
+		g.rouseLocked()
+	}
 }
 
 func (g *gate) rouseLocked() {
@@ -84,6 +94,7 @@ type heir struct{ ticket, identity string }
 
 // ticket is for who hands the id over to this candidate; empty where the lock has none.
 func (c *candidate) ticket() string {
+	c.gate.promise()
 	if p, ok := c.lock.(Passer); ok {
 		return p.Ticket()
 	}
