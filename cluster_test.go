@@ -370,7 +370,7 @@ func TestALostRosterMovesNothing(t *testing.T) {
 }
 
 func TestAMoveThatCannotBeChangesNothing(t *testing.T) {
-	balanced(t, 4, func(t *testing.T, m *members) {
+	balanced(t, 40, func(t *testing.T, m *members) {
 		a, b := m.join(), m.join()
 		other := m.Start()
 		m.isSpread(30 * time.Second)
