@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
@@ -62,13 +63,14 @@ type membership struct {
 
 	mu       sync.Mutex
 	draining bool
-	runs     placement.Digest
 	seen     map[string]time.Time // since when, by identity
-	view     *placement.View      // nil: all ids are competed for
-	taken    int                  // ids that were promised to this node since the view was made
-	moving   bool                 // a round is under way
-	moved    time.Time            // when the last ended
-	troubled bool                 // it has been said that the roster does not work
+	// Nodes that run none of the ids that were offered to them, as they were then.
+	strangers map[string]placement.Digest
+	view      *placement.View // nil: all ids are competed for
+	taken     int             // ids that were promised to this node since the view was made
+	moving    bool            // a round is under way
+	moved     time.Time       // when the last ended
+	troubled  bool            // it has been said that the roster does not work
 }
 
 // join has the node enter the roster and take its part in the balance.
@@ -139,12 +141,15 @@ func (g *Gone) look(roster Roster) error {
 }
 
 func (g *Gone) entry() entry {
+	g.mu.Lock()
+	runs := placement.DigestOf(maps.Keys(g.byID))
+	g.mu.Unlock()
 	m := &g.member
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return entry{
 		Since: m.since, Held: int(g.count.held.Load()), Weight: g.opts.weight,
-		Draining: m.draining, Balance: g.opts.balance, Runs: m.runs, Version: version(),
+		Draining: m.draining, Balance: g.opts.balance, Runs: runs, Version: version(),
 	}
 }
 
@@ -215,13 +220,6 @@ func (g *Gone) mayRun(id string) bool {
 	return !m.draining && g.opts.weight > 0 && (m.view == nil || m.view.Competes(id))
 }
 
-// toggle takes note that this node begins, or ceases, to run an id.
-func (m *membership) toggle(id string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.runs.Toggle(id)
-}
-
 // makeGifts moves ids to other nodes.
 func (g *Gone) makeGifts(gifts []placement.Gift) {
 	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
@@ -229,11 +227,12 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 	var moves sync.WaitGroup
 	under := make(chan struct{}, movesMost)
 	for _, gift := range gifts {
-		tickets, err := g.offer(ctx, gift.To, g.some(gift.IDs), gift.IDs)
+		ids := g.some(gift.IDs)
+		a, err := g.offer(ctx, gift.To, ids, gift.IDs)
 		if err != nil {
 			continue // what nobody takes stays
 		}
-		for id, ticket := range tickets {
+		for id, ticket := range a.Tickets {
 			under <- struct{}{}
 			moves.Go(func() {
 				defer func() { <-under }()
@@ -272,18 +271,17 @@ func (g *Gone) held() (ids []string) {
 
 // give hands an id that is held here over to the node with an identity.
 func (g *Gone) give(ctx context.Context, id, to string) error {
-	tickets, err := g.offer(ctx, to, []string{id}, 0)
+	a, err := g.offer(ctx, to, []string{id}, 0)
 	if err != nil {
 		return err
 	}
-	return g.pass(ctx, id, heir{tickets[id], to})
+	return g.pass(ctx, id, heir{a.Tickets[id], to})
 }
 
 // offer asks a node to take some ids, at most so many of them as are its share, or
-// all. It returns the tickets of their locks.
-func (g *Gone) offer(ctx context.Context, to string, ids []string, most int) (map[string]string, error) {
-	a, err := g.ask(ctx, to, question{Ask: "take", IDs: ids, Most: most})
-	return a.Tickets, err
+// all.
+func (g *Gone) offer(ctx context.Context, to string, ids []string, most int) (answer, error) {
+	return g.ask(ctx, to, question{Ask: "take", IDs: ids, Most: most})
 }
 
 // pass ends the tenure of an id for an heir, and tells that node when it is over.
@@ -333,7 +331,7 @@ func (g *Gone) byRoom(es map[string]entry) (to []string) {
 
 // invite promises to take ids that another node is about to hand over: all of them, or
 // at most so many as are this node's share.
-func (g *Gone) invite(ids []string, most int) (map[string]string, error) {
+func (g *Gone) invite(ids []string, most int) (a answer, err error) {
 	m := &g.member
 	m.mu.Lock()
 	room := len(ids)
@@ -346,24 +344,23 @@ func (g *Gone) invite(ids []string, most int) (map[string]string, error) {
 	away := m.draining || g.opts.weight <= 0
 	m.mu.Unlock()
 	if away {
-		return nil, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
+		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
-	tickets := map[string]string{}
+	a.Tickets = map[string]string{}
 	for _, id := range ids {
-		if len(tickets) >= room {
-			break
-		}
 		switch c := g.runs(id); {
 		case c != nil:
-			tickets[id] = c.ticket()
+			if len(a.Tickets) < room {
+				a.Tickets[id] = c.ticket()
+			}
 		case most == 0:
-			return nil, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
+			return a, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
 		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.taken += len(tickets)
-	return tickets, nil
+	m.taken += len(a.Tickets)
+	return a, nil
 }
 
 // runs returns the candidate of an id, nil when there is none.

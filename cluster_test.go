@@ -340,6 +340,28 @@ func TestIDsThatNobodyElseRunsStay(t *testing.T) {
 	})
 }
 
+// Two groups of nodes in one cluster, each with ids of its own.
+func TestIDsAreSpreadOverThoseWhoRunThem(t *testing.T) {
+	balanced(t, 60, func(t *testing.T, m *members) {
+		m.join()
+		var others []*gone.Gone
+		for range 2 {
+			g := m.Start()
+			for i := range 4 {
+				m.run(g, fmt.Sprint("other", i), answer)
+			}
+			others = append(others, g)
+		}
+		time.Sleep(20 * time.Second)
+		m.join()
+		m.join()
+		m.isSpread(90 * time.Second)
+		if a, b := others[0].Stats().Held, others[1].Stats().Held; a+b != 4 || a > 3 || b > 3 {
+			t.Errorf("%d and %d of 4", a, b)
+		}
+	})
+}
+
 func TestALostRosterMovesNothing(t *testing.T) {
 	balanced(t, 60, func(t *testing.T, m *members) {
 		for range 3 {

@@ -74,7 +74,7 @@ func (g *Gone) serve(d mailbox.Delivery) {
 	case q.Cluster != g.opts.cluster:
 		err = fmt.Errorf("gone: this node is of another cluster than %q", q.Cluster)
 	case q.Ask == "take":
-		a.Tickets, err = g.invite(q.IDs, q.Most)
+		a, err = g.invite(q.IDs, q.Most)
 	case q.Ask == "come":
 		g.come(q.IDs)
 	case q.Ask == "move" && len(q.IDs) == 1:

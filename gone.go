@@ -287,9 +287,6 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	}
 	c := newCandidate(id, lock, handler, g.node, before)
 	g.byID[id] = c
-	if before == nil {
-		g.member.toggle(id)
-	}
 	c.gate.set(g.mayRun(id))
 	go func() {
 		if before != nil {
@@ -309,7 +306,6 @@ func (g *Gone) ended(c *candidate) {
 	defer g.mu.Unlock()
 	if g.byID[c.id] == c {
 		delete(g.byID, c.id)
-		g.member.toggle(c.id)
 	}
 }
 

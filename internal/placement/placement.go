@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"math"
 	"math/rand/v2"
 )
@@ -54,40 +55,65 @@ func mix(h uint64) uint64 {
 }
 
 // A Digest is of the ids that a node runs, whoever holds them. Two nodes that have
-// the same for a bucket run the same ids of it, but for a chance of 2⁻³².
-type Digest [buckets]uint32
+// the same sum for a bucket run the same ids of it, but for a chance of 2⁻³². The
+// least of a bucket's hashes is the same for two nodes as often as an id that either
+// runs is run by both.
+type Digest struct{ sums, least [buckets]uint32 }
 
-// Toggle adds an id, or takes it out again.
-func (d *Digest) Toggle(id string) {
-	h := hash(id)
-	d[h%buckets] ^= uint32(h >> 32)
+// DigestOf makes the digest of ids.
+func DigestOf(ids iter.Seq[string]) (d Digest) {
+	for id := range ids {
+		h := hash(id)
+		b, h32 := h%buckets, max(uint32(h>>32), 1)
+		d.sums[b] ^= h32
+		if d.least[b] == 0 || h32 < d.least[b] {
+			d.least[b] = h32
+		}
+	}
+	return d
 }
 
-// String is the form for the roster.
-func (d Digest) String() string {
-	b := make([]byte, 0, 4*buckets)
-	for _, n := range d {
-		b = binary.BigEndian.AppendUint32(b, n)
+// kin reports whether nodes run much the same ids, and may give each other some.
+func kin(a, b *Digest) bool {
+	same, either := 0, 0
+	for i := range buckets {
+		if a.least[i] != 0 || b.least[i] != 0 {
+			either++
+			if a.least[i] == b.least[i] {
+				same++
+			}
+		}
 	}
-	return base64.RawURLEncoding.EncodeToString(b)
+	return 8*same > either
 }
 
-// ParseDigest understands what String says.
-func ParseDigest(s string) (d Digest, err error) {
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil || len(b) != 4*buckets {
-		return d, fmt.Errorf("placement: malformed digest of %d bytes", len(s))
+// MarshalText makes the form for the roster.
+func (d Digest) MarshalText() ([]byte, error) {
+	b := make([]byte, 0, 8*buckets)
+	for i := range buckets {
+		b = binary.BigEndian.AppendUint32(b, d.sums[i])
+		b = binary.BigEndian.AppendUint32(b, d.least[i])
 	}
-	for i := range d {
-		d[i] = binary.BigEndian.Uint32(b[4*i:])
+	return base64.RawURLEncoding.AppendEncode(nil, b), nil
+}
+
+// UnmarshalText understands what MarshalText makes.
+func (d *Digest) UnmarshalText(text []byte) error {
+	b, err := base64.RawURLEncoding.AppendDecode(nil, text)
+	if err != nil || len(b) != 8*buckets {
+		return fmt.Errorf("placement: malformed digest of %d bytes", len(text))
 	}
-	return d, nil
+	for i := range buckets {
+		d.sums[i], d.least[i] = binary.BigEndian.Uint32(b[8*i:]), binary.BigEndian.Uint32(b[8*i+4:])
+	}
+	return nil
 }
 
 // A View is one node's view of its cluster. It is not changed once made.
 type View struct {
 	me     Node
 	others []Node
+	kin    []Node       // those of the others that may be given ids, or give some
 	ranked uint64       // what stands depends on
 	stands *[slots]bool // whether the node is to compete for ids of a slot
 }
@@ -100,6 +126,9 @@ func See(me Node, nodes []Node, before *View) *View {
 		if n.Name != me.Name {
 			v.others = append(v.others, n)
 			v.ranked ^= mix(n.print())
+			if kin(&n.Runs, &me.Runs) {
+				v.kin = append(v.kin, n)
+			}
 		}
 	}
 	if before != nil && before.ranked == v.ranked {
@@ -134,7 +163,7 @@ func (v *View) compete() *[slots]bool {
 		for i := range v.others {
 			n := &v.others[i]
 			// One that does not run all the same ids may not run this one.
-			if n.holds() && n.Runs[slot%buckets] == v.me.Runs[slot%buckets] && rank(seeds[i], slot, n.Weight) > mine {
+			if n.holds() && n.Runs.sums[slot%buckets] == v.me.Runs.sums[slot%buckets] && rank(seeds[i], slot, n.Weight) > mine {
 				better++
 			}
 		}
@@ -158,16 +187,16 @@ func (v *View) Share() float64 { share, _ := v.shares(); return share }
 
 func (v *View) shares() (mine float64, others []float64) {
 	all, weights := float64(v.me.Held), v.me.share()
-	for i := range v.others {
-		all += float64(v.others[i].Held)
-		weights += v.others[i].share()
+	for i := range v.kin {
+		all += float64(v.kin[i].Held)
+		weights += v.kin[i].share()
 	}
-	others = make([]float64, len(v.others))
+	others = make([]float64, len(v.kin))
 	if weights == 0 {
 		return 0, others
 	}
-	for i := range v.others {
-		others[i] = all * v.others[i].share() / weights
+	for i := range v.kin {
+		others[i] = all * v.kin[i].share() / weights
 	}
 	return all * v.me.share() / weights, others
 }
@@ -214,9 +243,9 @@ func (v *View) Gifts() []Gift {
 		}
 	}
 	weigh(mine, share)
-	frees := make([]float64, len(v.others))
-	for i := range v.others {
-		d := excess(&v.others[i], shares[i])
+	frees := make([]float64, len(v.kin))
+	for i := range v.kin {
+		d := excess(&v.kin[i], shares[i])
 		weigh(d, shares[i])
 		frees[i] = max(-d, 0)
 	}
@@ -259,7 +288,7 @@ func (v *View) deal(ids float64, frees []float64, free float64) (gifts []Gift) {
 	}
 	for i, n := range counts {
 		if n > 0 {
-			gifts = append(gifts, Gift{v.others[i].Name, n})
+			gifts = append(gifts, Gift{v.kin[i].Name, n})
 		}
 	}
 	rand.Shuffle(len(gifts), func(i, j int) { gifts[i], gifts[j] = gifts[j], gifts[i] })

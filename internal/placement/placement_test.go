@@ -8,26 +8,48 @@ import (
 	"testing"
 )
 
+func ids(from, to int) Digest {
+	return DigestOf(func(yield func(string) bool) {
+		for i := from; i != to; i++ {
+			if !yield(fmt.Sprint(i)) {
+				return
+			}
+		}
+	})
+}
+
 func TestADigestTellsOtherSetsOfIDsApart(t *testing.T) {
-	var a, b Digest
-	for i := range 1000 {
-		a.Toggle(fmt.Sprint(i))
-		b.Toggle(fmt.Sprint(999 - i))
-	}
-	if a != b {
-		t.Error("the same ids, two digests")
-	}
-	b.Toggle("one more")
-	if a == b {
+	if ids(0, 1000) == ids(0, 1001) {
 		t.Error("other ids, one digest")
 	}
-	b.Toggle("one more")
-	if c, err := ParseDigest(b.String()); err != nil || c != a {
-		t.Error(c, err)
+	a := ids(0, 1000)
+	text, err := a.MarshalText()
+	var b Digest
+	if err != nil || b.UnmarshalText(text) != nil || a != b {
+		t.Error(b, err)
 	}
-	for _, s := range []string{"", "x", a.String() + "AA", "=" + a.String()[1:]} {
-		if _, err := ParseDigest(s); err == nil {
+	for _, s := range []string{"", "x", string(text) + "AA", "=" + string(text)[1:]} {
+		if b.UnmarshalText([]byte(s)) == nil {
 			t.Errorf("%q: no error", s)
+		}
+	}
+}
+
+func TestNodesAreKinWhoseIDsAreMuchTheSame(t *testing.T) {
+	for what, c := range map[string]struct {
+		a, b Digest
+		want bool
+	}{
+		"the same":               {ids(0, 1000), ids(0, 1000), true},
+		"one id":                 {ids(0, 1), ids(0, 1), true},
+		"a hundred each besides": {ids(0, 1100), ids(100, 1200), true},
+		"none":                   {ids(0, 1000), ids(1000, 1000), false},
+		"none of the same":       {ids(0, 1000), ids(1000, 2000), false},
+		"few of the same":        {ids(0, 1000), ids(990, 2000), false},
+		"few, and none the same": {ids(0, 60), ids(60, 64), false},
+	} {
+		if kin(&c.a, &c.b) != c.want || kin(&c.b, &c.a) != c.want {
+			t.Errorf("%s: kin is %v", what, !c.want)
 		}
 	}
 }
@@ -37,11 +59,10 @@ func TestADigestTellsOtherSetsOfIDsApart(t *testing.T) {
 func TestEachIDHasItsStandbys(t *testing.T) {
 	c := newCluster(20, 0)
 	c.nodes[3].Weight, c.nodes[4].Leaving = 0, true
-	var other Digest
-	other.Toggle("of one group")
 	for i := range 2 {
-		c.nodes[i].Runs = other
+		c.nodes[i].Runs = ids(0, 301) // and with that another sum for one bucket
 	}
+	spoilt := hash("300") % buckets
 	stands := func() map[string][]string {
 		who := map[string][]string{}
 		for i := range c.nodes {
@@ -57,7 +78,7 @@ func TestEachIDHasItsStandbys(t *testing.T) {
 	before := stands()
 	for id, who := range before {
 		want := Standbys
-		if hash(id)%buckets == hash("of one group")%buckets {
+		if hash(id)%buckets == spoilt {
 			want += 2 // all of a group of two
 		}
 		if len(who) != want || slices.Contains(who, c.nodes[3].Name) || slices.Contains(who, c.nodes[4].Name) {
@@ -80,16 +101,17 @@ func TestEachIDHasItsStandbys(t *testing.T) {
 // what all have entered before, and ids that are all alike.
 type cluster struct {
 	nodes []Node
+	runs  Digest
 	moves int
 	named int
 }
 
-func newCluster(nodes, ids int) *cluster {
-	c := &cluster{}
+func newCluster(nodes, held int) *cluster {
+	c := &cluster{runs: ids(0, 300)}
 	for range nodes {
 		c.join().Young = false
 	}
-	for i := range ids {
+	for i := range held {
 		c.nodes[i%nodes].Held++
 	}
 	return c
@@ -97,7 +119,7 @@ func newCluster(nodes, ids int) *cluster {
 
 func (c *cluster) join() *Node {
 	c.named++
-	c.nodes = append(c.nodes, Node{Name: fmt.Sprint("node", c.named), Weight: 1, Young: true})
+	c.nodes = append(c.nodes, Node{Name: fmt.Sprint("node", c.named), Weight: 1, Young: true, Runs: c.runs})
 	return &c.nodes[len(c.nodes)-1]
 }
 
@@ -136,20 +158,23 @@ func (c *cluster) leave(gone ...int) {
 	}
 }
 
+// view is that of a node, but for what it competes for.
+func (c *cluster) view(i int) *View {
+	return &View{me: c.nodes[i], kin: slices.Concat(c.nodes[:i], c.nodes[i+1:])}
+}
+
 // round returns how many ids were moved.
 func (c *cluster) round() (moves int) {
 	var gifts [][]Gift
 	for i := range c.nodes {
-		v := View{me: c.nodes[i]}
-		v.others = append(append(v.others, c.nodes[:i]...), c.nodes[i+1:]...)
+		v := c.view(i)
 		gifts = append(gifts, v.Gifts())
 	}
 	index := map[string]int{}
 	room := make([]int, len(c.nodes))
 	for i, n := range c.nodes {
 		index[n.Name] = i
-		v := View{me: n}
-		v.others = append(append(v.others, c.nodes[:i]...), c.nodes[i+1:]...)
+		v := c.view(i)
 		room[i] = v.Room()
 	}
 	for from, gs := range gifts {
@@ -193,8 +218,7 @@ func (c *cluster) spread() string {
 
 func (c *cluster) off() (ids, parts float64) {
 	for i := range c.nodes {
-		v := View{me: c.nodes[i]}
-		v.others = append(append(v.others, c.nodes[:i]...), c.nodes[i+1:]...)
+		v := c.view(i)
 		d := math.Abs(float64(c.nodes[i].Held) - v.Share())
 		ids, parts = max(ids, d), max(parts, d/max(v.Share(), 1))
 	}
