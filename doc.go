@@ -160,5 +160,5 @@
 // # Other lock services
 //
 // [GoneLock] has four methods. What a lock can do beyond them it says by
-// implementing [Expirer], [Fencer], [Waiter] or [io.Closer].
+// implementing [Expirer], [Fencer], [Waiter], [Checker] or [io.Closer].
 package gone

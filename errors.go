@@ -45,6 +45,10 @@ var (
 	// ErrTooLarge: the data is larger than the limit of [WithMaxMessageSize],
 	// which is to be the same on all nodes.
 	ErrTooLarge = errors.New("gone: data too large")
+	// ErrDuplicateAddress: another process has this node's address.
+	ErrDuplicateAddress = errors.New("gone: another process has this node's address")
+	// ErrLockService: [Gone.Check] found that the lock service can't be used.
+	ErrLockService = errors.New("gone: the lock service")
 	// ErrClosed: the Gone, or the runner, has been closed.
 	ErrClosed = errors.New("gone: closed")
 )

@@ -37,6 +37,7 @@ type Gone struct {
 	rooms
 	candidates
 	sends
+	own   own
 	count counters
 	node  *node
 
@@ -114,7 +115,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		return nil, err
 	}
 	c, err := zmq.Listen(zmq.Config{
-		Advertise: addr, Bind: o.bind, MaxFrame: stream.LargestFrame(o.maxMessageSize), Keys: keys, Log: o.logger,
+		Advertise: addr, Bind: o.bind, MaxFrame: stream.LargestFrame(o.maxMessageSize), Keys: keys, Log: o.logger, Lookup: o.lookup,
 	})
 	if err != nil {
 		g.cancel()
@@ -122,6 +123,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	}
 	g.assemble(carrier{c}, &wireEnd{c.Addr, c.Identity, keys, c.Close}, keys.Vouches)
 	c.Receive(g.receive)
+	g.own.tries.Go(g.tryAddress)
 	if keys == nil {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
@@ -153,6 +155,7 @@ func newGone(o options, newLock LockFactory) *Gone {
 		addr: g.Addr, send: g.SendDataContext, request: g.Request,
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.own.trying, g.own.stop = context.WithCancel(g.ctx)
 	return g
 }
 
@@ -160,11 +163,11 @@ func newGone(o options, newLock LockFactory) *Gone {
 func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []byte, key string) bool) {
 	g.end = end
 	g.tick = pulse.New(g.housekeep)
-	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches}, g.tick)
+	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches, Twin: g.meetTwin}, g.tick)
 	g.room = mailbox.NewRoom(g.tick, g.opts.maxMessageSize)
 	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
 	g.routes = &routes{
-		self: end.identity, here: g.here, newLock: g.newLock,
+		self: end.identity, here: g.here, twin: g.own.hasTwin, newLock: g.newLock,
 		mesh: g.mesh, streams: g.streams, ctx: g.ctx, ids: map[string]*route{},
 	}
 }
@@ -414,6 +417,8 @@ func (g *Gone) close() error {
 		}
 	}
 
+	g.own.stop()
+	g.own.tries.Wait()
 	// Sends of this node end before its links: their answers have to come.
 	g.closed.Store(true)
 	if g.sending.Load() > 0 {
@@ -461,6 +466,7 @@ type Stats struct {
 	Overdue   uint64 // handlers that did not return in time after Exit had closed
 	Malformed uint64 // frames received that were not well-formed
 	Refused   uint64 // connections and frames refused for their key
+	Twins     uint64 // signs of another process with this node's address
 }
 
 // Stats returns the node's counters.
@@ -473,5 +479,6 @@ func (g *Gone) Stats() Stats {
 		Overdue:   g.count.overdue.Load(),
 		Malformed: g.malformed.Load(),
 		Refused:   g.end.keys.Refused(),
+		Twins:     g.own.twins.Load(),
 	}
 }

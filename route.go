@@ -22,6 +22,7 @@ import (
 type routes struct {
 	self    string
 	here    func(id string) bool // a tenure on this node takes messages
+	twin    func() bool          // another process has this node's address
 	newLock LockFactory
 	mesh    *link.Mesh
 	streams *stream.Mux
@@ -108,16 +109,16 @@ func (rs *routes) known(id string) *route {
 	return rs.ids[id]
 }
 
-// ask asks the lock service who holds an id.
-func (rs *routes) ask(id string) (addr string, token uint64, err error) {
+// ask asks the lock service something about an id.
+func (rs *routes) ask(id string, what func(GoneLock) error) error {
 	for {
 		r, err := rs.get(id)
 		if err != nil {
-			return "", 0, err
+			return err
 		}
 		if r.keep() {
 			defer r.release()
-			return holder(r.lock)
+			return what(r.lock)
 		}
 	}
 }
@@ -359,7 +360,9 @@ func (r *route) learnLocked(identity string, token uint64, err error) (nobody bo
 	case token == r.absent && time.Now().Before(r.again):
 		r.err = ErrNoHolder // it was not there a moment ago
 	case identity == r.rs.self:
-		r.err = ErrNoHolder // about to begin, or about to end
+		if r.err = ErrNoHolder; r.rs.twin() { // else about to begin, or about to end
+			r.err = because(ErrUnreachable, ErrDuplicateAddress)
+		}
 		r.leaveLocked(token)
 		return true
 	default:
