@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -16,9 +17,13 @@ import (
 // own is what a node knows of its own address. Another process that has it, too, is a
 // twin.
 type own struct {
-	trying context.Context // tryAddress may go on
-	stop   context.CancelFunc
-	tries  sync.WaitGroup
+	log  *slog.Logger
+	addr func() string
+
+	trying     context.Context // tryAddress and suspect may go on
+	stop       context.CancelFunc
+	tries      sync.WaitGroup
+	suspecting atomic.Bool
 
 	twins atomic.Uint64
 	mu    sync.Mutex
@@ -76,11 +81,11 @@ func (g *Gone) askService(ctx context.Context) error {
 	g.mu.Lock()
 	ids := slices.Sorted(maps.Keys(g.byID))
 	g.mu.Unlock()
-	err := g.routes.ask(append(ids, idOfCheck)[0], func(l GoneLock) error {
-		if c, ok := l.(Checker); ok {
+	err := g.routes.with(append(ids, idOfCheck)[0], func(r *route) error {
+		if c, ok := r.lock.(Checker); ok {
 			return c.Check(ctx)
 		}
-		_, err := l.GetValue()
+		_, err := r.lock.GetValue()
 		return err
 	})
 	switch {
@@ -96,7 +101,7 @@ func (g *Gone) askService(ctx context.Context) error {
 func (g *Gone) checkAddress(ctx context.Context) error {
 	err := g.mesh.Reach(ctx)
 	if errors.Is(err, link.ErrElsewhere) {
-		g.meetTwin()
+		g.own.meet()
 	}
 	switch {
 	case g.own.hasTwin():
@@ -123,17 +128,16 @@ func (g *Gone) tryAddress() {
 	}
 }
 
-// meetTwin takes note of a sign that there is a twin.
-func (g *Gone) meetTwin() {
-	had := g.own.hasTwin()
-	g.own.twins.Add(1)
-	g.own.mu.Lock()
-	g.own.met = time.Now()
-	g.own.mu.Unlock()
-	if !had {
+// meet takes note of a sign that there is a twin.
+func (o *own) meet() {
+	o.twins.Add(1)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.met.IsZero() || time.Since(o.met) >= twinMost {
 		// A log that blocks must not stop who receives.
-		go g.log.Warn("gone: another process has this node's address: what is sent here may arrive there", "address", g.Addr())
+		go o.log.Warn("gone: another process has this node's address: what is sent here may arrive there", "address", o.addr())
 	}
+	o.met = time.Now()
 }
 
 // hasTwin reports whether there was a sign of one of late.
@@ -141,4 +145,50 @@ func (o *own) hasTwin() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return !o.met.IsZero() && time.Since(o.met) < twinMost
+}
+
+// suspect looks at an id whose holder has this node's address and is not this process.
+// Where both reach themselves alone, as at 127.0.0.1 of two machines, there is no other
+// sign of a twin. One id is enough.
+func (g *Gone) suspect(id string) {
+	if !g.own.suspecting.CompareAndSwap(false, true) {
+		return
+	}
+	g.own.tries.Go(func() {
+		defer g.own.suspecting.Store(false)
+		g.log.Info("gone: the holder has this node's address: a process that has crashed, whose lock will expire, or another one",
+			"id", id, "address", g.Addr())
+		for sleepCtx(g.own.trying, time.Second) == nil && g.routes.strange(id) {
+		}
+	})
+}
+
+// strange reports whether an id's holder has this node's address and is not this process,
+// as far as is known.
+func (rs *routes) strange(id string) (strange bool) {
+	err := rs.with(id, func(r *route) error {
+		identity, token, err := holder(r.lock)
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		strange = identity == rs.self && r.strangeLocked(token)
+		return nil
+	})
+	return strange || err != nil && !errors.Is(err, ErrNoHolder) && !errors.Is(err, ErrClosed)
+}
+
+// strangeLocked takes note that the holder of the id has this node's address, and reports
+// whether it is not this process. A process that has crashed does not extend its lock.
+func (r *route) strangeLocked(token uint64) bool {
+	switch now := time.Now(); {
+	case r.rs.runs(r.id):
+		return false
+	case r.since.IsZero(), r.strange != token:
+		r.strange, r.since = token, now
+	case now.Sub(r.since) > ttlOf(r.lock)+ttlOf(r.lock)/10:
+		r.rs.own.meet()
+	}
+	return true
 }

@@ -194,19 +194,113 @@ func TestProcessesBehindOneBalancedAddressAreAllTold(t *testing.T) {
 	l, addr := unusedPort(t)
 	var logs [2]logged
 	var to [2]string
+	var nodes [2]*gone.Gone
 	for i := range logs {
 		keep, bind := unusedPort(t)
 		must(t, keep.Close())
 		to[i] = strings.TrimPrefix(bind, "tcp://")
-		at(t, addr, bind, nobodyHolds, gone.WithLogger(logs[i].logger()))
+		nodes[i] = at(t, addr, bind, nobodyHolds, gone.WithLogger(logs[i].logger()))
 	}
 	for _, to := range to {
 		p := &proxy{l: l, to: to, open: map[net.Conn]bool{}}
 		defer p.close()
 		p.all.Go(p.accept)
 	}
-	for i := range logs {
-		eventually(t, 30*time.Second, fmt.Sprint("node ", i, " is told"), func() bool { return logs[i].has("another process", addr) })
+	for i, g := range nodes {
+		eventually(t, 30*time.Second, fmt.Sprint("node ", i, " is told"), func() bool {
+			return errors.Is(g.Check(deadline(t, 10*time.Second)), gone.ErrDuplicateAddress) && logs[i].has("another process", addr)
+		})
+	}
+}
+
+// At 127.0.0.1 of two machines, say, there is nothing to be seen but in the lock service.
+func TestAProcessIsToldWithinATTLOfAnotherThatItCantReachAtItsOwnAddress(t *testing.T) {
+	t.Parallel()
+	const ttl = 2 * time.Second
+	locks := startRedis(t).locks(ttl)
+	var here, there lookup
+	here.set("node.example", "127.0.0.2")
+	there.set("node.example", "127.0.0.3")
+	var log logged
+	a := at(t, "tcp://node.example:0", "tcp://127.0.0.2:0", locks, here.option())
+	b := at(t, a.Addr(), elsewhere(a, "127.0.0.3"), locks, there.option(), gone.WithLogger(log.logger()))
+	hold(t, a, "a", func(r *gone.GoneRunner) {
+		for range r.Messages() {
+		}
+	})
+	must(t, a.Check(deadline(t, 30*time.Second)))
+	must(t, b.Check(deadline(t, 30*time.Second)))
+	var in inbox
+	r := runOne(t, b, "a", in.run)
+	eventually(t, 20*time.Second, "it is told", func() bool { return log.has("WARN", "another process", b.Addr()) })
+	if err := b.Check(deadline(t, 30*time.Second)); !errors.Is(err, gone.ErrDuplicateAddress) {
+		t.Error(err)
+	}
+	if err := b.SendDataContext(deadline(t, 2*time.Second), "a", []byte("x")); !errors.Is(err, gone.ErrDuplicateAddress) {
+		t.Error(err)
+	}
+	must(t, r.Close())
+	must(t, a.Close())
+	hold(t, b, "a", in.run)
+	must(t, b.SendData("a", []byte("x")))
+}
+
+// A process that has crashed is no other process, as long as its lock lasts.
+func TestTheLockOfAProcessThatHasCrashedIsNoOtherProcess(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	locks := s.locks(2 * time.Second)
+	_, addr := unusedPort(t)
+	left, err := locks("a", strings.Replace(addr, "127.0.0.1", "127.0.0.2", 1))
+	must(t, err)
+	must(t, left.Lock())
+	var log logged
+	g, err := gone.NewGone(strings.Replace(addr, "127.0.0.1", "127.0.0.2", 1), locks, gone.WithLogger(log.logger()))
+	must(t, err)
+	defer g.Close()
+	r := make(chan *gone.GoneRunner, 1)
+	runOne(t, g, "a", func(mine *gone.GoneRunner) {
+		r <- mine
+		for range mine.Messages() {
+		}
+	})
+	must(t, g.SendData("a", []byte("x")))
+	within(t, 20*time.Second, "its tenure", r)
+	if !log.has("INFO", "has this node's address", "id=a", g.Addr()) || log.has("another process has") || g.Stats().Twins != 0 {
+		t.Error(log.String())
+	}
+	must(t, g.Check(deadline(t, 30*time.Second)))
+}
+
+// leftLock is one whose Unlock gets lost.
+type leftLock struct{ heldBy }
+
+func (leftLock) Lock() error        { return nil }
+func (leftLock) Extend() error      { return nil }
+func (leftLock) TTL() time.Duration { return 2 * time.Second }
+
+// Nor is a tenure of one's own that is over, and was seen before it began.
+func TestALockThatOnesOwnTenureHasLeftIsNoOtherProcess(t *testing.T) {
+	t.Parallel()
+	g := startNode(t, func(_, value string) (gone.GoneLock, error) { return leftLock{heldBy(value)}, nil })
+	if err := g.SendDataContext(deadline(t, time.Second/2), "a", []byte("x")); !errors.Is(err, gone.ErrNoHolder) {
+		t.Error(err)
+	}
+	ended := make(chan struct{})
+	r := runOne(t, g, "a", func(r *gone.GoneRunner) {
+		defer close(ended)
+		for range r.Messages() {
+		}
+	})
+	time.Sleep(3 * time.Second) // longer than its TTL and a tenth
+	must(t, r.Close())
+	<-r.Exit
+	<-ended
+	if err := g.SendDataContext(deadline(t, time.Second/2), "a", []byte("x")); !errors.Is(err, gone.ErrNoHolder) {
+		t.Error(err)
+	}
+	if n := g.Stats().Twins; n != 0 {
+		t.Errorf("%d signs of another process", n)
 	}
 }
 
@@ -357,6 +451,33 @@ func TestANodeIsReachedUnderAnyAddressOfItsName(t *testing.T) {
 	}
 }
 
+// As of a host that has left one of its addresses to another. Both ways: what is sent to
+// the node, and what it is answered.
+func TestAnAddressOfANameThatLeadsToAnotherNodeCostsSecondsAndNoMessage(t *testing.T) {
+	t.Parallel()
+	locks := startRedis(t).locks(0)
+	var names lookup
+	names.set("node.example", "127.0.0.2", "127.0.0.3")
+	patient := gone.WithSendTimeout(30 * time.Second)
+	g := at(t, "tcp://node.example:0", "tcp://127.0.0.3:0", locks, names.option(), patient)
+	another, err := gone.NewGone(elsewhere(g, "127.0.0.2"), locks)
+	must(t, err)
+	defer another.Close()
+	var in, in2 inbox
+	hold(t, g, "there", in.run)
+	other := startNode(t, locks, names.option(), patient)
+	began := time.Now()
+	must(t, other.SendData("there", []byte("x")))
+	t.Log("to it after ", time.Since(began))
+	last := startNode(t, locks, names.option())
+	hold(t, last, "here", in2.run)
+	began = time.Now()
+	must(t, g.SendData("here", []byte("x")))
+	t.Log("answered after ", time.Since(began))
+	in.is(t, []string{"x"})
+	in2.is(t, []string{"x"})
+}
+
 // A pod, say: its name stays, its address does not.
 func TestANodeThatComesBackUnderItsNameWithAnotherAddressIsFollowed(t *testing.T) {
 	t.Parallel()
@@ -382,6 +503,53 @@ func TestANodeThatComesBackUnderItsNameWithAnotherAddressIsFollowed(t *testing.T
 			must(t, after.Check(deadline(t, 30*time.Second)))
 		})
 	}
+}
+
+// Nor does it have to be begun anew for that.
+func TestAHostWhoseAddressChangesIsFollowed(t *testing.T) {
+	t.Parallel()
+	pair := newKeypair(t)
+	for name, opts := range map[string][]gone.Option{"plain": nil, "curve": {pair.option()}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			locks := startRedis(t).locks(0)
+			var names lookup
+			names.set("node.example", "127.0.0.2")
+			opts := append(opts, names.option())
+			front := proxyAt(t, "127.0.0.2:0")
+			_, port, _ := net.SplitHostPort(front.l.Addr().String())
+			behind, bind := unusedPort(t)
+			must(t, behind.Close())
+			g := at(t, "tcp://node.example:"+port, bind, locks, opts...)
+			front.to = strings.TrimPrefix(bind, "tcp://")
+			front.all.Go(front.accept)
+			sender := startNode(t, locks, append(opts, gone.WithSendTimeout(30*time.Second))...)
+			var l inbox
+			hold(t, g, "a", l.run)
+			must(t, sender.SendData("a", []byte("0")))
+			front.close()
+			names.set("node.example", "127.0.0.3")
+			next := proxyAt(t, "127.0.0.3:"+port)
+			next.to = front.to
+			next.all.Go(next.accept)
+			began := time.Now()
+			for i := range 5 {
+				must(t, sender.SendData("a", []byte(fmt.Sprint(i+1))))
+			}
+			t.Log("it took ", time.Since(began))
+			l.is(t, []string{"0", "1", "2", "3", "4", "5"})
+		})
+	}
+}
+
+// proxyAt listens; its user says where it leads, and has it accept.
+func proxyAt(t testing.TB, addr string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	must(t, err)
+	p := &proxy{l: l, open: map[net.Conn]bool{}}
+	t.Cleanup(p.close)
+	return p
 }
 
 func TestANodeWhoseNameHasNoAddressYetStartsAndIsReachedWhenItHas(t *testing.T) {

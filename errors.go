@@ -2,9 +2,12 @@ package gone
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/Diggs/go-one/internal/lease"
+	"github.com/Diggs/go-one/internal/link"
+	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/zmq"
 )
 
@@ -77,3 +80,24 @@ func (e *reasoned) Error() string {
 }
 
 func (e *reasoned) Unwrap() []error { return []error{e.what, e.why} }
+
+// unreachable says that a holder does not answer, and why as far as is known.
+func unreachable(s *stream.Stream) error {
+	addr, _, _ := strings.Cut(s.Link().Identity, " ")
+	err := fmt.Errorf("%w: %q at %s", ErrUnreachable, s.ID, addr)
+	if why := s.Link().Trouble(); why != nil {
+		return because(err, why)
+	}
+	return err
+}
+
+// ofHolder says whose address it is that no node can have.
+func ofHolder(id string, err error) error {
+	switch {
+	case errors.Is(err, link.ErrCrowded):
+		err = because(ErrUnreachable, err)
+	case errors.Is(err, link.ErrClosed):
+		err = ErrClosed
+	}
+	return because(fmt.Errorf("gone: holder of %q", id), err)
+}

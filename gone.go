@@ -29,7 +29,7 @@ import (
 //	stream: Stream.mu
 //	link: Mesh.mu
 //	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
-//	pulse, and the lists in Mesh and Room
+//	pulse, own.mu, and the lists in Mesh and Room
 type Gone struct {
 	opts    options
 	log     *slog.Logger
@@ -155,6 +155,7 @@ func newGone(o options, newLock LockFactory) *Gone {
 		addr: g.Addr, send: g.SendDataContext, request: g.Request,
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.own.log, g.own.addr = g.log, g.Addr
 	g.own.trying, g.own.stop = context.WithCancel(g.ctx)
 	return g
 }
@@ -163,11 +164,11 @@ func newGone(o options, newLock LockFactory) *Gone {
 func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []byte, key string) bool) {
 	g.end = end
 	g.tick = pulse.New(g.housekeep)
-	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches, Twin: g.meetTwin}, g.tick)
+	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches, Twin: g.own.meet}, g.tick)
 	g.room = mailbox.NewRoom(g.tick, g.opts.maxMessageSize)
 	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
 	g.routes = &routes{
-		self: end.identity, here: g.here, twin: g.own.hasTwin, newLock: g.newLock,
+		self: end.identity, here: g.here, runs: g.runsHere, own: &g.own, newLock: g.newLock,
 		mesh: g.mesh, streams: g.streams, ctx: g.ctx, ids: map[string]*route{},
 	}
 }
@@ -177,6 +178,9 @@ func (g *Gone) here(id string) bool {
 	b := g.room.Box(id)
 	return b != nil && b.Open()
 }
+
+// runsHere reports whether there is a tenure of an id whose handler has not returned.
+func (g *Gone) runsHere(id string) bool { return g.room.Box(id) != nil }
 
 // housekeep does what time demands, and returns when to be called again.
 func (g *Gone) housekeep(now time.Time) (next time.Time) {
@@ -268,7 +272,8 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
+	value, err := lock.GetValue()
+	if err != nil && !errors.Is(err, ErrNoHolder) {
 		closeLock(lock)
 		return nil, err
 	}
@@ -282,6 +287,9 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 			return nil, ErrClosed
 		}
 		return &before.runner, nil
+	}
+	if before == nil && err == nil && value == g.end.identity {
+		g.suspect(id)
 	}
 	c := newCandidate(id, lock, handler, g.node, before)
 	g.byID[id] = c
@@ -418,7 +426,6 @@ func (g *Gone) close() error {
 	}
 
 	g.own.stop()
-	g.own.tries.Wait()
 	// Sends of this node end before its links: their answers have to come.
 	g.closed.Store(true)
 	if g.sending.Load() > 0 {
@@ -442,6 +449,7 @@ func (g *Gone) close() error {
 	g.tick.Stop()
 	g.mesh.Close()
 	g.room.Close()
+	g.own.tries.Wait()
 	g.end.close()
 	g.routes.close()
 	return errors.Join(late...)

@@ -125,8 +125,8 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 		defer g.leave()
 		var addr string
 		var token uint64
-		err := g.routes.ask(id, func(l GoneLock) (err error) {
-			addr, token, err = holder(l)
+		err := g.routes.with(id, func(r *route) (err error) {
+			addr, token, err = holder(r.lock)
 			return err
 		})
 		b := g.room.Box(id)

@@ -5,6 +5,7 @@ package zmq
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -134,13 +135,15 @@ func (c *Conn) settle(i int) {
 	c.attempts[0], c.attempts, c.settled = c.attempts[i], c.attempts[:1], true
 }
 
-// Renew connects anew: what was sent seems not to arrive.
+// Renew connects anew: what was sent seems not to arrive. It is to the next address of a
+// name, and to another if the name leads elsewhere by now.
 func (c *Conn) Renew() {
-	if numeric(c.addr.host) {
+	if len(c.hosts) > 0 {
 		c.begin(c.hosts)
-		return
 	}
-	c.lookup() // it may have moved
+	if !numeric(c.addr.host) {
+		c.lookup()
+	}
 }
 
 // moved returns where to connect anew, nil where nothing has been found.
@@ -189,11 +192,16 @@ func (c *Conn) lookup() {
 		hosts, err := c.t.names.resolve(c.t.ended, c.addr.host)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if err == nil {
-			c.found = hosts
+		c.looking, c.nowhere = false, err
+		if err == nil && !sameHosts(hosts, c.found) {
+			c.found, c.fresh = hosts, true
 		}
-		c.looking, c.nowhere, c.fresh = false, err, len(c.found) > 0
 	})
+}
+
+// sameHosts reports whether two lists without doubles differ in their order at most.
+func sameHosts(a, b []netip.Addr) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(ip netip.Addr) bool { return !slices.Contains(b, ip) })
 }
 
 // Trouble is why there is no connection, nil where nothing is known. A refusal repeats
