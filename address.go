@@ -20,9 +20,7 @@ type own struct {
 	log  *slog.Logger
 	addr func() string
 
-	trying     context.Context // tryAddress and suspect may go on
-	stop       context.CancelFunc
-	tries      sync.WaitGroup
+	tries      sync.WaitGroup // tryAddress and suspect
 	suspecting atomic.Bool
 
 	twins atomic.Uint64
@@ -117,14 +115,14 @@ func (g *Gone) checkAddress(ctx context.Context) error {
 func (g *Gone) tryAddress() {
 	var err error
 	for n := 0; n < tryStarts && err == nil; n++ {
-		err = g.checkAddress(g.own.trying)
+		err = g.checkAddress(g.ctx)
 	}
-	if err != nil && !g.own.hasTwin() && g.own.trying.Err() == nil {
+	if err != nil && !g.own.hasTwin() && g.ctx.Err() == nil {
 		g.log.Warn("gone: this node does not reach itself at its address; unless a NAT is in between, others may not, either",
 			"address", g.Addr(), "err", err)
 	}
-	for g.own.hasTwin() && sleepCtx(g.own.trying, tryAgain) == nil {
-		_ = g.checkAddress(g.own.trying)
+	for g.own.hasTwin() && sleepCtx(g.ctx, tryAgain) == nil {
+		_ = g.checkAddress(g.ctx)
 	}
 }
 
@@ -158,7 +156,7 @@ func (g *Gone) suspect(id string) {
 		defer g.own.suspecting.Store(false)
 		g.log.Info("gone: the holder has this node's address: a process that has crashed, whose lock will expire, or another one",
 			"id", id, "address", g.Addr())
-		for sleepCtx(g.own.trying, time.Second) == nil && g.routes.strange(id) {
+		for sleepCtx(g.ctx, time.Second) == nil && g.routes.strange(id) {
 		}
 	})
 }

@@ -329,6 +329,16 @@ func TestHereIsATenureOfThisVeryProcess(t *testing.T) {
 		if !here(a) || here(b) {
 			t.Errorf("%s: here at the holder %v, at the other process %v", name, here(a), here(b))
 		}
+		if name == "with tokens" { // while the handler has not returned yet
+			s.do("DEL", "a")
+			next, err := gone.NewRedisLock(s.addr, "a", a.Addr())
+			must(t, err)
+			must(t, next.Lock())
+			if here(a) {
+				t.Error("the lock that another process has taken meanwhile is here")
+			}
+			next.Unlock()
+		}
 		must(t, r.Close())
 		<-r.Exit
 		// Nor is it one of the process that had the address before, and has crashed.

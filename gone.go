@@ -98,8 +98,10 @@ const (
 )
 
 // NewGone starts a node. Addr ("tcp://host:port", port 0 or * for any free
-// one) is where other nodes reach it; it listens there, too, unless
-// [WithBind] says otherwise. The lock service is not contacted yet.
+// one) is where other nodes reach it, and no other process: not that of a balancer.
+// It listens there, too, unless [WithBind] says otherwise. The host may be a name: all
+// its addresses are tried, and it is looked up again when its node falls silent. The
+// lock service is not contacted yet.
 func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	if newLock == nil {
 		return nil, errors.New("gone: nil lock factory")
@@ -156,7 +158,6 @@ func newGone(o options, newLock LockFactory) *Gone {
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.own.log, g.own.addr = g.log, g.Addr
-	g.own.trying, g.own.stop = context.WithCancel(g.ctx)
 	return g
 }
 
@@ -425,7 +426,6 @@ func (g *Gone) close() error {
 		}
 	}
 
-	g.own.stop()
 	// Sends of this node end before its links: their answers have to come.
 	g.closed.Store(true)
 	if g.sending.Load() > 0 {

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -27,9 +28,10 @@ var (
 )
 
 const (
-	takenMost  = 5 * time.Second // until somebody takes a Hello
-	arriveMost = 2 * time.Second // then until it has arrived, even if this machine is busy
-	reachAgain = 50 * time.Millisecond
+	takenMost   = 5 * time.Second // until somebody takes a Hello
+	troubleMost = 2 * time.Second // where it is known why nobody does
+	arriveMost  = 2 * time.Second // from when it is taken, even if this machine is busy
+	reachAgain  = 50 * time.Millisecond
 )
 
 // Reach returns nil when a Hello has arrived that this process sends to its own identity,
@@ -47,7 +49,8 @@ func (m *Mesh) Reach(ctx context.Context) error {
 	hello := wire.AppendHello(nil, false, m.mirror.number, echo, m.Identity)
 	again := time.NewTicker(reachAgain)
 	defer again.Stop()
-	for taken := (<-chan time.Time)(nil); ; {
+	began, taken := time.Now(), (<-chan time.Time)(nil)
+	for {
 		if conn.Send(hello) && taken == nil {
 			taken = time.After(arriveMost)
 		}
@@ -57,11 +60,11 @@ func (m *Mesh) Reach(ctx context.Context) error {
 		case <-taken:
 			return ErrElsewhere
 		case <-ctx.Done():
-			if why := conn.Trouble(); why != nil {
-				return why
-			}
-			return context.Cause(ctx)
+			return cmp.Or(conn.Trouble(), context.Cause(ctx))
 		case <-again.C:
+		}
+		if why := conn.Trouble(); why != nil && taken == nil && time.Since(began) > troubleMost {
+			return why
 		}
 	}
 }

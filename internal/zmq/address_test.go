@@ -174,6 +174,25 @@ func TestOfANamesAddressesTheOneThatLeadsToTheNodeIsFound(t *testing.T) {
 	}
 }
 
+// A stranger can name any name.
+func TestFewOfManyAddressesAreTriedAtATime(t *testing.T) {
+	t.Parallel()
+	n := &names{}
+	for i := range 100 {
+		n.leads = append(n.leads, netip.AddrFrom4([4]byte{127, 0, 2, byte(i)}))
+	}
+	from, _ := start(t, Config{Advertise: "tcp://127.0.0.1:0", Lookup: n.lookup})
+	conn := dial(t, from, endpoint{name, freePort(t)}.String())
+	for end := time.Now().Add(20 * time.Second); conn.turn < 2*attemptsMost; time.Sleep(10 * time.Millisecond) {
+		if conn.Send([]byte("x")) || time.Now().After(end) {
+			t.Fatalf("%d have been tried", conn.turn)
+		}
+		if n := len(conn.attempts); n > attemptsMost {
+			t.Fatalf("%d at a time", n)
+		}
+	}
+}
+
 // It may take what is sent to it, and know nothing of whom it is for.
 func TestAnAddressThatLeadsToAnotherNodeIsTriedLaterWhenTheConnectionIsRenewed(t *testing.T) {
 	t.Parallel()
