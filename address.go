@@ -42,7 +42,8 @@ const idOfCheck = "gone:check"
 // the context ends, for some seconds at most. The error wraps one or both of
 //
 //	ErrDuplicateAddress  another process has this node's address, or had it 15 s ago
-//	ErrUnreachable       the address does not lead here, as far as this node can see
+//	ErrUnreachable       the address does not lead here, as far as this node can see;
+//	                     and ErrRefused where a process with another key is there
 //	ErrLockService       and what the lock service said, or the context's error
 //
 // or is ErrClosed. Behind a NAT a node may not reach itself while others do: leave
@@ -67,14 +68,23 @@ func (g *Gone) Check(ctx context.Context) error {
 		asked <- g.askService(ctx)
 	}()
 	address := g.checkAddress(ctx)
+	var service error
 	select {
-	case err := <-asked:
-		return errors.Join(address, err)
+	case service = <-asked:
 	case <-ctx.Done():
-		return errors.Join(address, because(ErrLockService, ctx.Err()))
+		select { // the address may have taken all the time
+		case service = <-asked:
+		default:
+			service = because(ErrLockService, ctx.Err())
+		}
 	}
+	if g.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return errors.Join(address, service)
 }
 
+// askService asks the lock service something that it answers if it can be used.
 func (g *Gone) askService(ctx context.Context) error {
 	g.mu.Lock()
 	ids := slices.Sorted(maps.Keys(g.byID))

@@ -89,6 +89,9 @@ func TestCheckIsNilOnlyWhereTheAddressLeadsToThisVeryProcess(t *testing.T) {
 			if c.want == nil && err != nil || c.not != nil && errors.Is(err, c.not) || errors.Is(err, gone.ErrLockService) {
 				t.Error(err)
 			}
+			if err := g.Check(deadline(t, 300*time.Millisecond)); errors.Is(err, gone.ErrLockService) {
+				t.Errorf("the lock service has answered: %v", err)
+			}
 			must(t, g.Close())
 			if err := g.Check(context.Background()); !errors.Is(err, gone.ErrClosed) {
 				t.Errorf("after Close: %v", err)
