@@ -30,8 +30,9 @@ import (
 // answer that may be due to a wrong server behind the address: when that has come to
 // lead elsewhere, the lock follows within seconds. Until then two may hold it where
 // the old server goes on granting, for no longer than the TTL and those 10 s. The
-// connection for wake-ups stays while it lives: if the old server goes on, who waits
-// hears nothing, and looks again when the TTL has run out.
+// connection for wake-ups stays while its process hears on it, every 5 s, what it
+// has published by another: so who waits follows within 20 s, too, or, where PUBLISH
+// is denied, when the TTL has run out.
 //
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
