@@ -21,7 +21,8 @@ type wakeups struct {
 
 	mu       sync.Mutex
 	running  bool
-	conn     *ear // nil while there is none
+	conn     *ear  // nil while there is none
+	deaf     error // the last refusal to subscribe, if nothing was granted since
 	channels map[string]*channel
 }
 
@@ -282,8 +283,11 @@ func (w *wakeups) serve(l Listener) {
 
 	for {
 		kind, name, payload, err := l.Receive(3 * timeout)
-		if err != nil && !isSaid(err) { // unlike NOPERM for a channel: the others go on
-			break
+		if err != nil {
+			if !isSaid(err) {
+				break
+			}
+			w.refused(err)
 		}
 		switch kind {
 		case "message":
@@ -303,6 +307,21 @@ func (w *wakeups) serve(l Listener) {
 			ch.tell(News{})
 		}
 	}
+}
+
+// refused takes note of NOPERM for a channel. The others go on.
+func (w *wakeups) refused(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deaf = err
+}
+
+// Deaf is why nothing is heard, where Redis has refused that.
+func (c *Client) Deaf() error {
+	w := c.wakeups
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deaf
 }
 
 // write writes what is ordered. A connection that can't be written to is dropped;
@@ -342,7 +361,7 @@ func (w *wakeups) check(e *ear) {
 		}
 		w.order(Listener.Ping)
 		if e.heard == nil {
-			e.probe, e.heard = probe+strconv.FormatUint(rand.Uint64(), 36), make(chan struct{})
+			e.probe, e.heard = Probe+strconv.FormatUint(rand.Uint64(), 36), make(chan struct{})
 			go w.try(e, name, e.probe, e.heard)
 		}
 		e.check.Reset(timeout)
@@ -351,8 +370,8 @@ func (w *wakeups) check(e *ear) {
 	_ = e.Close()
 }
 
-// probe begins a message that only its sender heeds.
-const probe = "? "
+// Probe begins a message that at most its sender heeds.
+const Probe = "? "
 
 // try publishes a probe where locks are written to now. If it isn't heard, the
 // connection leads elsewhere, to a server that has lost its role perhaps and goes
@@ -390,7 +409,7 @@ func (w *wakeups) tell(name, payload string) {
 	case payload == w.conn.probe && w.conn.heard != nil:
 		close(w.conn.heard)
 		w.conn.heard = nil
-	case ch != nil && !strings.HasPrefix(payload, probe):
+	case ch != nil && !strings.HasPrefix(payload, Probe):
 		ch.tell(parseNews(payload))
 	}
 }
@@ -407,7 +426,7 @@ func (w *wakeups) confirm(name string, live bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if ch := w.channels[name]; ch != nil {
-		ch.live = live
+		ch.live, w.deaf = live, nil
 		ch.tell(News{})
 	}
 }
