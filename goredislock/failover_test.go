@@ -2,6 +2,7 @@ package goredislock_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -146,6 +147,18 @@ func (w *watched) master(t testing.TB) *server {
 func TestAFailoverBySentinelForgetsNoHolder(t *testing.T) {
 	t.Parallel()
 	w := startWatched(t)
+	// What no replica knows of would be forgotten.
+	l := lock(t, goredislock.New(w.client(t), func(l *goredislock.Lock) { l.Expiry = time.Second }), "unconfirmed")
+	for _, s := range w.servers[1:] {
+		must(t, s.cmd.Process.Signal(syscall.SIGSTOP))
+	}
+	err := l.Lock()
+	for _, s := range w.servers[1:] {
+		must(t, s.cmd.Process.Signal(syscall.SIGCONT))
+	}
+	if err == nil || errors.Is(err, gone.ErrLockHeld) {
+		t.Errorf("a lock that no replica knows of: %v", err)
+	}
 	h, nodes := compete(t, 3, func(t testing.TB) *redis.Client { return w.client(t) })
 	all := func(s *server) func() bool {
 		return func() bool { return s.do(t, "EXISTS", "id 0", "id 1", "id 2") == int64(3) && h.held() }
@@ -179,8 +192,9 @@ func (c *sharded) slot(t testing.TB, id string) int64 {
 	return c.replicas[0].do(t, "CLUSTER", "KEYSLOT", id).(int64)
 }
 
-// migrate moves a slot between masters as redis-cli --cluster reshard does.
-func (c *sharded) migrate(t testing.TB, slot int64, from, to *server) {
+// migrate moves a slot between masters as redis-cli --cluster reshard does, which
+// may take long.
+func (c *sharded) migrate(t testing.TB, slot int64, from, to *server, long time.Duration) {
 	t.Helper()
 	to.do(t, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.id(t))
 	from.do(t, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.id(t))
@@ -195,7 +209,7 @@ func (c *sharded) migrate(t testing.TB, slot int64, from, to *server) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
-	time.Sleep(2 * ttl / 20) // requests are passed on from one to the other
+	time.Sleep(long) // requests are passed on from one to the other
 	to.do(t, "CLUSTER", "SETSLOT", slot, "NODE", to.id(t))
 	from.do(t, "CLUSTER", "SETSLOT", slot, "NODE", to.id(t))
 }
@@ -211,7 +225,7 @@ func TestAClusterThatChangesForgetsNoHolder(t *testing.T) {
 	for i := range ids {
 		id := fmt.Sprint("id ", i)
 		if c.masters[0].Exists(context.Background(), id).Val() == 1 && moved < 2 {
-			c.migrate(t, c.slot(t, id), c.masters[0], c.masters[1])
+			c.migrate(t, c.slot(t, id), c.masters[0], c.masters[1], []time.Duration{ttl + ttl/2, 0}[moved])
 			moved++
 		}
 	}
