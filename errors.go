@@ -65,6 +65,9 @@ var (
 	// ErrLeaseExpired: the local deadline passed before an Extend was
 	// confirmed. It wraps ErrLockLost, as the holder must act as if it were.
 	ErrLeaseExpired = lease.ErrExpired
+	// ErrDegraded: the lock service works, but slower than it could, or may forget
+	// a lock. See [Checker].
+	ErrDegraded = errors.New("gone: lock service degraded")
 	// ErrHandlerReturned is the cause of a tenure's end when its handler
 	// returned, or panicked, of its own accord.
 	ErrHandlerReturned = errors.New("gone: handler returned")

@@ -78,6 +78,13 @@ type (
 		// WaitHeld returns when the lock may have a new holder.
 		WaitHeld(ctx context.Context) error
 	}
+
+	// Checker is a lock that can say what is wrong with its service. Check returns
+	// nil, or an error that names what keeps the lock from working; the error wraps
+	// ErrDegraded when it works nevertheless.
+	Checker interface {
+		Check(ctx context.Context) error
+	}
 )
 
 func ttlOf(l GoneLock) time.Duration {

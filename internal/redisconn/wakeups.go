@@ -2,30 +2,41 @@ package redisconn
 
 import (
 	"context"
-	"errors"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/gomodule/redigo/redis"
 )
 
 // wakeups is one connection that is subscribed to a channel for each lock that
 // waits; there is none while no lock does. It is a convenience: whoever waits
 // has a timer as well.
 type wakeups struct {
-	dial   func(context.Context) (redis.Conn, error)
+	client *Client
 	ctx    context.Context
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
 	running  bool
-	conn     *redis.PubSubConn // nil while there is none
-	ping     *time.Timer       // finds out that conn is dead, or idle
+	conn     *ear  // nil while there is none
+	deaf     error // the last refusal to subscribe, if nothing was granted since
 	channels map[string]*channel
+}
+
+// An ear is the connection of wakeups.
+type ear struct {
+	Listener
+	more  chan struct{} // todo has become longer
+	over  chan struct{} // closed when nobody listens to it any more
+	check *time.Timer
+
+	// Guarded by wakeups.mu.
+	todo  []func(Listener) error // to be written, in order
+	probe string                 // the last that was sent
+	heard chan struct{}          // nil when there is none to be heard
 }
 
 type channel struct {
@@ -70,9 +81,9 @@ type Wait struct {
 // late the first may be.
 const spread = 20 * time.Millisecond
 
-func newWakeups(dial func(context.Context) (redis.Conn, error)) *wakeups {
+func newWakeups(c *Client) *wakeups {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &wakeups{dial: dial, ctx: ctx, cancel: cancel, channels: map[string]*channel{}}
+	return &wakeups{client: c, ctx: ctx, cancel: cancel, channels: map[string]*channel{}}
 }
 
 // Subscribe starts to listen to a channel. The first news is "look for
@@ -85,9 +96,7 @@ func (c *Client) Subscribe(name string) *Subscription {
 	if ch == nil {
 		ch = &channel{name: name}
 		w.channels[name] = ch
-		if w.conn != nil {
-			w.written(w.conn.Subscribe(name))
-		}
+		w.order(func(conn Listener) error { return conn.Subscribe(name) })
 	}
 	s := &Subscription{hub: w, channel: ch, missed: ch.live}
 	ch.subs = append(ch.subs, s)
@@ -140,9 +149,7 @@ func (w *wakeups) leave(ch *channel) {
 		return
 	}
 	delete(w.channels, ch.name)
-	if w.conn != nil {
-		w.written(w.conn.Unsubscribe(ch.name))
-	}
+	w.order(func(conn Listener) error { return conn.Unsubscribe(ch.name) })
 }
 
 // The following are called with hub.mu held.
@@ -219,30 +226,28 @@ func (s *Subscription) fire() {
 	}
 }
 
-// written drops a connection that a command could not be written to; run makes
-// the next.
-func (w *wakeups) written(err error) {
-	if err != nil {
-		_ = w.conn.Close()
+// order has something written to the connection, if there is one, by a goroutine
+// that may be held up.
+func (w *wakeups) order(write func(Listener) error) {
+	if w.conn == nil {
+		return
+	}
+	w.conn.todo = append(w.conn.todo, write)
+	select {
+	case w.conn.more <- struct{}{}:
+	default:
 	}
 }
 
-func (w *wakeups) close() {
-	w.cancel()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.conn != nil {
-		_ = w.conn.Close()
-	}
-}
+func (w *wakeups) close() { w.cancel() }
 
 // run keeps a connection while there are channels.
 func (w *wakeups) run() {
 	const first = 100 * time.Millisecond
 	for pause := first; w.wanted(); pause = min(2*pause, timeout) {
 		began := time.Now()
-		if conn, err := w.dial(w.ctx); err == nil {
-			w.serve(&redis.PubSubConn{Conn: conn})
+		if conn, err := w.client.redis.Listen(w.ctx); err == nil {
+			w.serve(conn)
 		}
 		if time.Since(began) > timeout {
 			pause = first
@@ -263,37 +268,38 @@ func (w *wakeups) wanted() bool {
 
 // serve listens until the connection ends, then tells all that relied on it to
 // look for themselves.
-func (w *wakeups) serve(conn *redis.PubSubConn) {
-	defer conn.Close()
+func (w *wakeups) serve(l Listener) {
+	defer l.Close()
+	defer context.AfterFunc(w.ctx, func() { _ = l.Close() })()
+	e := &ear{Listener: l, more: make(chan struct{}, 1), over: make(chan struct{})}
+	defer close(e.over)
 	w.mu.Lock()
-	w.conn = conn
-	for name := range w.channels {
-		w.written(conn.Conn.Send("SUBSCRIBE", name)) // one by one, as an ACL may deny some
-	}
-	w.written(conn.Conn.Flush())
-	if w.ctx.Err() != nil {
-		_ = conn.Close()
-	}
-	w.ping = time.AfterFunc(timeout, func() { w.check(conn) })
+	w.conn = e
+	names := slices.Collect(maps.Keys(w.channels))
+	w.order(func(l Listener) error { return l.Subscribe(names...) })
+	e.check = time.AfterFunc(timeout, func() { w.check(e) })
 	w.mu.Unlock()
+	go w.write(e)
 
-	for err := error(nil); err == nil; {
-		switch m := conn.ReceiveWithTimeout(3 * timeout).(type) {
-		case redis.Message:
-			w.tell(m.Channel, parseNews(string(m.Data)))
-		case redis.Subscription:
-			w.confirm(m)
-		case error:
-			var said redis.Error
-			if !errors.As(m, &said) { // NOPERM for a channel: the others go on
-				err = m
+	for {
+		kind, name, payload, err := l.Receive(3 * timeout)
+		if err != nil {
+			if !isSaid(err) {
+				break
 			}
+			w.refused(err)
+		}
+		switch kind {
+		case "message":
+			w.tell(name, payload)
+		case "subscribe", "unsubscribe":
+			w.confirm(name, kind == "subscribe")
 		}
 	}
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ping.Stop()
+	e.check.Stop()
 	w.conn = nil
 	for _, ch := range w.channels {
 		if ch.live {
@@ -303,30 +309,108 @@ func (w *wakeups) serve(conn *redis.PubSubConn) {
 	}
 }
 
-// check pings Redis, which shows a dead connection to serve. A connection that
-// is subscribed to nothing is given up; where that is so because an ACL denied
-// it, the next may have more luck.
-func (w *wakeups) check(conn *redis.PubSubConn) {
+// refused takes note of NOPERM for a channel. The others go on.
+func (w *wakeups) refused(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.conn != conn {
-		return
-	}
-	for _, ch := range w.channels {
-		if ch.live {
-			w.written(conn.Ping(""))
-			w.ping.Reset(timeout)
-			return
-		}
-	}
-	_ = conn.Close()
+	w.deaf = err
 }
 
-func (w *wakeups) tell(name string, n News) {
+// Deaf is why nothing is heard, where Redis has refused that.
+func (c *Client) Deaf() error {
+	w := c.wakeups
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ch := w.channels[name]; ch != nil {
-		ch.tell(n)
+	return w.deaf
+}
+
+// write writes what is ordered. A connection that can't be written to is dropped;
+// run makes the next.
+func (w *wakeups) write(e *ear) {
+	for {
+		select {
+		case <-e.more:
+		case <-e.over:
+			return
+		}
+		w.mu.Lock()
+		todo := e.todo
+		e.todo = nil
+		w.mu.Unlock()
+		for _, write := range todo {
+			if write(e.Listener) != nil {
+				_ = e.Close()
+				return
+			}
+		}
+	}
+}
+
+// check pings Redis, which shows a dead connection to serve, and sends a probe. A
+// connection that is subscribed to nothing is given up; where that is so because
+// an ACL denied it, the next may have more luck.
+func (w *wakeups) check(e *ear) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conn != e {
+		return
+	}
+	for name, ch := range w.channels {
+		if !ch.live {
+			continue
+		}
+		w.order(Listener.Ping)
+		if e.heard == nil {
+			e.probe, e.heard = Probe+strconv.FormatUint(rand.Uint64(), 36), make(chan struct{})
+			go w.try(e, name, e.probe, e.heard)
+		}
+		e.check.Reset(timeout)
+		return
+	}
+	_ = e.Close()
+}
+
+// Probe begins a message that at most its sender heeds.
+const Probe = "? "
+
+// try publishes a probe where locks are written to now. If it isn't heard, the
+// connection leads elsewhere, to a server that has lost its role perhaps and goes
+// on as if it had not: it is dropped. Where nothing can be published, nothing is
+// known.
+func (w *wakeups) try(e *ear, channel, probe string, heard <-chan struct{}) {
+	w.client.Retain()
+	defer w.client.Release()
+	ctx, cancel := context.WithTimeout(w.ctx, timeout)
+	defer cancel()
+	err := w.client.With(ctx, channel, func(do do) error {
+		_, err := do("PUBLISH", channel, probe)
+		return err
+	})
+	if err != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !isSaid(err) { // what is denied is not tried again
+			e.heard = nil
+		}
+		return
+	}
+	select {
+	case <-heard:
+	case <-e.over:
+	case <-time.After(timeout):
+		_ = e.Close()
+	}
+}
+
+func (w *wakeups) tell(name, payload string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch ch := w.channels[name]; {
+	case payload == w.conn.probe && w.conn.heard != nil:
+		close(w.conn.heard)
+		w.conn.heard = nil
+	case ch != nil && !strings.HasPrefix(payload, Probe):
+		ch.tell(parseNews(payload))
 	}
 }
 
@@ -338,11 +422,11 @@ func (ch *channel) tell(n News) {
 
 // confirm takes note of what Redis has done, in the order in which it was
 // asked: a channel may have been left and joined again meanwhile.
-func (w *wakeups) confirm(m redis.Subscription) {
+func (w *wakeups) confirm(name string, live bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ch := w.channels[m.Channel]; ch != nil {
-		ch.live = m.Kind == "subscribe"
+	if ch := w.channels[name]; ch != nil {
+		ch.live, w.deaf = live, nil
 		ch.tell(News{})
 	}
 }
