@@ -20,6 +20,7 @@ type own struct {
 	log  *slog.Logger
 	addr func() string
 
+	checked    atomic.Bool    // the lock service has been found fit once
 	tries      sync.WaitGroup // tryAddress and suspect
 	suspecting atomic.Bool
 
@@ -97,7 +98,7 @@ func (g *Gone) askService(ctx context.Context) error {
 		return err
 	})
 	switch {
-	case err == nil, errors.Is(err, ErrNoHolder):
+	case err == nil, errors.Is(err, ErrNoHolder), errors.Is(err, ErrDegraded):
 		return nil
 	case errors.Is(err, ErrClosed):
 		return err

@@ -253,9 +253,9 @@ func (g *Gone) Addr() string { return g.end.addr }
 // it returns or must end, and then again somewhere. It does not wait for that,
 // and returns the runner that is there when the id is run on this node already.
 //
-// The lock service is asked once before anything is started; an error says
-// that it can't be reached, refuses, or has something else under that id. It
-// wraps ErrClosed when the Gone is closed.
+// The lock service is asked before anything is started; an error says that it can't
+// be reached, which command it refuses, or that it has something else under that id.
+// It wraps ErrClosed when the Gone is closed.
 func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -304,6 +304,26 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		c.run()
 	}()
 	return &c.runner, nil
+}
+
+// firstAsk asks the lock service whether an id can be competed for: at length, until
+// it has said once that all is well.
+func (g *Gone) firstAsk(lock GoneLock) error {
+	if c, ok := lock.(Checker); ok && !g.own.checked.Load() {
+		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
+		defer cancel()
+		err := c.Check(ctx)
+		if errors.Is(err, ErrDegraded) {
+			g.log.Warn("gone: the lock service is not all that it should be", "err", err)
+		} else if err != nil {
+			return err
+		}
+		g.own.checked.Store(true)
+	}
+	if _, err := lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
+		return err
+	}
+	return nil
 }
 
 // ended implements stage.
