@@ -32,6 +32,9 @@ type Service struct {
 	// longer than its TTL, as where the service counts in seconds, but not by much.
 	Locks func(ttl time.Duration) gone.LockFactory
 
+	// IDs is how many are held at the same time; 0 is 1,000.
+	IDs int
+
 	// Stop has the service not answer, or not be reached. It forgets nothing.
 	Stop func(t testing.TB) (start func())
 	// Slow has each answer come later by so much.
