@@ -28,7 +28,7 @@ import (
 // are called one at a time, from the goroutine of a test; what they return undoes
 // what they have done, and is called once.
 type Service struct {
-	// Locks makes locks with a TTL, which may be of any node. A hold may last
+	// Locks makes the factory of a node, for locks with a TTL. A hold may last
 	// longer than its TTL, as where the service counts in seconds, but not by much.
 	Locks func(ttl time.Duration) gone.LockFactory
 

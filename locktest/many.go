@@ -32,11 +32,12 @@ func manyHolders(t *tester) {
 // holdAll has n locks pass from one node to another.
 func (t *tester) holdAll(n int) {
 	a, b := make([]gone.GoneLock, n), make([]gone.GoneLock, n)
+	here, there := t.Locks(never), t.Locks(never) // a node has one
 	var err [2]error
 	for i := range n {
 		id := fmt.Sprint("locktest ", i)
-		a[i], err[0] = t.Locks(never)(id, addr)
-		b[i], err[1] = t.Locks(never)(id, other)
+		a[i], err[0] = here(id, addr)
+		b[i], err[1] = there(id, other)
 		if err := errors.Join(err[:]...); err != nil {
 			t.Fatal(err)
 		}
