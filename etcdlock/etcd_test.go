@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ type cluster struct {
 }
 
 type member struct {
-	id     uint64
+	id     atomic.Uint64
 	client string // where clients reach it
 	peer   string // where it listens to others
 	proxy  string // where they reach it
@@ -47,7 +48,7 @@ func startCluster(n int, args ...string) (*cluster, error) {
 		dir, err = os.MkdirTemp("", "etcdlock")
 	}
 	if err != nil {
-		return nil, err
+		return &cluster{}, err
 	}
 	c := &cluster{links: links{cut: map[uint64]bool{}, changed: make(chan struct{})}}
 	c.ends = append(c.ends, func() { _ = os.RemoveAll(dir) })
@@ -171,12 +172,12 @@ func (c *cluster) leader(t testing.TB, client *clientv3.Client) (leader *member)
 			s, err := client.Status(ctx, m.client)
 			cancel()
 			if err == nil {
-				m.id = s.Header.MemberId
+				m.id.Store(s.Header.MemberId)
 				leaders[s.Leader]++
 			}
 		}
 		for _, m := range c.members {
-			if leaders[m.id] == len(c.members) {
+			if leaders[m.id.Load()] == len(c.members) {
 				leader = m
 			}
 		}
@@ -247,7 +248,7 @@ func (l *links) carry(down net.Conn, to *member, done <-chan struct{}) {
 	ended := make(chan struct{}, 2)
 	copy := func(dst io.Writer, src io.Reader, buf []byte, n int) {
 		defer func() { ended <- struct{}{} }()
-		for err := error(nil); err == nil && l.open(from, to.id, done); n, err = src.Read(buf) {
+		for err := error(nil); err == nil && l.open(from, to.id.Load(), done); n, err = src.Read(buf) {
 			if _, err := dst.Write(buf[:n]); err != nil {
 				return
 			}
@@ -314,9 +315,7 @@ var (
 func started(c *cluster, err error) (*cluster, error) {
 	mu.Lock()
 	defer mu.Unlock()
-	if c != nil {
-		running = append(running, c)
-	}
+	running = append(running, c)
 	return c, err
 }
 

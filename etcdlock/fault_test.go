@@ -59,7 +59,7 @@ func TestAHoldOutlivesTheLeaderAndIsNeverTwo(t *testing.T) {
 			return func() { m.signal(t, syscall.SIGCONT) }
 		},
 		"cut off": func(_ *testing.T, m *member) func() {
-			c.links.set(map[uint64]bool{m.id: true})
+			c.links.set(map[uint64]bool{m.id.Load(): true})
 			return func() { c.links.set(nil) }
 		},
 	} {
@@ -174,7 +174,7 @@ func (h *holder) again(when string) {
 func TestTheWordOfALeaderThatIsCutOffIsNotTaken(t *testing.T) {
 	c, client := get(t, three)
 	leader := c.leader(t, client)
-	a := newLock(t, c.dial(t, func(config *clientv3.Config) { config.Endpoints = []string{leader.client} }), time.Minute, "a")
+	a := newLock(t, c.dial(t, func(config *clientv3.Config) { config.Endpoints = []string{leader.client} }), 8*time.Second, "a")
 	gets(t, a)
 	if err := a.Extend(); err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestTheWordOfALeaderThatIsCutOffIsNotTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.links.set(nil) })
-	c.links.set(map[uint64]bool{leader.id: true})
+	c.links.set(map[uint64]bool{leader.id.Load(): true})
 	alone := c.dial(t, func(config *clientv3.Config) { config.Endpoints = []string{leader.client} })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -202,6 +202,51 @@ func TestTheWordOfALeaderThatIsCutOffIsNotTaken(t *testing.T) {
 	if err := a.Extend(); err == nil || errors.Is(err, gone.ErrLockLost) {
 		t.Errorf("Extend returned %v, with a leader that is cut off", err)
 	}
+}
+
+// A leader that was paused while another took its place still answers what it finds
+// waiting for it.
+func TestTheWordOfALeaderThatWasDeposedIsNotTaken(t *testing.T) {
+	c, client := get(t, three)
+	const ttl = 12 * time.Second
+	old := c.leader(t, client)
+	// All is asked of the others, but what renews a lease.
+	others := c.dial(t, func(config *clientv3.Config) {
+		config.Endpoints = nil
+		for _, m := range c.members {
+			if m != old {
+				config.Endpoints = append(config.Endpoints, m.client)
+			}
+		}
+	})
+	truth := others.Lease
+	others.Lease = c.dial(t, func(config *clientv3.Config) { config.Endpoints = []string{old.client} }).Lease
+	a := newLock(t, others, ttl, "a")
+	gets(t, a)
+	if err := a.Extend(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := others.Get(t.Context(), etcdlock.DefaultPrefix+t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resume := sync.OnceFunc(func() { old.signal(t, syscall.SIGCONT) })
+	t.Cleanup(resume)
+	old.signal(t, syscall.SIGSTOP)
+	c.answers(t, others) // under another leader, which has given the lease its full time
+	time.Sleep(3 * time.Second)
+	time.AfterFunc(time.Second, resume)
+	sent := time.Now()
+	err = a.Extend()
+	at := time.Now()
+	left, lookErr := truth.TimeToLive(t.Context(), clientv3.LeaseID(r.Kvs[0].Lease))
+	if lookErr != nil {
+		t.Fatal(lookErr)
+	}
+	if err == nil && time.Duration(left.TTL+1)*time.Second < ttl-at.Sub(sent) {
+		t.Errorf("Extend returned nil, and %v later the lease lasts for %ds more", at.Sub(sent), left.TTL)
+	}
+	t.Logf("Extend returned %v, and the lease lasts for %ds more", err, left.TTL)
 }
 
 func TestWhoWaitsHearsOfAReleaseInAHistoryThatWasCompacted(t *testing.T) {
