@@ -18,7 +18,6 @@ import (
 
 // Locks returns a factory of locks in a directory that all nodes share. It must be
 // there: a mount point without its disk must not look like one where all is free.
-//
 // Nobody compares clocks. Who competes takes a hold for over when it has seen it
 // unchanged for its TTL, on its own clock, and each Extend changes it.
 func Locks(dir string, ttl time.Duration) gone.LockFactory {

@@ -25,6 +25,7 @@ func TestFileLockKeepsThePromisesOfALock(t *testing.T) {
 	must(t, os.Mkdir(dir, 0o700))
 	path := func(id string) string { return filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256([]byte(id)))) }
 	locktest.Run(t, locktest.Service{
+		IDs:   200,
 		Locks: func(ttl time.Duration) gone.LockFactory { return Locks(dir, ttl) },
 		Stop: func(t testing.TB) func() { // the disk is gone
 			must(t, os.Rename(dir, dir+".away"))
