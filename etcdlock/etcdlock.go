@@ -113,6 +113,8 @@ func (l *Lock) prefix() string {
 	return l.Prefix
 }
 
+// key is what only this id has. No id has a NUL, so what begins with the prefix and one
+// is free for other uses.
 func (l *Lock) key() string { return l.prefix() + l.id }
 
 // Lock implements [gone.GoneLock].
@@ -130,9 +132,12 @@ func (l *Lock) Lock() error {
 	l.mu.Unlock()
 	if lease != 0 {
 		err := l.take(ctx, lease, false)
-		if !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		if !errors.Is(err, errLeaseOver) {
 			return err
 		}
+		l.mu.Lock()
+		l.lease, l.hold.lease = 0, 0
+		l.mu.Unlock()
 	}
 	// A lease costs the cluster a write. Who competes in vain does without.
 	if !free {
@@ -143,7 +148,10 @@ func (l *Lock) Lock() error {
 			return l.heldBy(kv)
 		}
 	}
-	granted, err := l.etcd.client.Grant(ctx, l.seconds())
+	// One that is granted twice, or to nobody who listens, expires without a key.
+	granted, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
+		return l.etcd.client.Grant(ctx, l.seconds())
+	})
 	if err != nil {
 		return l.failed("lock", err)
 	}
@@ -155,6 +163,9 @@ func (l *Lock) Lock() error {
 
 // seconds is the TTL for etcd, which must not be shorter than for gone.
 func (l *Lock) seconds() int64 { return int64((l.TTL()-1)/time.Second) + 1 }
+
+// errLeaseOver says that nothing was put with a lease, and nothing will be.
+var errLeaseOver = errors.New("its lease is over")
 
 // take puts the key with a lease, if there is no key. A lease that is not fresh has
 // to be renewed.
@@ -170,7 +181,10 @@ func (l *Lock) take(ctx context.Context, lease clientv3.LeaseID, fresh bool) err
 			Else(clientv3.OpGet(l.key())).
 			Commit()
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, rpctypes.ErrLeaseNotFound): // by the word of a quorum, unlike renewed's
+		return l.failed("lock", errLeaseOver)
+	case err != nil:
 		return l.failed("lock", err)
 	}
 	token := r.Header.Revision
