@@ -36,6 +36,7 @@ package() { # need: what $manager calls it
 	*:certificates) echo ca-certificates ;;
 	apt-get:redis-server) echo redis-server ;;
 	*:redis-server) echo redis ;;
+	apt-get:etcd) echo etcd-server ;;
 	*) echo "$1" ;;
 	esac
 }
@@ -68,7 +69,7 @@ quiet_services() { # need...
 	[ "$manager" = apt-get ] || return 0
 	for need in "$@"; do
 		case $need in
-		redis-server | ngircd)
+		redis-server | ngircd | etcd)
 			$root update-rc.d "$need" disable
 			[ ! -d /run/systemd/system ] || $root systemctl stop "$need"
 			;;
