@@ -37,7 +37,6 @@ var (
 type database struct {
 	of   *pgxpool.Pool // the user's
 	pool *pgxpool.Pool
-	mode pgx.QueryExecMode
 
 	// Guarded by databases.
 	users   int // locks that are not closed, and requests
@@ -56,12 +55,11 @@ func databaseOf(pool *pgxpool.Pool) (*database, error) {
 	defer databases.Unlock()
 	db := databases.of[pool]
 	if db == nil {
-		c := settings(pool)
-		own, err := pgxpool.NewWithConfig(context.Background(), c)
+		own, err := pgxpool.NewWithConfig(context.Background(), settings(pool))
 		if err != nil {
 			return nil, err
 		}
-		db = &database{of: pool, pool: own, mode: modeOf(c), watches: map[string]*watch{}}
+		db = &database{of: pool, pool: own, watches: map[string]*watch{}}
 		databases.of[pool] = db
 	}
 	db.users++
@@ -79,16 +77,43 @@ func settings(pool *pgxpool.Pool) *pgxpool.Config {
 	if c.ConnConfig.ConnectTimeout == 0 {
 		c.ConnConfig.ConnectTimeout = connectTimeout
 	}
+	before := c.AfterConnect
+	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		if before != nil {
+			if err := before(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return examine(ctx, conn)
+	}
 	return c
 }
 
-// modeOf is a mode that asks in one round trip and prepares nothing that a pooler
-// would have to know.
-func modeOf(c *pgxpool.Config) pgx.QueryExecMode {
-	if c.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol {
-		return pgx.QueryExecModeSimpleProtocol
+// What is known of a connection, as its custom data.
+const (
+	modeKey   = "gone.mode"   // pgx.QueryExecMode: how to ask in one round trip
+	poolerKey = "gone.pooler" // bool: whether there is a pooler in between
+)
+
+// examine finds out about a connection. A pooler gives its clients numbers of their
+// own. One that lends connections for a transaction lends one without what is prepared
+// there, or listened to.
+func examine(ctx context.Context, conn *pgx.Conn) error {
+	mode := conn.Config().DefaultQueryExecMode
+	if mode != pgx.QueryExecModeSimpleProtocol {
+		mode = pgx.QueryExecModeExec
 	}
-	return pgx.QueryExecModeExec
+	var pid uint32
+	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()", mode).Scan(&pid); err != nil {
+		return err
+	}
+	pooler := pid != conn.PgConn().PID()
+	if !pooler && conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		mode = pgx.QueryExecModeCacheStatement
+	}
+	data := conn.PgConn().CustomData()
+	data[modeKey], data[poolerKey] = mode, pooler
+	return nil
 }
 
 // retain is for who has it already.
@@ -117,40 +142,54 @@ func (db *database) watch(t *table) *watch {
 	defer databases.Unlock()
 	w := db.watches[t.name]
 	if w == nil {
-		w = newWatch(db.pool, db.mode, t)
+		w = newWatch(db.pool, t)
 		db.watches[t.name] = w
 	}
 	return w
 }
 
-// ask makes a request on a connection of the pool, and makes it again where
+// ask sends a statement on a connection of the pool, calls each for each row of the
+// answer, and returns the number of rows, changed or read. It does so again where
 // transactions were in each other's way: nothing has happened then. After any other
 // error all connections are given up: it may have been the wrong server, or the way to
 // it. The next ones are dialled anew.
-func ask(ctx context.Context, pool *pgxpool.Pool, s statement, request func(*pgxpool.Conn) error) error {
+func ask(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Rows) error, args ...any) (n int64, err error) {
 	for pause := time.Millisecond; ; pause *= 2 {
-		err := try(ctx, pool, request)
+		n, err = try(ctx, pool, s, each, args)
 		if !conflict(err) || sleep(ctx, pause) != nil {
-			return s.explain(err)
+			return n, s.explain(err)
 		}
 	}
 }
 
-func try(ctx context.Context, pool *pgxpool.Pool, request func(*pgxpool.Conn) error) error {
+func try(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Rows) error, args []any) (n int64, err error) {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			stat := pool.Stat()
-			return fmt.Errorf("no connection in time (%d in use, %d being made): %w", stat.AcquiredConns(), stat.ConstructingConns(), err)
+			err = fmt.Errorf("no connection in time (%d in use, %d being made): %w", stat.AcquiredConns(), stat.ConstructingConns(), err)
 		}
-		return err
+		return 0, err
 	}
 	defer conn.Release()
-	err = request(conn)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) && !conflict(err) {
-		pool.Reset()
+	defer func() {
+		if err != nil && !conflict(err) {
+			pool.Reset()
+		}
+	}()
+	mode := conn.Conn().PgConn().CustomData()[modeKey]
+	rows, err := conn.Query(ctx, s.sql, append([]any{mode}, args...)...)
+	if err != nil {
+		return 0, err
 	}
-	return err
+	defer rows.Close()
+	for rows.Next() {
+		if err := each(rows); err != nil {
+			return 0, err
+		}
+	}
+	rows.Close()
+	return rows.CommandTag().RowsAffected(), rows.Err()
 }
 
 // conflict reports whether a transaction was ended in favour of others: it could not

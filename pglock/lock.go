@@ -127,21 +127,17 @@ type answer struct {
 }
 
 func (l *Lock) acquire(secret string) (a answer, err error) {
-	err = l.row(l.in.acquire, []any{[]byte(l.id), []byte(l.value), secret, l.ms(), l.in.channel}, func(row pgx.Row) error {
+	n, err := l.ask(l.in.acquire, func(row pgx.Rows) error {
 		var us int64
 		err := row.Scan(&a.token, &us, &a.verdict, nil)
 		a.remaining = time.Duration(us) * time.Microsecond
 		return err
-	})
-	if errors.Is(err, pgx.ErrNoRows) { // others were quicker
-		return answer{verdict: "held"}, nil
-	}
-	if err == nil && a.verdict == "overlong" {
-		// The holder may be dead.
-		err = l.request(l.in.cut, func(ctx context.Context, conn *pgxpool.Conn) error {
-			_, err := conn.Exec(ctx, l.in.cut.sql, l.db.mode, []byte(l.id), a.token)
-			return err
-		})
+	}, []byte(l.id), []byte(l.value), secret, l.ms(), l.in.channel)
+	switch {
+	case err == nil && n == 0: // others were quicker
+		a.verdict = "held"
+	case err == nil && a.verdict == "overlong": // its holder may be dead
+		_, err = l.ask(l.in.cut, ignore, []byte(l.id), a.token)
 	}
 	return a, err
 }
@@ -157,12 +153,7 @@ func (l *Lock) Extend() error {
 	if hold.secret == "" {
 		return fmt.Errorf("%w: pg lock %q is not held", gone.ErrLockLost, l.id)
 	}
-	var rows int64
-	err := l.request(l.in.extend, func(ctx context.Context, conn *pgxpool.Conn) error {
-		tag, err := conn.Exec(ctx, l.in.extend.sql, l.db.mode, []byte(l.id), hold.secret, hold.token)
-		rows = tag.RowsAffected()
-		return err
-	})
+	rows, err := l.ask(l.in.extend, ignore, []byte(l.id), hold.secret, hold.token)
 	switch {
 	case err != nil:
 		return l.failed("extend", err)
@@ -189,12 +180,9 @@ func (l *Lock) Unlock() {
 	if secret == "" {
 		return
 	}
-	_ = l.with(func(ctx context.Context, pool *pgxpool.Pool) error {
+	_ = l.within(context.Background(), func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
-			err := ask(ctx, pool, l.in.release, func(conn *pgxpool.Conn) error {
-				_, err := conn.Exec(ctx, l.in.release.sql, l.db.mode, []byte(l.id), secret, l.in.channel)
-				return err
-			})
+			_, err := ask(ctx, l.db.pool, l.in.release, ignore, []byte(l.id), secret, l.in.channel)
 			if err == nil || sleep(ctx, pause) != nil {
 				return err
 			}
@@ -221,7 +209,7 @@ func (l *Lock) Holder() (value string, token uint64, err error) {
 		bytes []byte
 		found *int64
 	)
-	err = l.row(l.in.holder, []any{[]byte(l.id)}, func(row pgx.Row) error {
+	_, err = l.ask(l.in.holder, func(row pgx.Rows) error {
 		var standby bool
 		if err := row.Scan(&standby, &bytes, &found); err != nil {
 			return err
@@ -230,7 +218,7 @@ func (l *Lock) Holder() (value string, token uint64, err error) {
 			return errStandby
 		}
 		return nil
-	})
+	}, []byte(l.id))
 	if err != nil {
 		return "", 0, l.failed("read", err)
 	}
@@ -284,23 +272,18 @@ func (l *Lock) wait(ctx context.Context, w *wait) error {
 // Check reports what would keep the lock from working: no table, no right to use it, a
 // server that only reads. It changes nothing.
 func (l *Lock) Check(ctx context.Context) error {
-	const none = "" // no id
-	for _, c := range []struct {
-		statement
-		args []any
-	}{
-		{statement{l.in.acquire.what, "EXPLAIN " + l.in.acquire.sql}, []any{[]byte(none), []byte(none), none, l.ms(), l.in.channel}},
-		{l.in.release, []any{[]byte(none), none, l.in.channel}}, // asks for the same rights as the others
-	} {
-		err := l.within(ctx, func(ctx context.Context, pool *pgxpool.Pool) error {
-			return ask(ctx, pool, c.statement, func(conn *pgxpool.Conn) error {
-				_, err := conn.Exec(ctx, c.sql, append([]any{l.db.mode}, c.args...)...)
-				return err
-			})
-		})
-		if err != nil {
-			return l.failed("check", err)
+	none := []byte{} // no id
+	err := l.within(ctx, func(ctx context.Context) error {
+		attempt := l.in.acquire
+		attempt.sql = "EXPLAIN " + attempt.sql
+		_, err := ask(ctx, l.db.pool, attempt, ignore, none, none, "", l.ms(), l.in.channel)
+		if err == nil { // asks for the same rights as those that are left
+			_, err = ask(ctx, l.db.pool, l.in.release, ignore, none, "", l.in.channel)
 		}
+		return err
+	})
+	if err != nil {
+		return l.failed("check", err)
 	}
 	return nil
 }
@@ -318,26 +301,20 @@ func (l *Lock) Close() error {
 	return nil
 }
 
-// row asks for one row.
-func (l *Lock) row(s statement, args []any, scan func(pgx.Row) error) error {
-	return l.request(s, func(ctx context.Context, conn *pgxpool.Conn) error {
-		return scan(conn.QueryRow(ctx, s.sql, append([]any{l.db.mode}, args...)...))
+// ask sends one statement.
+func (l *Lock) ask(s statement, each func(pgx.Rows) error, args ...any) (n int64, err error) {
+	err = l.within(context.Background(), func(ctx context.Context) error {
+		n, err = ask(ctx, l.db.pool, s, each, args...)
+		return err
 	})
+	return n, err
 }
 
-func (l *Lock) request(s statement, f func(context.Context, *pgxpool.Conn) error) error {
-	return l.with(func(ctx context.Context, pool *pgxpool.Pool) error {
-		return ask(ctx, pool, s, func(conn *pgxpool.Conn) error { return f(ctx, conn) })
-	})
-}
-
-func (l *Lock) with(f func(context.Context, *pgxpool.Pool) error) error {
-	return l.within(context.Background(), f)
-}
+func ignore(pgx.Rows) error { return nil }
 
 // within makes a request, with all its attempts, in bounded time: one that hangs leaves
 // time for others before the deadline of a lease.
-func (l *Lock) within(ctx context.Context, f func(context.Context, *pgxpool.Pool) error) error {
+func (l *Lock) within(ctx context.Context, request func(context.Context) error) error {
 	if l.db == nil {
 		return errors.New("it was not made by New")
 	}
@@ -351,7 +328,7 @@ func (l *Lock) within(ctx context.Context, f func(context.Context, *pgxpool.Pool
 	defer l.db.release()
 	ctx, cancel := context.WithTimeout(ctx, min(l.TTL()/4, 5*time.Second))
 	defer cancel()
-	return f(ctx, l.db.pool)
+	return request(ctx)
 }
 
 // ms is the TTL for the server, which must not be shorter than for the lease.

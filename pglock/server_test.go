@@ -230,7 +230,7 @@ type process struct {
 
 func launch(t testing.TB, log string, args ...string) *process {
 	t.Helper()
-	cmd := command("sh", append([]string{"-c", `"$@" & read -r signal; kill -s "${signal:-QUIT}" $!; wait $!`, "sh"}, args...)...)
+	cmd := command("sh", append([]string{"-c", `"$@" & read -r signal; kill -s "${signal:-TERM}" $!; wait $!`, "sh"}, args...)...)
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
 	defer out.Close()

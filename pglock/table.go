@@ -160,7 +160,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, configure ...func(*Lock)) 
 	}
 	// Whatever the default is: what others have made meanwhile has to be seen.
 	err = pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		return t.migrate(ctx, tx, modeOf(pool.Config()))
+		return t.migrate(ctx, tx)
 	})
 	if err != nil {
 		return fmt.Errorf("gone: pg lock: making %s: %w", t.name, err)
@@ -168,10 +168,11 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, configure ...func(*Lock)) 
 	return nil
 }
 
-func (t *table) migrate(ctx context.Context, tx pgx.Tx, mode pgx.QueryExecMode) error {
+func (t *table) migrate(ctx context.Context, tx pgx.Tx) error {
 	var table, schema bool
 	find := func() error {
-		return tx.QueryRow(ctx, `SELECT to_regclass($1::text) IS NOT NULL, to_regnamespace($2::text) IS NOT NULL`, mode, t.name, t.schema).
+		// Asks poolers for nothing.
+		return tx.QueryRow(ctx, `SELECT to_regclass($1::text) IS NOT NULL, to_regnamespace($2::text) IS NOT NULL`, pgx.QueryExecModeSimpleProtocol, t.name, t.schema).
 			Scan(&table, &schema)
 	}
 	if err := find(); err != nil || table {

@@ -36,7 +36,6 @@ var errPooler = errors.New("there is a pooler in between, which may keep notific
 // TTL for all of them together.
 type watch struct {
 	pool *pgxpool.Pool
-	mode pgx.QueryExecMode
 	t    *table
 
 	ctx    context.Context
@@ -61,8 +60,8 @@ type wait struct {
 	look time.Time // the watch's: when to look
 }
 
-func newWatch(pool *pgxpool.Pool, mode pgx.QueryExecMode, t *table) *watch {
-	w := &watch{pool: pool, mode: mode, t: t, kick: make(chan struct{}, 1), waits: map[string][]*wait{}}
+func newWatch(pool *pgxpool.Pool, t *table) *watch {
+	w := &watch{pool: pool, t: t, kick: make(chan struct{}, 1), waits: map[string][]*wait{}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
 }
@@ -185,24 +184,20 @@ func (w *watch) lookFor(ctx context.Context, due []*wait) {
 	states := make([]state, len(due))
 	ctx, cancel := context.WithTimeout(ctx, min(ttl/4, 5*time.Second))
 	defer cancel()
-	err := ask(ctx, w.pool, w.t.look, func(conn *pgxpool.Conn) error {
-		rows, err := conn.Query(ctx, w.t.look.sql, w.mode, ids)
-		if err != nil {
-			return err
-		}
+	_, err := ask(ctx, w.pool, w.t.look, func(row pgx.Rows) error {
 		var (
 			standby          bool
 			place, token, us int64
 		)
-		_, err = pgx.ForEachRow(rows, []any{&standby, &place, &token, &us}, func() error {
-			if standby {
-				return errStandby
-			}
-			states[place-1] = state{token, time.Duration(us) * time.Microsecond}
-			return nil
-		})
-		return err
-	})
+		if err := row.Scan(&standby, &place, &token, &us); err != nil {
+			return err
+		}
+		if standby { // what it knows may be old
+			return errStandby
+		}
+		states[place-1] = state{token, time.Duration(us) * time.Microsecond}
+		return nil
+	}, ids)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, x := range due {
@@ -269,17 +264,11 @@ func (w *watch) hear(ctx context.Context) error {
 }
 
 func (w *watch) subscribe(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, silence)
-	defer cancel()
-	// A pooler gives its clients numbers of its own. One that lends a connection for a
-	// transaction lends it without what it listens to, and the next client hears that.
-	var pid uint32
-	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`, w.mode).Scan(&pid); err != nil {
-		return err
-	}
-	if pid != conn.PgConn().PID() {
+	if conn.PgConn().CustomData()[poolerKey] == true {
 		return errPooler
 	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
 	_, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{w.t.channel}.Sanitize())
 	return err
 }
