@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -93,6 +94,7 @@ func settings(pool *pgxpool.Pool) *pgxpool.Config {
 const (
 	modeKey   = "gone.mode"   // pgx.QueryExecMode: how to ask in one round trip
 	poolerKey = "gone.pooler" // bool: whether there is a pooler in between
+	oldKey    = "gone.old"    // there once it has been used
 )
 
 // examine finds out about a connection. A pooler gives its clients numbers of their
@@ -151,45 +153,50 @@ func (db *database) watch(t *table) *watch {
 // ask sends a statement on a connection of the pool, calls each for each row of the
 // answer, and returns the number of rows, changed or read. It does so again where
 // transactions were in each other's way: nothing has happened then. After any other
-// error all connections are given up: it may have been the wrong server, or the way to
-// it. The next ones are dialled anew.
+// error all connections are given up, as it may have been the wrong server, or the way
+// to it, and if they were old ones, it asks once more on a new one: all that locks ask
+// for can be repeated.
 func ask(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Rows) error, args ...any) (n int64, err error) {
 	for pause := time.Millisecond; ; pause *= 2 {
-		n, err = try(ctx, pool, s, each, args)
-		if !conflict(err) || sleep(ctx, pause) != nil {
+		var old bool
+		n, old, err = try(ctx, pool, s, each, args)
+		again := old && !conflict(err) && ctx.Err() == nil || conflict(err) && sleep(ctx, pause) == nil
+		if err == nil || !again {
 			return n, s.explain(err)
 		}
 	}
 }
 
-func try(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Rows) error, args []any) (n int64, err error) {
+func try(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Rows) error, args []any) (n int64, old bool, err error) {
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			stat := pool.Stat()
 			err = fmt.Errorf("no connection in time (%d in use, %d being made): %w", stat.AcquiredConns(), stat.ConstructingConns(), err)
 		}
-		return 0, err
+		return 0, false, err
 	}
 	defer conn.Release()
+	data := conn.Conn().PgConn().CustomData()
+	old = data[oldKey] != nil
+	data[oldKey] = true
 	defer func() {
 		if err != nil && !conflict(err) {
 			pool.Reset()
 		}
 	}()
-	mode := conn.Conn().PgConn().CustomData()[modeKey]
-	rows, err := conn.Query(ctx, s.sql, append([]any{mode}, args...)...)
+	rows, err := conn.Query(ctx, s.sql, append([]any{data[modeKey]}, args...)...)
 	if err != nil {
-		return 0, err
+		return 0, old, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := each(rows); err != nil {
-			return 0, err
+			return 0, old, err
 		}
 	}
 	rows.Close()
-	return rows.CommandTag().RowsAffected(), rows.Err()
+	return rows.CommandTag().RowsAffected(), old, rows.Err()
 }
 
 // conflict reports whether a transaction was ended in favour of others: it could not
@@ -197,6 +204,13 @@ func try(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Row
 func conflict(err error) bool {
 	code := codeOf(err)
 	return code == "40001" || code == "40P01"
+}
+
+// refused reports whether the server will not do what it is asked: the table is not
+// there, or the right to it.
+func refused(err error) bool {
+	code := codeOf(err)
+	return strings.HasPrefix(code, "42") || code == "3F000"
 }
 
 func codeOf(err error) string {

@@ -183,7 +183,7 @@ func (l *Lock) Unlock() {
 	_ = l.within(context.Background(), func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
 			_, err := ask(ctx, l.db.pool, l.in.release, ignore, []byte(l.id), secret, l.in.channel)
-			if err == nil || sleep(ctx, pause) != nil {
+			if err == nil || refused(err) || sleep(ctx, pause) != nil {
 				return err
 			}
 		}

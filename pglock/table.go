@@ -105,8 +105,9 @@ LEFT JOIN %[1]s AS l ON l.id = encode(wanted.id, 'escape')`
 
 // A table knows its statements and its channel, which carries the news of all its ids.
 type table struct {
-	schema, name string // as SQL writes them, the name with the schema
-	channel      string
+	names   pgx.Identifier // schema and table
+	name    string         // both, as SQL writes them
+	channel string
 
 	acquire, cut, extend, release, holder, look statement
 }
@@ -122,10 +123,8 @@ func tableOf(schema, name string) (*table, error) {
 			return nil, fmt.Errorf("gone: pg lock: schema or table %q, want at most %d bytes and no NUL", s, maxIdentifier)
 		}
 	}
-	t := &table{
-		schema: pgx.Identifier{schema}.Sanitize(), name: pgx.Identifier{schema, name}.Sanitize(),
-		channel: "gone:" + schema + "." + name,
-	}
+	names := pgx.Identifier{schema, name}
+	t := &table{names: names, name: names.Sanitize(), channel: "gone:" + schema + "." + name}
 	if len(t.channel) > maxIdentifier {
 		sum := sha256.Sum256([]byte(t.channel))
 		t.channel = "gone:" + hex.EncodeToString(sum[:16])
@@ -170,9 +169,11 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, configure ...func(*Lock)) 
 
 func (t *table) migrate(ctx context.Context, tx pgx.Tx) error {
 	var table, schema bool
+	// Not to_regclass, which goes on to say what it has said once in a transaction, and
+	// asks for rights.
 	find := func() error {
-		// Asks poolers for nothing.
-		return tx.QueryRow(ctx, `SELECT to_regclass($1::text) IS NOT NULL, to_regnamespace($2::text) IS NOT NULL`, pgx.QueryExecModeSimpleProtocol, t.name, t.schema).
+		return tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_class WHERE relname = $2 AND relnamespace = s.oid), s.oid IS NOT NULL
+			FROM (SELECT) AS one LEFT JOIN pg_namespace AS s ON nspname = $1`, pgx.QueryExecModeSimpleProtocol, t.names[0], t.names[1]).
 			Scan(&table, &schema)
 	}
 	if err := find(); err != nil || table {
@@ -186,7 +187,7 @@ func (t *table) migrate(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if !schema {
-		if _, err := tx.Exec(ctx, "CREATE SCHEMA "+t.schema); err != nil {
+		if _, err := tx.Exec(ctx, "CREATE SCHEMA "+t.names[:1].Sanitize()); err != nil {
 			return err
 		}
 	}
