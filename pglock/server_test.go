@@ -136,16 +136,6 @@ func (s *server) stop(signal string) {
 	}
 }
 
-// signal has effect on the main process alone; STOP keeps it from taking connections.
-func (s *server) pid(t testing.TB) int {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(s.dir, "data", "postmaster.pid"))
-	must(t, err)
-	pid, err := strconv.Atoi(strings.SplitN(string(b), "\n", 2)[0])
-	must(t, err)
-	return pid
-}
-
 func (s *server) url(options ...string) string {
 	return strings.Join(append([]string{"host=" + s.dir, "user=gone", "dbname=postgres"}, options...), " ")
 }
