@@ -133,7 +133,7 @@ func (n *namespaces) make(names []string) error {
 }
 
 func (n *namespaces) place(name string, cfg NodeConfig) (NodeConfig, []string) {
-	cfg.Addr, cfg.Redis = fmt.Sprintf("tcp://%s:7000", n.ip[name]), n.c.redis.addr()
+	cfg.Addr, cfg.Service = fmt.Sprintf("tcp://%s:7000", n.ip[name]), n.c.redis.addr()
 	return cfg, []string{"ip", "netns", "exec", n.of(name)}
 }
 

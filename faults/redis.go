@@ -39,6 +39,8 @@ func startRedis(dir string, args ...string) (*Redis, error) {
 func (r *Redis) addr() string   { return net.JoinHostPort(r.host, strconv.Itoa(r.port)) }
 func (r *Redis) socket() string { return r.dir + "/s" }
 
+func (r *Redis) place() (kind, addr string) { return "", r.addr() }
+
 // start starts it, with the data of its directory.
 func (r *Redis) start() error {
 	if err := r.launch(); err != nil {

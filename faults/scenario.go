@@ -20,8 +20,9 @@ type Scenario struct {
 	Fault string // what is done
 	Holds string // what must hold, besides what is checked of every history
 
-	TTL   time.Duration
-	Redis []string // more arguments of redis-server
+	TTL     time.Duration
+	Service func(dir string) (Service, error) // nil: one redis-server
+	Redis   []string                          // more arguments of redis-server
 
 	// Measure says what the scenario's times are; P50 and P99 are their limits.
 	// 0 is none.
@@ -134,7 +135,7 @@ func play(s Scenario, rounds int) *Row {
 	if s.Rounds > 0 {
 		rounds = min(rounds, s.Rounds)
 	}
-	c, err := newCluster(row, s.TTL, s.Redis...)
+	c, err := newCluster(row)
 	if err != nil {
 		row.Findings.add(0, "%v", err)
 		return row
