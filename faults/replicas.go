@@ -3,7 +3,6 @@ package main
 import (
 	"math/rand/v2"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/Shopify/toxiproxy/v2"
@@ -70,15 +69,7 @@ func confirmed() Scenario {
 			replica, err := startRedis(filepath.Join(c.dir, "replica"), c.Scenario.Redis...)
 			c.must(err)
 			c.onClose(func() { replica.stop() })
-			follow := func() {
-				_, err := replica.try("REPLICAOF", c.redis.host, c.redis.port)
-				c.must(err)
-				c.wait(20*time.Second, "the replica follows", func() bool {
-					info, err := redis.String(replica.try("INFO", "replication"))
-					return err == nil && strings.Contains(info, "master_link_status:up")
-				})
-			}
-			follow()
+			c.must(replica.follow(c.redis))
 			var ways []*Proxy
 			for _, name := range runners {
 				p := c.proxy(c.redis.addr())
@@ -105,7 +96,7 @@ func confirmed() Scenario {
 				})
 				c.redis, replica = replica, c.redis
 				c.must(replica.start())
-				follow()
+				c.must(replica.follow(c.redis))
 			}
 		},
 	}
