@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +25,8 @@ type Service interface {
 
 // openers are how a node process opens its locks.
 var openers = map[string]func(NodeConfig) gone.LockFactory{
-	"": redigoLocks,
+	"":         redigoLocks,
+	"sentinel": sentinelPool,
 }
 
 // redigoLocks are the built-in ones, and those of a user's pool where there is a
@@ -32,13 +35,14 @@ func redigoLocks(cfg NodeConfig) gone.LockFactory {
 	if cfg.Password == "" {
 		return gone.RedisLocks("redis://"+cfg.Service, cfg.lock)
 	}
-	pool := &redis.Pool{
-		MaxActive: 16, MaxIdle: 16, Wait: true,
-		DialContext: func(ctx context.Context) (redis.Conn, error) {
-			return redis.DialContext(ctx, "tcp", cfg.Service, redis.DialPassword(cfg.Password),
-				redis.DialConnectTimeout(time.Second), redis.DialReadTimeout(time.Second), redis.DialWriteTimeout(time.Second))
-		},
-	}
+	return poolLocks(cfg, func(ctx context.Context) (redis.Conn, error) {
+		return redis.DialContext(ctx, "tcp", cfg.Service, redis.DialPassword(cfg.Password),
+			redis.DialConnectTimeout(time.Second), redis.DialReadTimeout(time.Second), redis.DialWriteTimeout(time.Second))
+	})
+}
+
+func poolLocks(cfg NodeConfig, dial func(context.Context) (redis.Conn, error)) gone.LockFactory {
+	pool := &redis.Pool{MaxActive: 16, MaxIdle: 16, Wait: true, MaxConnLifetime: connectionAge, DialContext: dial}
 	return func(id, value string) (gone.GoneLock, error) {
 		l, err := gone.NewRedisLockPool(pool, id, value)
 		if err != nil {
@@ -47,6 +51,33 @@ func redigoLocks(cfg NodeConfig) gone.LockFactory {
 		cfg.lock(l)
 		return l, nil
 	}
+}
+
+// sentinelPool asks sentinels for the primary whenever it connects, as users of redigo
+// do.
+func sentinelPool(cfg NodeConfig) gone.LockFactory {
+	timeouts := []redis.DialOption{redis.DialConnectTimeout(time.Second), redis.DialReadTimeout(time.Second), redis.DialWriteTimeout(time.Second)}
+	ask := func(ctx context.Context, sentinel string) (string, error) {
+		conn, err := redis.DialContext(ctx, "tcp", sentinel, timeouts...)
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		at, err := redis.Strings(conn.Do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", watched))
+		if err != nil {
+			return "", err
+		}
+		return net.JoinHostPort(at[0], at[1]), nil
+	}
+	return poolLocks(cfg, func(ctx context.Context) (conn redis.Conn, err error) {
+		for sentinel := range strings.SplitSeq(cfg.Service, ",") {
+			var primary string
+			if primary, err = ask(ctx, sentinel); err == nil {
+				return redis.DialContext(ctx, "tcp", primary, timeouts...)
+			}
+		}
+		return nil, err
+	})
 }
 
 // lock gives a lock what the scenario wants of it.

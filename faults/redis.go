@@ -29,6 +29,8 @@ type Redis struct {
 	wrap []string
 	cmd  *exec.Cmd
 	out  *bytes.Buffer
+
+	sentinel string // its configuration, if it is one
 }
 
 func startRedis(dir string, args ...string) (*Redis, error) {
@@ -53,7 +55,11 @@ func (r *Redis) launch() error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return err
 	}
-	args := append(append([]string{}, r.wrap...), "redis-server",
+	args := append(append([]string{}, r.wrap...), "redis-server")
+	if r.sentinel != "" {
+		args = append(args, r.sentinel, "--sentinel")
+	}
+	args = append(args,
 		"--bind", r.host, "--port", strconv.Itoa(r.port), "--unixsocket", r.socket(), "--dir", r.dir,
 		"--save", "", "--enable-debug-command", "yes", "--protected-mode", "no",
 		"--user", "suite", "on", ">suite", "~*", "&*", "+@all")
