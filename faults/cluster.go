@@ -60,6 +60,7 @@ type Node struct {
 	Name   string // of this process; a node started anew has another
 	Addr   string
 	Config NodeConfig
+	wrap   []string // the command that it is run with
 	cmd    *exec.Cmd
 	stdin  io.Writer
 	log    logReader
@@ -157,7 +158,7 @@ func (c *Cluster) launch(name string, cfg NodeConfig, wrap ...string) *Node {
 	}
 	config, err := json.Marshal(cfg)
 	c.must(err)
-	n := &Node{Name: fmt.Sprintf("%s.%d", name, len(c.past)), Config: cfg, exited: make(chan error, 1)}
+	n := &Node{Name: fmt.Sprintf("%s.%d", name, len(c.past)), Config: cfg, wrap: wrap, exited: make(chan error, 1)}
 	c.past = append(c.past, n)
 	path := filepath.Join(c.dir, n.Name)
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

@@ -262,5 +262,5 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 
 // scenarios are all of them, in the order of the report.
 func scenarios() []Scenario {
-	return slices.Concat(nodeScenarios(), redisScenarios(), endpointScenarios(), sentinelScenarios(), shardScenarios(), messageScenarios(), requestScenarios())
+	return slices.Concat(nodeScenarios(), redisScenarios(), endpointScenarios(), sentinelScenarios(), shardScenarios(), messageScenarios(), requestScenarios(), hostScenarios())
 }
