@@ -59,6 +59,7 @@ func hold(t testing.TB, g *gone.Gone, id string, h gone.RunHandler) *gone.GoneRu
 // within waits for a channel.
 func within[T any](t testing.TB, d time.Duration, what string, c <-chan T) (v T) {
 	t.Helper()
+	d *= patience
 	select {
 	case v = <-c:
 	case <-time.After(d):

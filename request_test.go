@@ -115,7 +115,7 @@ func TestARequestThatWasNotReceivedIsNotDelivered(t *testing.T) {
 		hold(t, holder, t.Name(), stuck)
 		_, err := g.Request(soon(t, 200*time.Millisecond), t.Name(), nil)
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrBusy, context.DeadlineExceeded)
-		_, err = g.Request(soon(t, 200*time.Millisecond), "nobody", nil)
+		_, err = g.Request(soon(t, 2*time.Second), "nobody", nil)
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrNoHolder, context.DeadlineExceeded)
 		_, err = g.Request(soon(t, 10*time.Second), t.Name(), make([]byte, gone.DefaultMaxMessageSize+1))
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrTooLarge)

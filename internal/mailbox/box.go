@@ -300,62 +300,6 @@ func (b *Box) decideLocked(m *Message, s wire.Status) {
 	b.room.Free(m)
 }
 
-// reportOne reports results of the handler's doing, and those that are given: at
-// once, or where it has just been done, with what comes of the handler meanwhile.
-func (b *Box) reportOne(more ...result) {
-	b.mu.Lock()
-	b.results = append(b.results, more...)
-	if len(b.results) == 0 || b.dirty {
-		b.mu.Unlock()
-		return
-	}
-	now := time.Now()
-	if now.Sub(b.reported) < reportAfter {
-		b.soonLocked()
-		b.mu.Unlock()
-		return
-	}
-	b.reported = now
-	b.mu.Unlock()
-	b.report()
-}
-
-// soonLocked has the results reported before long.
-func (b *Box) soonLocked() {
-	if len(b.results) > 0 && !b.dirty {
-		b.dirty = true
-		b.room.reports.add(b, reportAfter)
-	}
-}
-
-// report tells the origins their results. When it returns, all that there were
-// have been told.
-func (b *Box) report() {
-	b.reporting.Lock()
-	defer b.reporting.Unlock()
-	b.mu.Lock()
-	rs := b.results
-	b.results, b.dirty = nil, false
-	b.mu.Unlock()
-	for i, r := range rs {
-		if r.s != 0 {
-			r.Answer(r.number, r.count, r.s)
-		}
-		if i+1 == len(rs) || rs[i+1].Origin != r.Origin {
-			r.Flush()
-		}
-	}
-	if len(rs) == 0 || cap(rs) > 256 {
-		return
-	}
-	clear(rs)
-	b.mu.Lock()
-	if b.results == nil {
-		b.results = rs[:0] // for use again
-	}
-	b.mu.Unlock()
-}
-
 // Cancel takes a message of an origin back, if it waits. Those that waited
 // longest are mostly cancelled first, and are found at once.
 func (b *Box) Cancel(o Origin, number uint64) {
@@ -431,76 +375,6 @@ func (b *Box) expire(now time.Time) (next time.Time) {
 	b.mu.Unlock()
 	b.report()
 	return next
-}
-
-// Hand hands over data of a sender on this node, if the handler is receiving
-// right now. The handler gets a copy.
-func (b *Box) Hand(data []byte) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.over || !b.idleLocked() || b.left() <= 0 {
-		return false
-	}
-	took, _ := b.tryLocked(Delivery{Data: b.room.copy(data)})
-	return took
-}
-
-// Send hands over data of a sender on this node, for which Hand was too early or
-// which asks for a reply, and returns its end. Try is for a handler that is
-// receiving right now.
-func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try, asks bool) Answer {
-	b.mu.Lock()
-	if b.over {
-		b.mu.Unlock()
-		return Answer{Status: wire.Ended}
-	}
-	if try && (b.queue.head != nil || b.pump.takers == 0) {
-		b.mu.Unlock()
-		return Answer{Status: wire.Busy}
-	}
-	m := b.room.local(data, deadline)
-	m.Asks = asks
-	b.queue.push(m)
-	b.room.tick.By(b.queue.earliest)
-	if b.pump.busy || b.pump.takers > 0 || b.pump.took {
-		b.onLocked()
-		b.mu.Unlock()
-	} else {
-		b.pump.busy = true
-		b.mu.Unlock()
-		b.run(m, ctx.Done())
-	}
-	return b.await(ctx, m)
-}
-
-// await waits for the end of a message of a sender on this node.
-func (b *Box) await(ctx context.Context, m *Message) (a Answer) {
-	var late <-chan time.Time
-	if m.Asks { // in the queue its time is looked after
-		timer := time.NewTimer(time.Until(m.Expires))
-		defer timer.Stop()
-		late = timer.C
-	}
-	select {
-	case a = <-m.done:
-		b.room.Free(m)
-		return a
-	case <-late:
-	case <-ctx.Done():
-	case <-b.room.withdrawn:
-	}
-	b.mu.Lock()
-	switch {
-	case len(m.done) > 0:
-	case m.request == nil:
-		b.withdrawLocked(m)
-	case m.request.over == nil:
-		m.request.abandonLocked()
-	}
-	b.mu.Unlock()
-	a = <-m.done
-	b.room.Free(m)
-	return a
 }
 
 // Take waits until something does, and appends what waits, at most most payloads,

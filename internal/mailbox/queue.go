@@ -57,17 +57,6 @@ type Message struct {
 	prev, next *Message
 }
 
-// An Answer is the end of a message of a sender on this node.
-type Answer struct {
-	Status wire.Status
-	Reply  []byte
-	Failed bool // the reply is what the handler failed with
-}
-
-// received reports whether a message of a sender on this node does not wait for
-// the handler any more.
-func (m *Message) received() bool { return m.request != nil || len(m.done) > 0 }
-
 // Bounds of what waits in a box. A single message may exceed the bytes. Senders
 // on this node wait with their own data, as goroutines do.
 const (
@@ -128,13 +117,4 @@ func (q *queue) cut(m *Message) []byte {
 	q.n--
 	m.got++
 	return data
-}
-
-// A result is that of some adjoining messages of one origin. Without a status there
-// are only replies to be flushed.
-type result struct {
-	Origin
-	number, count uint64
-	s             wire.Status
-	batch         bool
 }

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/Diggs/go-one/internal/link"
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/pulse"
@@ -98,7 +96,7 @@ func (m *Mux) Open(l *link.Link, id string, token uint64) (*Stream, error) {
 	if s == nil {
 		return nil, ErrEnded
 	}
-	return s.stream(id, token, 0, window{room: semaphore.NewWeighted(windowBytes), asks: semaphore.NewWeighted(askBytes)})
+	return s.stream(id, token, 0, newWindow())
 }
 
 func (s *side) stream(id string, token, flags uint64, w window) (*Stream, error) {
