@@ -7,14 +7,10 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
-	"reflect"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/gomodule/redigo/redis"
 
 	"github.com/Diggs/go-one/internal/redisconn"
 )
@@ -71,12 +67,17 @@ type RedisLock struct {
 
 	taking sync.Mutex // Lock and Unlock: one at a time, as they come
 
-	mu      sync.Mutex
-	hold    redisHold               // the last that Lock obtained
-	attempt string                  // a secret with which a Lock may have succeeded, or may yet
-	other   redisconn.News          // of the hold that made Lock fail
-	wakeup  *redisconn.Subscription // from the first wait to what it waited for
-	closed  bool
+	mu     sync.Mutex
+	known  redisKnown
+	wakeup *redisconn.Subscription // from the first wait to what it waited for
+	closed bool
+}
+
+// redisKnown is what a lock has learned of holds.
+type redisKnown struct {
+	hold    redisHold      // the last that Lock obtained
+	attempt string         // a secret with which a Lock may have succeeded, or may yet
+	other   redisconn.News // of the hold that made Lock fail
 }
 
 type redisHold struct {
@@ -98,81 +99,6 @@ var (
 	extendScript  = redisconn.NewScript(1, extendLua)
 	releaseScript = redisconn.NewScript(1, releaseLua)
 )
-
-// NewRedisLock makes the lock of an id in the Redis at addr, a [net.TCPAddr] or
-// [net.UnixAddr] or what dials like one; a missing IP means this machine.
-// Nothing is sent yet. Close it when it is no longer used.
-func NewRedisLock(addr net.Addr, id, value string) (*RedisLock, error) {
-	if v := reflect.ValueOf(addr); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
-		return nil, errors.New("gone: redis lock: nil address")
-	}
-	network, address := addr.Network(), addr.String()
-	switch network {
-	case "tcp", "tcp4", "tcp6", "unix":
-	default:
-		return nil, fmt.Errorf("gone: redis lock: network %q of address %q, want tcp or unix", network, address)
-	}
-	if err := checkRedisLock(id, value); err != nil {
-		return nil, err
-	}
-	return &RedisLock{id: id, value: value, redis: redisconn.Address{Network: network, Address: address}.Dial()}, nil
-}
-
-// RedisLocks returns a factory of locks in the Redis at a URL:
-//
-//	redis://[user:password@]host[:6379][/db]
-//	rediss://…                                  the same over TLS
-//	unix://[user:password@]/path[?db=n]
-//
-// The host is looked up at every connect. A certificate has to be for the host
-// and signed by whom the system trusts; [NewRedisLockPool] is for others. Each
-// configure is called for each lock, perhaps concurrently, before it is used. A
-// URL that can't be understood is an error of every call of the factory.
-func RedisLocks(url string, configure ...func(*RedisLock)) LockFactory {
-	addr, err := redisconn.ParseURL(url)
-	return func(id, value string) (GoneLock, error) {
-		if err != nil {
-			return nil, err
-		}
-		if err := checkRedisLock(id, value); err != nil {
-			return nil, err
-		}
-		l := &RedisLock{id: id, value: value, redis: addr.Dial()}
-		for _, f := range configure {
-			f(l)
-		}
-		return l, nil
-	}
-}
-
-// NewRedisLockPool is NewRedisLock for a pool of the caller's, which brings
-// TLS, a password or ACL user, a database and timeouts. The pool stays the
-// caller's to close. It needs Dial or DialContext, from which one connection
-// more is made for wake-ups; connections should have a connect and a write
-// timeout, and the pool a MaxConnLifetime of some 10 s: it bounds how long a server
-// that has lost its role is asked.
-func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
-	if pool == nil || pool.Dial == nil && pool.DialContext == nil {
-		return nil, errors.New("gone: redis lock: a pool with Dial or DialContext is needed")
-	}
-	if err := checkRedisLock(id, value); err != nil {
-		return nil, err
-	}
-	return &RedisLock{id: id, value: value, redis: redisconn.Use(pool)}, nil
-}
-
-func checkRedisLock(id, value string) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
-	if isCounter(id) {
-		return fmt.Errorf("gone: redis lock: %q is where the last token of another id is kept", id)
-	}
-	if value == "" || len(value) > maxValue {
-		return fmt.Errorf("gone: redis lock: value of %d bytes, want 1 to %d", len(value), maxValue)
-	}
-	return nil
-}
 
 // isCounter reports whether a key is where the last token of an id is kept.
 func isCounter(key string) bool {
@@ -202,7 +128,7 @@ func (l *RedisLock) acquire() error {
 	l.mu.Lock()
 	// With the same secret until the outcome is known, so that a hold whose
 	// reply was lost is recognised.
-	secret := cmp.Or(l.hold.secret, l.attempt)
+	secret := cmp.Or(l.known.hold.secret, l.known.attempt)
 	l.mu.Unlock()
 	if secret == "" {
 		secret = l.newSecret()
@@ -211,24 +137,24 @@ func (l *RedisLock) acquire() error {
 	if l.RestartGuard {
 		guard = 1
 	}
-	r, err := l.eval(l.Replicas, acquireScript, l.key(), l.counter(), l.value, secret, l.ms(), l.channel(), guard)
+	r, err := l.eval(l.Replicas, acquireScript, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
 	if err == nil && r[0] == -3 {
 		secret = l.newSecret()
-		r, err = l.eval(l.Replicas, acquireScript, l.key(), l.counter(), l.value, secret, l.ms(), l.channel(), guard)
+		r, err = l.eval(l.Replicas, acquireScript, l.counter(), l.value, secret, l.ms(), l.channel(), guard)
 	}
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case err != nil:
-		l.attempt = secret
+		l.known.attempt = secret
 		return l.failed("lock", err)
 	case r[0] > 0:
-		l.hold, l.attempt = redisHold{secret, uint64(r[0])}, ""
+		l.known.hold, l.known.attempt = redisHold{secret, uint64(r[0])}, ""
 		l.forget()
 		return nil
 	}
-	l.hold.secret = ""
+	l.known.hold.secret = ""
 	if len(r) < 3 {
 		return l.foreign()
 	}
@@ -236,7 +162,7 @@ func (l *RedisLock) acquire() error {
 	if left < 0 || left > l.TTL() {
 		left = l.TTL() // a key that someone made without a TTL, or with any
 	}
-	l.other = redisconn.News{Token: uint64(r[2]), Until: time.Now().Add(left)}
+	l.known.other = redisconn.News{Token: uint64(r[2]), Until: time.Now().Add(left)}
 	if r[2] == 0 {
 		return fmt.Errorf("%w, perhaps: redis lock %q: Redis has just started and may have forgotten the holder; free in %v",
 			ErrLockHeld, l.id, left)
@@ -253,7 +179,7 @@ func (l *RedisLock) newSecret() string {
 // Extend implements [GoneLock].
 func (l *RedisLock) Extend() error {
 	l.mu.Lock()
-	hold, closed := l.hold, l.closed
+	hold, closed := l.known.hold, l.closed
 	l.mu.Unlock()
 	if closed {
 		return l.failed("extend", ErrClosed)
@@ -264,7 +190,7 @@ func (l *RedisLock) Extend() error {
 	// With the token: a copy of Lock's request that comes late must not look
 	// like this hold.
 	is := " " + strconv.FormatUint(hold.token, 10) + " " + hold.secret
-	r, err := l.eval(l.Replicas, extendScript, l.key(), is, l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
+	r, err := l.eval(l.Replicas, extendScript, is, l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
 	switch {
 	case otherType(err):
 		r = []int64{0}
@@ -275,8 +201,8 @@ func (l *RedisLock) Extend() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.hold == hold { // and not one that a Lock has obtained meanwhile
-		l.hold.secret = ""
+	if l.known.hold == hold { // and not one that a Lock has obtained meanwhile
+		l.known.hold.secret = ""
 	}
 	if r[0] == 0 {
 		return fmt.Errorf("%w: redis lock %q is another's", ErrLockLost, l.id)
@@ -290,8 +216,8 @@ func (l *RedisLock) Unlock() {
 	l.taking.Lock()
 	defer l.taking.Unlock()
 	l.mu.Lock()
-	secret, token := cmp.Or(l.hold.secret, l.attempt), l.hold.token
-	l.hold.secret, l.attempt = "", ""
+	secret, token := cmp.Or(l.known.hold.secret, l.known.attempt), l.known.hold.token
+	l.known.hold.secret, l.known.attempt = "", ""
 	l.mu.Unlock()
 	if secret == "" {
 		return
@@ -319,18 +245,15 @@ func (l *RedisLock) GetValue() (string, error) {
 func (l *RedisLock) FencingToken() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.hold.token
+	return l.known.hold.token
 }
 
 // Holder implements [Fencer].
 func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	var s string
-	err = l.request(func(ctx context.Context) error {
-		return l.redis.With(ctx, func(conn redis.Conn) (err error) {
-			// A bounded read, as the key may be anybody's.
-			s, err = redis.String(redisconn.Do(ctx, conn, "GETRANGE", l.key(), 0, 1023))
-			return err
-		})
+	err = l.request(func(ctx context.Context) (err error) {
+		s, err = l.redis.Get(ctx, l.key(), 1024) // bounded, as the key may be anybody's
+		return err
 	})
 	if err != nil {
 		return "", 0, l.failed("read", err)
@@ -384,10 +307,10 @@ func (l *RedisLock) whenFree(wake func()) error {
 func (l *RedisLock) held() redisconn.News {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.other.Until.IsZero() {
+	if l.known.other.Until.IsZero() {
 		return redisconn.News{Until: time.Now()}
 	}
-	return l.other
+	return l.known.other
 }
 
 func (l *RedisLock) wait(ctx context.Context, hold redisconn.News) error {
@@ -458,7 +381,7 @@ func (l *RedisLock) request(ask func(context.Context) error) error {
 		return fmt.Errorf("expiry of %v, want at least a millisecond", l.Expiry)
 	}
 	if l.redis == nil {
-		return errors.New("it was not made by NewRedisLock, NewRedisLockPool or RedisLocks")
+		return errors.New("it was not made by one of the functions NewRedisLock… or RedisLocks")
 	}
 	if strings.ContainsRune(l.Prefix, 0) || isCounter(l.key()) {
 		return fmt.Errorf("prefix %q can't be used with this id", l.Prefix)
@@ -478,7 +401,7 @@ func (l *RedisLock) request(ask func(context.Context) error) error {
 
 func (l *RedisLock) eval(replicas int, script *redisconn.Script, args ...any) (r []int64, err error) {
 	err = l.request(func(ctx context.Context) error {
-		r, err = l.redis.Eval(ctx, replicas, script, args...)
+		r, err = l.redis.Eval(ctx, replicas, script, l.key(), args...)
 		return err
 	})
 	return r, err

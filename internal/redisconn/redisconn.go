@@ -1,12 +1,12 @@
-// Package redisconn is a process's connections to its Redises: a pool for
-// requests, and one connection for wake-ups while somebody waits for one.
+// Package redisconn is a process's share of its Redises: requests until somebody
+// answers who may, and one connection for wake-ups while somebody waits for one.
+// The connections are a client library's; redigo is built in.
 package redisconn
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -15,20 +15,37 @@ import (
 	"github.com/gomodule/redigo/redis"
 )
 
+// A Redis is what a client library has to offer. Its comments are those of
+// RedisClient in the root.
+type Redis interface {
+	With(ctx context.Context, key string, ask func(do func(args ...any) (reply any, err error)) (keep bool)) error
+	Idle() int
+	Listen(ctx context.Context) (Listener, error)
+}
+
+// A Listener is one connection for wake-ups; see RedisListener in the root.
+type Listener interface {
+	Subscribe(channels ...string) error
+	Unsubscribe(channel string) error
+	Ping() error
+	Receive(timeout time.Duration) (kind, channel, payload string, err error)
+	Close() error
+}
+
 // A Client is this process's share of one Redis. It is counted by those who
 // retain it. All its methods may be called concurrently.
 type Client struct {
-	pool    *redis.Pool
+	redis   Redis
 	wakeups *wakeups
 
-	key  any // in clients
-	own  bool
-	uses int // guarded by clients
+	key   any    // in clients
+	close func() // nil: the connections are the caller's to close
+	uses  int    // guarded by clients
 }
 
 var clients = struct {
 	sync.Mutex
-	m map[any]*Client // by Address or by the user's pool
+	m map[any]*Client // by Address, or by what the caller has
 }{m: map[any]*Client{}}
 
 // timeout of every step of a connection.
@@ -39,34 +56,20 @@ const timeout = 5 * time.Second
 // TTL, and nothing beside the cost of a connection.
 const lifetime = 10 * time.Second
 
-// Dial returns the client of an address, retained. Nothing is sent yet.
-func (a Address) Dial() *Client {
-	return share(a, true, func() *redis.Pool {
-		return &redis.Pool{
-			DialContext: a.connect,
-			MaxActive:   16,
-			MaxIdle:     16,
-			IdleTimeout: time.Minute,
-			Wait:        true,
-
-			MaxConnLifetime: lifetime,
-		}
-	})
+// Use returns the client of a caller's connections, retained. They stay the
+// caller's to close. What is equal is the same client; it must be comparable.
+func Use(r Redis) *Client {
+	return share(r, func() (Redis, func()) { return r, nil })
 }
 
-// Use returns the client of a caller's pool, retained. The pool stays the
-// caller's to close.
-func Use(pool *redis.Pool) *Client {
-	return share(pool, false, func() *redis.Pool { return pool })
-}
-
-func share(key any, own bool, pool func() *redis.Pool) *Client {
+func share(key any, connect func() (Redis, func())) *Client {
 	clients.Lock()
 	defer clients.Unlock()
 	c := clients.m[key]
 	if c == nil {
-		c = &Client{key: key, own: own, pool: pool()}
-		c.wakeups = newWakeups(c.dial)
+		c = &Client{key: key}
+		c.redis, c.close = connect()
+		c.wakeups = newWakeups(c)
 		clients.m[key] = c
 	}
 	c.uses++
@@ -92,13 +95,13 @@ func (c *Client) Release() {
 	clients.Lock()
 	defer clients.Unlock()
 	if c.uses--; c.uses == 0 {
-		time.AfterFunc(linger, c.close)
+		time.AfterFunc(linger, c.end)
 	}
 }
 
-// close gives the connections back, unless the client is used again, or was and
+// end gives the connections back, unless the client is used again, or was and
 // has been closed since.
-func (c *Client) close() {
+func (c *Client) end() {
 	clients.Lock()
 	defer clients.Unlock()
 	if c.uses > 0 || clients.m[c.key] != c {
@@ -106,33 +109,35 @@ func (c *Client) close() {
 	}
 	delete(clients.m, c.key)
 	c.wakeups.close()
-	if c.own {
-		_ = c.pool.Close()
+	if c.close != nil {
+		c.close()
 	}
 }
 
-// dial makes a connection beside the pool, whose limit may be one.
-func (c *Client) dial(ctx context.Context) (redis.Conn, error) {
-	if c.pool.DialContext != nil {
-		return c.pool.DialContext(ctx)
-	}
-	return c.pool.Dial()
-}
+// tick is how late Redis may notice that the time of a WAIT is over.
+const tick = 100 * time.Millisecond
 
-// With lets ask use a connection until the context's deadline, and again with
-// another when it breaks: all that gone asks of Redis may be repeated. A Redis
-// that was restarted has left every idle connection broken, which only using
-// it shows, hence the number of attempts.
-func (c *Client) With(ctx context.Context, ask func(redis.Conn) error) error {
-	for attempts := 3 + c.pool.IdleCount(); ; attempts-- {
-		again, err := c.once(ctx, ask)
-		if again && errors.Is(err, redis.ErrPoolExhausted) { // a pool that does not wait itself
-			select {
-			case <-time.After(time.Millisecond/2 + rand.N(time.Millisecond)):
-				attempts++
-				continue
-			case <-ctx.Done():
-			}
+// A command is sent by do.
+type do = func(args ...any) (reply any, err error)
+
+// With lets ask use a connection to the server of a key until the context's
+// deadline, and again another when it breaks or its server may be the wrong one:
+// all that gone asks of Redis may be repeated. A Redis that was restarted, or has
+// lost its role, has left every idle connection so, which only using it shows,
+// hence the number of attempts.
+func (c *Client) With(ctx context.Context, key string, ask func(do) error) (err error) {
+	for attempts := 3 + c.redis.Idle(); ; attempts-- {
+		again := true
+		none := c.redis.With(ctx, key, func(do do) bool {
+			err = ask(do)
+			again = err != nil && !isSaid(err) || misplaced(err)
+			return !misplaced(err)
+		})
+		if none != nil {
+			err, again = none, !isSaid(none) // such as WRONGPASS
+		}
+		if deadline, _ := ctx.Deadline(); errors.Is(err, ErrUnconfirmed) && time.Until(deadline) < 3*tick {
+			again = false // another WAIT would not end in time
 		}
 		if !again || attempts <= 1 || ctx.Err() != nil {
 			return err
@@ -140,32 +145,10 @@ func (c *Client) With(ctx context.Context, ask func(redis.Conn) error) error {
 	}
 }
 
-func (c *Client) once(ctx context.Context, ask func(redis.Conn) error) (again bool, err error) {
-	conn, err := c.get(ctx)
-	if err != nil {
-		var said redis.Error // such as WRONGPASS
-		return !errors.As(err, &said), err
-	}
-	defer conn.Close()
-	err = ask(conn)
-	if misplaced(err) {
-		// This connection must not go back to the pool, which keeps all that are
-		// not broken: a read that should have ended before it began breaks it.
-		_, _ = redis.DoWithTimeout(conn, -1, "PING")
-	}
-	return conn.Err() != nil, explain(err)
-}
-
-// explain adds what to do about an answer of Redis.
-func explain(err error) error {
-	var said redis.Error
-	if errors.As(err, &said) {
-		switch word, _, _ := strings.Cut(string(said), " "); word {
-		case "MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT":
-			return fmt.Errorf("%w (this is a Redis Cluster, which needs a client that follows its slots)", err)
-		}
-	}
-	return err
+// isSaid reports whether an error is an answer of Redis.
+func isSaid(err error) bool {
+	var said interface{ RedisError() }
+	return errors.As(err, &said)
 }
 
 // misplaced reports whether an answer may be due to who gave it: a demoted master,
@@ -174,62 +157,27 @@ func explain(err error) error {
 // lead elsewhere by now. There are more of them than any list has; so these are all
 // with a code of their own but those about the key, the script, the user or memory.
 func misplaced(err error) bool {
-	var said redis.Error
 	if errors.Is(err, ErrUnconfirmed) {
 		return true
 	}
-	if !errors.As(err, &said) {
+	if err == nil || !isSaid(err) {
 		return false
 	}
-	has := func(word string) bool { return strings.Contains(string(said), word) }
-	if strings.HasPrefix(string(said), "ERR ") { // also what a script was told, before Redis 7
+	has := func(word string) bool { return strings.Contains(err.Error(), word) }
+	if strings.HasPrefix(err.Error(), "ERR ") { // also what a script was told, before Redis 7
 		return slices.ContainsFunc([]string{"READONLY", "NOREPLICAS", "MASTERDOWN", "LOADING", "MOVED", "CLUSTERDOWN"}, has)
 	}
 	return !slices.ContainsFunc([]string{"WRONGTYPE", "NOSCRIPT", "NOPERM", "OOM"}, has)
 }
 
-// get borrows a connection. A pool with Dial alone knows no context while it
-// dials, so it is left to itself when that has ended.
-func (c *Client) get(ctx context.Context) (redis.Conn, error) {
-	if c.pool.DialContext != nil {
-		return c.pool.GetContext(ctx)
-	}
-	type result struct {
-		conn redis.Conn
-		err  error
-	}
-	got := make(chan result)
-	go func() {
-		conn, err := c.pool.GetContext(ctx)
-		select {
-		case got <- result{conn, err}:
-		case <-ctx.Done():
-			_ = conn.Close()
-		}
-	}()
-	select {
-	case r := <-got:
-		return r.conn, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// Do runs one command on a connection, until the context's deadline.
-func Do(ctx context.Context, conn redis.Conn, cmd string, args ...any) (any, error) {
-	deadline, _ := ctx.Deadline()
-	return redis.DoWithTimeout(conn, max(time.Until(deadline), 1), cmd, args...)
-}
-
-// A Script is sent by its hash, and by its text where Redis does not know it.
-// It returns an integer or several, the first being positive for "granted".
-// Redigo's own has no timeout for one call.
+// A Script is sent by its hash, and by its text where Redis does not know it. It
+// returns an integer or several, the first being positive for "granted".
 type Script struct {
 	keys         int
 	source, hash string
 }
 
-// NewScript makes a script whose first arguments are so many keys.
+// NewScript makes a script whose first arguments are so many keys, all of one slot.
 func NewScript(keys int, source string) *Script {
 	return &Script{keys, source, redis.NewScript(keys, source).Hash()}
 }
@@ -239,34 +187,56 @@ var ErrUnconfirmed = errors.New("too few replicas have confirmed")
 
 // Eval runs a script. What it grants must be confirmed by a number of
 // replicas, in half of the time that is left.
-func (c *Client) Eval(ctx context.Context, replicas int, s *Script, args ...any) (r []int64, err error) {
-	args = append([]any{s.hash, s.keys}, args...)
-	err = c.With(ctx, func(conn redis.Conn) error {
-		args[0] = s.hash
-		reply, err := Do(ctx, conn, "EVALSHA", args...)
+func (c *Client) Eval(ctx context.Context, replicas int, s *Script, key string, args ...any) (r []int64, err error) {
+	args = append([]any{"EVALSHA", s.hash, s.keys, key}, args...)
+	err = c.With(ctx, key, func(do do) error {
+		args[0], args[1] = "EVALSHA", s.hash
+		r, err = integers(do(args...))
 		if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") {
-			args[0] = s.source
-			reply, err = Do(ctx, conn, "EVAL", args...)
-		}
-		if n, ok := reply.(int64); ok {
-			reply = []any{n}
-		}
-		if r, err = redis.Int64s(reply, err); err == nil && len(r) == 0 {
-			err = errors.New("empty reply")
+			args[0], args[1] = "EVAL", s.source
+			r, err = integers(do(args...))
 		}
 		if err != nil || r[0] <= 0 || replicas <= 0 {
 			return err
 		}
 		// On the same connection: WAIT is for what that has written.
 		deadline, _ := ctx.Deadline()
-		n, err := redis.Int(Do(ctx, conn, "WAIT", replicas, 1+time.Until(deadline).Milliseconds()/2))
+		n, err := integers(do("WAIT", replicas, 1+time.Until(deadline).Milliseconds()/2))
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrUnconfirmed, err)
 		}
-		if n < replicas {
-			return fmt.Errorf("%w: %d of %d", ErrUnconfirmed, n, replicas)
+		if n[0] < int64(replicas) {
+			return fmt.Errorf("%w: %d of %d", ErrUnconfirmed, n[0], replicas)
 		}
 		return nil
 	})
 	return r, err
+}
+
+func integers(reply any, err error) ([]int64, error) {
+	if err != nil {
+		return nil, err
+	}
+	if n, ok := reply.(int64); ok {
+		return []int64{n}, nil
+	}
+	r, err := redis.Int64s(reply, nil)
+	if err == nil && len(r) == 0 {
+		err = errors.New("empty reply")
+	}
+	return r, err
+}
+
+// Get reads the first bytes of a string, "" where there is no such key.
+func (c *Client) Get(ctx context.Context, key string, most int) (s string, err error) {
+	err = c.With(ctx, key, func(do do) error {
+		reply, err := do("GETRANGE", key, 0, most-1)
+		if text, ok := reply.(string); ok && err == nil {
+			s = text
+			return nil
+		}
+		s, err = redis.String(reply, err)
+		return err
+	})
+	return s, err
 }

@@ -2,29 +2,29 @@ package redisconn
 
 import (
 	"context"
-	"errors"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/gomodule/redigo/redis"
 )
 
 // wakeups is one connection that is subscribed to a channel for each lock that
 // waits; there is none while no lock does. It is a convenience: whoever waits
 // has a timer as well.
 type wakeups struct {
-	dial   func(context.Context) (redis.Conn, error)
+	client *Client
 	ctx    context.Context
 	cancel context.CancelFunc
 
 	mu       sync.Mutex
 	running  bool
-	conn     *redis.PubSubConn // nil while there is none
-	ping     *time.Timer       // finds out that conn is dead, or idle
+	conn     Listener               // nil while there is none
+	todo     []func(Listener) error // what is to be written to conn, in order
+	more     chan struct{}          // todo has become longer
+	ping     *time.Timer            // finds out that conn is dead, or idle
 	channels map[string]*channel
 }
 
@@ -70,9 +70,9 @@ type Wait struct {
 // late the first may be.
 const spread = 20 * time.Millisecond
 
-func newWakeups(dial func(context.Context) (redis.Conn, error)) *wakeups {
+func newWakeups(c *Client) *wakeups {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &wakeups{dial: dial, ctx: ctx, cancel: cancel, channels: map[string]*channel{}}
+	return &wakeups{client: c, ctx: ctx, cancel: cancel, channels: map[string]*channel{}}
 }
 
 // Subscribe starts to listen to a channel. The first news is "look for
@@ -85,9 +85,7 @@ func (c *Client) Subscribe(name string) *Subscription {
 	if ch == nil {
 		ch = &channel{name: name}
 		w.channels[name] = ch
-		if w.conn != nil {
-			w.written(w.conn.Subscribe(name))
-		}
+		w.order(func(conn Listener) error { return conn.Subscribe(name) })
 	}
 	s := &Subscription{hub: w, channel: ch, missed: ch.live}
 	ch.subs = append(ch.subs, s)
@@ -140,9 +138,7 @@ func (w *wakeups) leave(ch *channel) {
 		return
 	}
 	delete(w.channels, ch.name)
-	if w.conn != nil {
-		w.written(w.conn.Unsubscribe(ch.name))
-	}
+	w.order(func(conn Listener) error { return conn.Unsubscribe(ch.name) })
 }
 
 // The following are called with hub.mu held.
@@ -219,30 +215,28 @@ func (s *Subscription) fire() {
 	}
 }
 
-// written drops a connection that a command could not be written to; run makes
-// the next.
-func (w *wakeups) written(err error) {
-	if err != nil {
-		_ = w.conn.Close()
+// order has something written to the connection, if there is one, by a goroutine
+// that may be held up.
+func (w *wakeups) order(write func(Listener) error) {
+	if w.conn == nil {
+		return
+	}
+	w.todo = append(w.todo, write)
+	select {
+	case w.more <- struct{}{}:
+	default:
 	}
 }
 
-func (w *wakeups) close() {
-	w.cancel()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.conn != nil {
-		_ = w.conn.Close()
-	}
-}
+func (w *wakeups) close() { w.cancel() }
 
 // run keeps a connection while there are channels.
 func (w *wakeups) run() {
 	const first = 100 * time.Millisecond
 	for pause := first; w.wanted(); pause = min(2*pause, timeout) {
 		began := time.Now()
-		if conn, err := w.dial(w.ctx); err == nil {
-			w.serve(&redis.PubSubConn{Conn: conn})
+		if conn, err := w.client.redis.Listen(w.ctx); err == nil {
+			w.serve(conn)
 		}
 		if time.Since(began) > timeout {
 			pause = first
@@ -263,31 +257,29 @@ func (w *wakeups) wanted() bool {
 
 // serve listens until the connection ends, then tells all that relied on it to
 // look for themselves.
-func (w *wakeups) serve(conn *redis.PubSubConn) {
+func (w *wakeups) serve(conn Listener) {
 	defer conn.Close()
+	defer context.AfterFunc(w.ctx, func() { _ = conn.Close() })()
+	over := make(chan struct{})
+	defer close(over)
 	w.mu.Lock()
-	w.conn = conn
-	for name := range w.channels {
-		w.written(conn.Conn.Send("SUBSCRIBE", name)) // one by one, as an ACL may deny some
-	}
-	w.written(conn.Conn.Flush())
-	if w.ctx.Err() != nil {
-		_ = conn.Close()
-	}
+	w.conn, w.todo, w.more = conn, nil, make(chan struct{}, 1)
+	names := slices.Collect(maps.Keys(w.channels))
+	w.order(func(conn Listener) error { return conn.Subscribe(names...) })
 	w.ping = time.AfterFunc(timeout, func() { w.check(conn) })
+	go w.write(conn, w.more, over)
 	w.mu.Unlock()
 
-	for err := error(nil); err == nil; {
-		switch m := conn.ReceiveWithTimeout(3 * timeout).(type) {
-		case redis.Message:
-			w.tell(m.Channel, parseNews(string(m.Data)))
-		case redis.Subscription:
-			w.confirm(m)
-		case error:
-			var said redis.Error
-			if !errors.As(m, &said) { // NOPERM for a channel: the others go on
-				err = m
-			}
+	for {
+		kind, name, payload, err := conn.Receive(3 * timeout)
+		if err != nil && !isSaid(err) { // unlike NOPERM for a channel: the others go on
+			break
+		}
+		switch kind {
+		case "message":
+			w.tell(name, parseNews(payload))
+		case "subscribe", "unsubscribe":
+			w.confirm(name, kind == "subscribe")
 		}
 	}
 
@@ -303,10 +295,37 @@ func (w *wakeups) serve(conn *redis.PubSubConn) {
 	}
 }
 
+// write writes what is ordered. A connection that can't be written to is dropped;
+// run makes the next.
+func (w *wakeups) write(conn Listener, more, over <-chan struct{}) {
+	for {
+		select {
+		case <-more:
+		case <-over:
+			return
+		}
+		for _, write := range w.ordered(conn) {
+			if write(conn) != nil {
+				_ = conn.Close()
+				return
+			}
+		}
+	}
+}
+
+func (w *wakeups) ordered(conn Listener) (todo []func(Listener) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.conn == conn {
+		todo, w.todo = w.todo, nil
+	}
+	return todo
+}
+
 // check pings Redis, which shows a dead connection to serve. A connection that
 // is subscribed to nothing is given up; where that is so because an ACL denied
 // it, the next may have more luck.
-func (w *wakeups) check(conn *redis.PubSubConn) {
+func (w *wakeups) check(conn Listener) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.conn != conn {
@@ -314,7 +333,7 @@ func (w *wakeups) check(conn *redis.PubSubConn) {
 	}
 	for _, ch := range w.channels {
 		if ch.live {
-			w.written(conn.Ping(""))
+			w.order(Listener.Ping)
 			w.ping.Reset(timeout)
 			return
 		}
@@ -338,11 +357,11 @@ func (ch *channel) tell(n News) {
 
 // confirm takes note of what Redis has done, in the order in which it was
 // asked: a channel may have been left and joined again meanwhile.
-func (w *wakeups) confirm(m redis.Subscription) {
+func (w *wakeups) confirm(name string, live bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ch := w.channels[m.Channel]; ch != nil {
-		ch.live = m.Kind == "subscribe"
+	if ch := w.channels[name]; ch != nil {
+		ch.live = live
 		ch.tell(News{})
 	}
 }
