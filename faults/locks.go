@@ -5,15 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
+	redigo "github.com/gomodule/redigo/redis"
+	"github.com/redis/go-redis/v9"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/goredislock"
 )
 
 // A Service is the lock service of a run. What can be done to it is its own.
@@ -26,7 +27,9 @@ type Service interface {
 // openers are how a node process opens its locks.
 var openers = map[string]func(NodeConfig) gone.LockFactory{
 	"":         redigoLocks,
-	"sentinel": sentinelPool,
+	"go-redis": goRedisLocks(func(o redis.UniversalOptions) redis.UniversalClient { return redis.NewClient(o.Simple()) }),
+	"sentinel": goRedisLocks(func(o redis.UniversalOptions) redis.UniversalClient { return redis.NewFailoverClient(o.Failover()) }),
+	"cluster":  goRedisLocks(func(o redis.UniversalOptions) redis.UniversalClient { return redis.NewClusterClient(o.Cluster()) }),
 }
 
 // redigoLocks are the built-in ones, and those of a user's pool where there is a
@@ -35,14 +38,13 @@ func redigoLocks(cfg NodeConfig) gone.LockFactory {
 	if cfg.Password == "" {
 		return gone.RedisLocks("redis://"+cfg.Service, cfg.lock)
 	}
-	return poolLocks(cfg, func(ctx context.Context) (redis.Conn, error) {
-		return redis.DialContext(ctx, "tcp", cfg.Service, redis.DialPassword(cfg.Password),
-			redis.DialConnectTimeout(time.Second), redis.DialReadTimeout(time.Second), redis.DialWriteTimeout(time.Second))
-	})
-}
-
-func poolLocks(cfg NodeConfig, dial func(context.Context) (redis.Conn, error)) gone.LockFactory {
-	pool := &redis.Pool{MaxActive: 16, MaxIdle: 16, Wait: true, MaxConnLifetime: connectionAge, DialContext: dial}
+	pool := &redigo.Pool{
+		MaxActive: 16, MaxIdle: 16, Wait: true, MaxConnLifetime: connectionAge,
+		DialContext: func(ctx context.Context) (redigo.Conn, error) {
+			return redigo.DialContext(ctx, "tcp", cfg.Service, redigo.DialPassword(cfg.Password),
+				redigo.DialConnectTimeout(time.Second), redigo.DialReadTimeout(time.Second), redigo.DialWriteTimeout(time.Second))
+		},
+	}
 	return func(id, value string) (gone.GoneLock, error) {
 		l, err := gone.NewRedisLockPool(pool, id, value)
 		if err != nil {
@@ -53,36 +55,22 @@ func poolLocks(cfg NodeConfig, dial func(context.Context) (redis.Conn, error)) g
 	}
 }
 
-// sentinelPool asks sentinels for the primary whenever it connects, as users of redigo
-// do.
-func sentinelPool(cfg NodeConfig) gone.LockFactory {
-	timeouts := []redis.DialOption{redis.DialConnectTimeout(time.Second), redis.DialReadTimeout(time.Second), redis.DialWriteTimeout(time.Second)}
-	ask := func(ctx context.Context, sentinel string) (string, error) {
-		conn, err := redis.DialContext(ctx, "tcp", sentinel, timeouts...)
-		if err != nil {
-			return "", err
-		}
-		defer conn.Close()
-		at, err := redis.Strings(conn.Do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", watched))
-		if err != nil {
-			return "", err
-		}
-		return net.JoinHostPort(at[0], at[1]), nil
+// goRedisLocks are those of a client of go-redis.
+func goRedisLocks(client func(redis.UniversalOptions) redis.UniversalClient) func(NodeConfig) gone.LockFactory {
+	return func(cfg NodeConfig) gone.LockFactory {
+		return goredislock.New(client(redis.UniversalOptions{
+			Addrs: strings.Split(cfg.Service, ","), ConnMaxLifetime: connectionAge, MasterName: watched,
+			DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second,
+		}), cfg.lock)
 	}
-	return poolLocks(cfg, func(ctx context.Context) (conn redis.Conn, err error) {
-		for sentinel := range strings.SplitSeq(cfg.Service, ",") {
-			var primary string
-			if primary, err = ask(ctx, sentinel); err == nil {
-				return redis.DialContext(ctx, "tcp", primary, timeouts...)
-			}
-		}
-		return nil, err
-	})
 }
 
 // lock gives a lock what the scenario wants of it.
 func (cfg NodeConfig) lock(l *gone.RedisLock) {
-	l.Expiry, l.RestartGuard, l.Replicas = cfg.TTL, cfg.Guard, cfg.Replicas
+	l.Expiry, l.RestartGuard = cfg.TTL, cfg.Guard
+	if cfg.Replicas > 0 {
+		l.Replicas = cfg.Replicas
+	}
 }
 
 // newLock makes locks that log every call. All the extras stay.

@@ -34,7 +34,7 @@ type NodeConfig struct {
 	SendTimeout time.Duration
 	Store       string // Unix socket of the fenced store
 	Guard       bool   // the restart guard of RedisLock
-	Replicas    int    // to wait for
+	Replicas    int    // to wait for; 0: as many as is usual
 	Curve       Pair   // zero: the wire is plain
 	Allowed     []string
 }

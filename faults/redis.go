@@ -30,6 +30,7 @@ type Redis struct {
 	cmd  *exec.Cmd
 	out  *bytes.Buffer
 
+	client   string // a kind of lock service: what nodes come with
 	sentinel string // its configuration, if it is one
 }
 
@@ -41,7 +42,14 @@ func startRedis(dir string, args ...string) (*Redis, error) {
 func (r *Redis) addr() string   { return net.JoinHostPort(r.host, strconv.Itoa(r.port)) }
 func (r *Redis) socket() string { return r.dir + "/s" }
 
-func (r *Redis) place() (kind, addr string) { return "", r.addr() }
+// startForGoRedis starts one that nodes come to with a client of go-redis.
+func startForGoRedis(dir string) (Service, error) {
+	r, err := startRedis(dir)
+	r.client = "go-redis"
+	return r, err
+}
+
+func (r *Redis) place() (kind, addr string) { return r.client, r.addr() }
 
 // start starts it, with the data of its directory.
 func (r *Redis) start() error {

@@ -45,7 +45,7 @@ func (s *Sentinel) start(dir string) error {
 		r, err := startSentinelServer(filepath.Join(dir, fmt.Sprint("sentinel", i)),
 			fmt.Sprintf("sentinel monitor %s %s %d 2", watched, p.host, p.port),
 			"sentinel down-after-milliseconds "+watched+" 500",
-			"sentinel failover-timeout "+watched+" 2000")
+			"sentinel failover-timeout "+watched+" 10000")
 		s.sentinels = append(s.sentinels, r)
 		if err != nil {
 			return err
@@ -208,7 +208,7 @@ func sentinelFailover(over takeover) Scenario {
 				}
 			}
 			promoted := func(confirming int) {
-				c.wait(30*time.Second, "there is another primary", func() bool {
+				c.wait(time.Minute, "there is another primary", func() bool {
 					p := service.primary()
 					return p != nil && p != old && confirms(p, confirming)
 				})
