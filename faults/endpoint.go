@@ -247,10 +247,10 @@ func (r *Redis) follow(primary *Redis) error {
 
 // until waits for a condition of a server.
 func (r *Redis) until(what string, ok func() bool) error {
-	for end := clock() + 20*time.Second; clock() < end; time.Sleep(5 * time.Millisecond) {
+	for end := clock() + 30*time.Second; clock() < end; time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return nil
 		}
 	}
-	return fmt.Errorf("redis-server at %s: not within 20 s: %s", r.addr(), what)
+	return fmt.Errorf("redis-server at %s: not within 30 s: %s", r.addr(), what)
 }

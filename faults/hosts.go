@@ -244,7 +244,7 @@ func hostScenarios() []Scenario {
 		},
 		{
 			Name: "hosts-far", Fault: "50 ms and 2 % loss from host to host, each way, and half of that to Redis; kill −9 of a holder, planned hand-overs, cut ways",
-			Holds: reached, TTL: 8 * ttl, Measure: measured, Rounds: 30,
+			Holds: reached, TTL: 8 * ttl, Measure: measured, Rounds: 30, Long: 2,
 			Play: func(c *Cluster, rounds int) {
 				n := c.networked(cable{late: 25 * time.Millisecond, loss: .01}, nil, nil)
 				for i := range rounds {
@@ -258,7 +258,7 @@ func hostScenarios() []Scenario {
 		},
 		{
 			Name: "hosts-mtu", Fault: "an MTU of 1280 and messages of 100,000 bytes; kill −9 of a holder, planned hand-overs, cut ways",
-			Holds: reached, TTL: 2 * ttl, Measure: measured, Rounds: 30,
+			Holds: reached, TTL: 2 * ttl, Measure: measured, Rounds: 30, Long: 2,
 			Play: func(c *Cluster, rounds int) {
 				n := c.networked(cable{mtu: 1280}, nil, nil)
 				for i := range rounds {
@@ -273,7 +273,7 @@ func hostScenarios() []Scenario {
 		},
 		{
 			Name: "hosts-moved", Fault: "the address of one host, which its node has a name for, changes",
-			Holds: reached, TTL: 4 * ttl, Measure: measured,
+			Holds: reached, TTL: 4 * ttl, Measure: measured, Rounds: 30, Long: 1,
 			Play: func(c *Cluster, rounds int) {
 				n := c.networked(cable{}, func(n *Hosts) error { return n.name("b.gone", n.all["b"].ip) }, func(name string, cfg *NodeConfig) {
 					if name == "b" {

@@ -170,7 +170,7 @@ func shardScenarios() []Scenario {
 		{
 			Name: "cluster-migration", Fault: "Redis Cluster, 12 ids: their slots migrate to other masters; Replicas = 1",
 			Holds: "zero overlap; no hand-over; no id without a holder", Service: startShards,
-			TTL: 4 * ttl, Bound: time.Second, Guarded: true, Long: 1,
+			TTL: 4 * ttl, Bound: time.Second, Guarded: true,
 			Play: func(c *Cluster, rounds int) {
 				service, ids := c.service.(*Shards), dozen()
 				c.confirming(1, ids...)
