@@ -280,15 +280,20 @@ func hostScenarios() []Scenario {
 						cfg.Addr, cfg.Bind = fmt.Sprintf("tcp://b.gone:%d", port), fmt.Sprintf("tcp://*:%d", port)
 					}
 				})
+				if n == nil {
+					return
+				}
+				for _, name := range []string{"a", "c"} { // leave all to b
+					other := c.nodes[name]
+					c.term(other)
+					c.resume(name, other.Config, other.wrap...)
+				}
 				for i := range rounds {
-					if n == nil {
-						return
-					}
 					c.round()
 					b := n.all["b"]
 					was := b.ip
 					b.ip = fmt.Sprintf("10.77.0.%d", 100+i%100)
-					c.must(errors.Join(b.do("ip addr add "+b.ip+"/24 dev e0", "ip addr del "+was+"/24 dev e0"), n.name("b.gone", b.ip)))
+					c.must(errors.Join(b.do("ip addr del "+was+"/24 dev e0", "ip addr add "+b.ip+"/24 dev e0"), n.name("b.gone", b.ip)))
 					c.reach()
 					c.pause(anytime(c.ttl))
 				}

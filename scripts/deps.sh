@@ -36,6 +36,9 @@ package() { # need: what $manager calls it
 	*:certificates) echo ca-certificates ;;
 	apt-get:redis-server) echo redis-server ;;
 	*:redis-server) echo redis ;;
+	dnf:ip) echo iproute ;;
+	*:ip) echo iproute2 ;;
+	*:nft) echo nftables ;;
 	*) echo "$1" ;;
 	esac
 }
