@@ -639,17 +639,19 @@ func TestMemoryIsBoundedWhateverTheNumberOfBlockedSenders(t *testing.T) {
 			var received atomic.Int32
 			r := hold(t, holder, name, func(r *gone.GoneRunner) {
 				<-open
-				for {
+				for extend := time.Tick(r.TTL() / 3); ; {
 					select {
 					case <-r.Data:
 						received.Add(1)
+					case <-extend:
+						_ = r.Extend()
 					case <-r.Exit:
 						return
 					}
 				}
 			})
 			defer r.Close()
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			data := make([]byte, size)
 			before := heap()
