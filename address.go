@@ -99,6 +99,9 @@ func (g *Gone) askService(ctx context.Context) error {
 	switch {
 	case err == nil, errors.Is(err, ErrNoHolder):
 		return nil
+	case errors.Is(err, ErrDegraded):
+		g.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
+		return nil
 	case errors.Is(err, ErrClosed):
 		return err
 	}

@@ -42,7 +42,8 @@ type Gone struct {
 	node  *node
 
 	closeErr error
-	once     sync.Once
+	once     sync.Once // of Close
+	degraded sync.Once // what Check has found is logged
 }
 
 // rooms are the parts of a node that messages go through.

@@ -61,13 +61,6 @@ type (
 		Holder() (value string, token uint64, err error)
 	}
 
-	// Checker is a lock that can tell whether its service could grant locks now, for
-	// [Gone.Check], in a way that needs no right to the lock's id. It returns soon after
-	// the context has ended.
-	Checker interface {
-		Check(ctx context.Context) error
-	}
-
 	// Waiter is a lock that can tell when it is worth looking again. One
 	// goroutine at a time calls one of them. Both methods may return early, and
 	// must not return later than a poll would; they return the context's error
@@ -79,9 +72,10 @@ type (
 		WaitHeld(ctx context.Context) error
 	}
 
-	// Checker is a lock that can say what is wrong with its service. Check returns
-	// nil, or an error that names what keeps the lock from working; the error wraps
-	// ErrDegraded when it works nevertheless.
+	// Checker is a lock that can tell whether its service could grant it now, for
+	// [Gone.Check]. The error names what keeps the lock from working; it wraps
+	// ErrDegraded when the lock works nevertheless. It returns soon after the context
+	// has ended.
 	Checker interface {
 		Check(ctx context.Context) error
 	}
