@@ -312,10 +312,7 @@ func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
 	if c, ok := lock.(Checker); ok && !g.own.checked.Load() {
 		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
 		defer cancel()
-		err := c.Check(ctx)
-		if errors.Is(err, ErrDegraded) {
-			g.log.Warn("gone: the lock service is not all that it should be", "err", err)
-		} else if err != nil {
+		if err := g.checkLock(ctx, c); err != nil {
 			return "", err
 		}
 		g.own.checked.Store(true)
