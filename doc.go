@@ -117,6 +117,9 @@
 //	                                  left goes to the next holder
 //	holder unreachable for a sender   the same once another holder is known; until then
 //	                                  the send waits, at most for its deadline
+//	two processes with one address    both are told, in the log and by [Gone.Check]
+//	a node's name leads elsewhere     looked up again about a second after the node has
+//	                                  fallen silent; of several addresses each is tried
 //	wake-ups lost                     waiters try when the TTL has run out
 //
 // # The log
@@ -128,8 +131,10 @@
 // handler that extends later than half the TTL (once for each RunOne), or ignores
 // Exit; an id that can't be competed for; a node that can't be reached or was
 // refused for its key. Each is said once, with the reason, and again when it comes
-// anew. ERROR is a handler's panic, with its stack, and a node that receives
-// nothing any more. Messages are not logged: each send has its result.
+// anew. So is a node that does not reach itself at its address, or shares it with
+// another process: see [Gone.Check]. ERROR is a handler's panic, with its stack, and
+// a node that receives nothing any more. Messages are not logged: each send has its
+// result.
 //
 // # Not promised
 //
@@ -160,5 +165,5 @@
 // # Other lock services
 //
 // [GoneLock] has four methods. What a lock can do beyond them it says by
-// implementing [Expirer], [Fencer], [Waiter] or [io.Closer].
+// implementing [Expirer], [Fencer], [Waiter], [Checker] or [io.Closer].
 package gone

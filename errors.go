@@ -2,9 +2,12 @@ package gone
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/Diggs/go-one/internal/lease"
+	"github.com/Diggs/go-one/internal/link"
+	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/zmq"
 )
 
@@ -45,6 +48,10 @@ var (
 	// ErrTooLarge: the data is larger than the limit of [WithMaxMessageSize],
 	// which is to be the same on all nodes.
 	ErrTooLarge = errors.New("gone: data too large")
+	// ErrDuplicateAddress: another process has this node's address.
+	ErrDuplicateAddress = errors.New("gone: another process has this node's address")
+	// ErrLockService: [Gone.Check] found that the lock service can't be used.
+	ErrLockService = errors.New("gone: the lock service")
 	// ErrClosed: the Gone, or the runner, has been closed.
 	ErrClosed = errors.New("gone: closed")
 )
@@ -58,6 +65,9 @@ var (
 	// ErrLeaseExpired: the local deadline passed before an Extend was
 	// confirmed. It wraps ErrLockLost, as the holder must act as if it were.
 	ErrLeaseExpired = lease.ErrExpired
+	// ErrDegraded: the lock service works, but slower than it could, or may forget
+	// a lock. See [Checker].
+	ErrDegraded = errors.New("gone: lock service degraded")
 	// ErrHandlerReturned is the cause of a tenure's end when its handler
 	// returned, or panicked, of its own accord.
 	ErrHandlerReturned = errors.New("gone: handler returned")
@@ -73,3 +83,24 @@ func (e *reasoned) Error() string {
 }
 
 func (e *reasoned) Unwrap() []error { return []error{e.what, e.why} }
+
+// unreachable says that a holder does not answer, and why as far as is known.
+func unreachable(s *stream.Stream) error {
+	addr, _, _ := strings.Cut(s.Link().Identity, " ")
+	err := fmt.Errorf("%w: %q at %s", ErrUnreachable, s.ID, addr)
+	if why := s.Link().Trouble(); why != nil {
+		return because(err, why)
+	}
+	return err
+}
+
+// ofHolder says whose address it is that no node can have.
+func ofHolder(id string, err error) error {
+	switch {
+	case errors.Is(err, link.ErrCrowded):
+		err = because(ErrUnreachable, err)
+	case errors.Is(err, link.ErrClosed):
+		err = ErrClosed
+	}
+	return because(fmt.Errorf("gone: holder of %q", id), err)
+}

@@ -29,7 +29,7 @@ import (
 //	stream: Stream.mu
 //	link: Mesh.mu
 //	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
-//	pulse, and the lists in Mesh and Room
+//	pulse, own.mu, and the lists in Mesh and Room
 type Gone struct {
 	opts    options
 	log     *slog.Logger
@@ -37,6 +37,7 @@ type Gone struct {
 	rooms
 	candidates
 	sends
+	own   own
 	count counters
 	node  *node
 
@@ -97,8 +98,10 @@ const (
 )
 
 // NewGone starts a node. Addr ("tcp://host:port", port 0 or * for any free
-// one) is where other nodes reach it; it listens there, too, unless
-// [WithBind] says otherwise. The lock service is not contacted yet.
+// one) is where other nodes reach it, and no other process: not that of a balancer.
+// It listens there, too, unless [WithBind] says otherwise. The host may be a name: all
+// its addresses are tried, and it is looked up again when its node falls silent. The
+// lock service is not contacted yet.
 func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	if newLock == nil {
 		return nil, errors.New("gone: nil lock factory")
@@ -114,7 +117,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 		return nil, err
 	}
 	c, err := zmq.Listen(zmq.Config{
-		Advertise: addr, Bind: o.bind, MaxFrame: stream.LargestFrame(o.maxMessageSize), Keys: keys, Log: o.logger,
+		Advertise: addr, Bind: o.bind, MaxFrame: stream.LargestFrame(o.maxMessageSize), Keys: keys, Log: o.logger, Lookup: o.lookup,
 	})
 	if err != nil {
 		g.cancel()
@@ -122,6 +125,7 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	}
 	g.assemble(carrier{c}, &wireEnd{c.Addr, c.Identity, keys, c.Close}, keys.Vouches)
 	c.Receive(g.receive)
+	g.own.tries.Go(g.tryAddress)
 	if keys == nil {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
@@ -153,6 +157,7 @@ func newGone(o options, newLock LockFactory) *Gone {
 		addr: g.Addr, send: g.SendDataContext, request: g.Request,
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.own.log, g.own.addr = g.log, g.Addr
 	return g
 }
 
@@ -160,11 +165,11 @@ func newGone(o options, newLock LockFactory) *Gone {
 func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []byte, key string) bool) {
 	g.end = end
 	g.tick = pulse.New(g.housekeep)
-	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches}, g.tick)
+	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches, Twin: g.own.meet}, g.tick)
 	g.room = mailbox.NewRoom(g.tick, g.opts.maxMessageSize)
 	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
 	g.routes = &routes{
-		self: end.identity, here: g.here, newLock: g.newLock,
+		self: end.identity, here: g.here, runs: g.runsHere, own: &g.own, newLock: g.newLock,
 		mesh: g.mesh, streams: g.streams, ctx: g.ctx, ids: map[string]*route{},
 	}
 }
@@ -174,6 +179,9 @@ func (g *Gone) here(id string) bool {
 	b := g.room.Box(id)
 	return b != nil && b.Open()
 }
+
+// runsHere reports whether there is a tenure of an id whose handler has not returned.
+func (g *Gone) runsHere(id string) bool { return g.room.Box(id) != nil }
 
 // housekeep does what time demands, and returns when to be called again.
 func (g *Gone) housekeep(now time.Time) (next time.Time) {
@@ -245,9 +253,9 @@ func (g *Gone) Addr() string { return g.end.addr }
 // it returns or must end, and then again somewhere. It does not wait for that,
 // and returns the runner that is there when the id is run on this node already.
 //
-// The lock service is asked once before anything is started; an error says
-// that it can't be reached, refuses, or has something else under that id. It
-// wraps ErrClosed when the Gone is closed.
+// The lock service is asked before anything is started; an error says that it can't
+// be reached, which command it refuses, or that it has something else under that id.
+// It wraps ErrClosed when the Gone is closed.
 func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -265,7 +273,8 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
+	value, err := lock.GetValue()
+	if err != nil && !errors.Is(err, ErrNoHolder) {
 		closeLock(lock)
 		return nil, err
 	}
@@ -280,6 +289,9 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		}
 		return &before.runner, nil
 	}
+	if before == nil && err == nil && value == g.end.identity {
+		g.suspect(id)
+	}
 	c := newCandidate(id, lock, handler, g.node, before)
 	g.byID[id] = c
 	go func() {
@@ -292,6 +304,26 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		c.run()
 	}()
 	return &c.runner, nil
+}
+
+// firstAsk asks the lock service whether an id can be competed for: at length, until
+// it has said once that all is well.
+func (g *Gone) firstAsk(lock GoneLock) error {
+	if c, ok := lock.(Checker); ok && !g.own.checked.Load() {
+		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
+		defer cancel()
+		err := c.Check(ctx)
+		if errors.Is(err, ErrDegraded) {
+			g.log.Warn("gone: the lock service is not all that it should be", "err", err)
+		} else if err != nil {
+			return err
+		}
+		g.own.checked.Store(true)
+	}
+	if _, err := lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
+		return err
+	}
+	return nil
 }
 
 // ended implements stage.
@@ -437,6 +469,7 @@ func (g *Gone) close() error {
 	g.tick.Stop()
 	g.mesh.Close()
 	g.room.Close()
+	g.own.tries.Wait()
 	g.end.close()
 	g.routes.close()
 	return errors.Join(late...)
@@ -461,6 +494,7 @@ type Stats struct {
 	Overdue   uint64 // handlers that did not return in time after Exit had closed
 	Malformed uint64 // frames received that were not well-formed
 	Refused   uint64 // connections and frames refused for their key
+	Twins     uint64 // signs of another process with this node's address
 }
 
 // Stats returns the node's counters.
@@ -473,5 +507,6 @@ func (g *Gone) Stats() Stats {
 		Overdue:   g.count.overdue.Load(),
 		Malformed: g.malformed.Load(),
 		Refused:   g.end.keys.Refused(),
+		Twins:     g.own.twins.Load(),
 	}
 }

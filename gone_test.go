@@ -531,12 +531,12 @@ func TestAddrHasTheRealPort(t *testing.T) {
 	}
 	t.Run("advertised is not bound", func(t *testing.T) {
 		// Another's port would be advertised by mistake if the bound one were.
-		g, err := gone.NewGone("tcp://192.0.2.1:4711", locks, gone.WithBind("tcp://127.0.0.1:0"))
+		g, err := gone.NewGone("tcp://127.9.9.9:4711", locks, gone.WithBind("tcp://127.0.0.1:0"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer g.Close()
-		if g.Addr() != "tcp://192.0.2.1:4711" {
+		if g.Addr() != "tcp://127.9.9.9:4711" {
 			t.Errorf("address %q", g.Addr())
 		}
 	})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/Diggs/go-one/internal/boottime"
 	"github.com/Diggs/go-one/internal/wire"
+	"github.com/Diggs/go-one/internal/zmq"
 )
 
 // MaxIDLength is the longest id, in bytes.
@@ -32,13 +33,16 @@ type options struct {
 	logger         *slog.Logger
 	keys           *keyOptions
 	now            func() time.Duration // the clock of leases
+	lookup         zmq.Lookup           // of other nodes' names, and of its own
 }
 
 // An Option changes a default of [NewGone].
 type Option func(*options)
 
 // WithBind listens on addr ("tcp://host:port", where the host may be * and the
-// port * or 0 for any) instead of the advertised address.
+// port * or 0 for any) instead of the advertised address. "tcp://*:port", with the
+// advertised port, is for a node whose own name has no address yet, or not the one that
+// others reach it by: Debian has it lead to 127.0.1.1.
 func WithBind(addr string) Option { return func(o *options) { o.bind = addr } }
 
 // WithSendTimeout is how long a send without a deadline of its own tries.

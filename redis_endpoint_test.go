@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gomodule/redigo/redis"
+
 	gone "github.com/Diggs/go-one"
 )
 
@@ -109,5 +111,51 @@ func TestAnEndpointThatMovesIsFollowedWithinSeconds(t *testing.T) {
 				t.Errorf("two held for %v", most)
 			}
 		})
+	}
+}
+
+// A server that goes on as before is a good one to whoever only listens.
+func TestWhoWaitsFollowsAnEndpointThatMovesWithinSeconds(t *testing.T) {
+	t.Parallel()
+	const ttl = 5 * time.Minute
+	old, young := startRedis(t), startRedis(t)
+	// Two addresses, as of two processes, each with a connection for wake-ups.
+	holds, waits := old.proxy(), old.proxy()
+	holder, waiter := holds.lock(t, "a", ttl), waits.lock(t, "a", ttl)
+	must(t, holder.Lock())
+	locked := competes(t, waiter)
+	old.subscribers("a", 1)
+
+	holds.leadsTo(young)
+	waits.leadsTo(young)
+	moved := time.Now()
+	eventually(t, 60*time.Second, "the holder follows", func() bool { return holder.Lock() == nil && young.do("EXISTS", "a") == int64(1) })
+	eventually(t, 60*time.Second, "the waiter follows", func() bool {
+		r, err := redis.Values(young.do("PUBSUB", "NUMSUB", "gone:a"), nil)
+		must(t, err)
+		return r[1] == int64(1)
+	})
+	t.Logf("it heard from the new server after %v", time.Since(moved))
+	holder.Unlock()
+	must(t, within(t, byWakeUp, "hand-over", locked))
+}
+
+func TestAProbeOfAWakeUpConnectionCostsNoLookAndEndsNone(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	holder := s.lock("a", time.Minute)
+	must(t, holder.Lock())
+	competes(t, s.lock("a", time.Minute))
+	s.subscribers("a", 1)
+	connection, published := s.pubsub(), s.info("commandstats", "cmdstat_publish:calls")
+	before := s.scripts()
+	eventually(t, 60*time.Second, "there were two probes", func() bool {
+		return s.info("commandstats", "cmdstat_publish:calls") >= published+2
+	})
+	if n := s.scripts() - before; n > 1 { // it looks when it has subscribed
+		t.Errorf("two probes cost %d scripts", n)
+	}
+	if again := s.pubsub(); again != connection {
+		t.Errorf("it was connection %s, now it is %s", connection, again)
 	}
 }

@@ -30,8 +30,9 @@ import (
 // answer that may be due to a wrong server behind the address: when that has come to
 // lead elsewhere, the lock follows within seconds. Until then two may hold it where
 // the old server goes on granting, for no longer than the TTL and those 10 s. The
-// connection for wake-ups stays while it lives: if the old server goes on, who waits
-// hears nothing, and looks again when the TTL has run out.
+// connection for wake-ups stays while its process hears on it, every 5 s, what it
+// has published by another: so who waits follows within 20 s, too, or, where PUBLISH
+// is denied, when the TTL has run out.
 //
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
@@ -222,7 +223,7 @@ func (l *RedisLock) Unlock() {
 	if secret == "" {
 		return
 	}
-	_ = l.request(func(ctx context.Context) error {
+	_ = l.request(context.Background(), func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
 			_, err := l.redis.Eval(ctx, 0, releaseScript, l.key(), secret, l.channel(), redisconn.FormatNews(token, 0))
 			if err == nil || otherType(err) || sleepCtx(ctx, jitter(pause)) != nil {
@@ -251,7 +252,7 @@ func (l *RedisLock) FencingToken() uint64 {
 // Holder implements [Fencer].
 func (l *RedisLock) Holder() (value string, token uint64, err error) {
 	var s string
-	err = l.request(func(ctx context.Context) (err error) {
+	err = l.request(context.Background(), func(ctx context.Context) (err error) {
 		s, err = l.redis.Get(ctx, l.key(), 1024) // bounded, as the key may be anybody's
 		return err
 	})
@@ -376,7 +377,7 @@ func (l *RedisLock) Close() error {
 
 // request makes a request, with all its attempts, in bounded time: one that
 // hangs leaves time for others before the deadline of a lease.
-func (l *RedisLock) request(ask func(context.Context) error) error {
+func (l *RedisLock) request(ctx context.Context, ask func(context.Context) error) error {
 	if l.TTL() < time.Millisecond {
 		return fmt.Errorf("expiry of %v, want at least a millisecond", l.Expiry)
 	}
@@ -394,15 +395,15 @@ func (l *RedisLock) request(ask func(context.Context) error) error {
 	l.redis.Retain()
 	l.mu.Unlock()
 	defer l.redis.Release()
-	ctx, cancel := context.WithTimeout(context.Background(), min(l.TTL()/4, 5*time.Second))
+	ctx, cancel := context.WithTimeout(ctx, min(l.TTL()/4, 5*time.Second))
 	defer cancel()
 	return ask(ctx)
 }
 
 func (l *RedisLock) eval(replicas int, script *redisconn.Script, args ...any) (r []int64, err error) {
-	err = l.request(func(ctx context.Context) error {
+	err = l.request(context.Background(), func(ctx context.Context) error {
 		r, err = l.redis.Eval(ctx, replicas, script, l.key(), args...)
-		return err
+		return l.named(err)
 	})
 	return r, err
 }

@@ -913,7 +913,7 @@ func TestTheTTLInRedisIsNeverShorterThanExpiry(t *testing.T) {
 		time.Second + 1: "1001", 1500*time.Millisecond - 1: "1500", 1<<63 - 1: "9223372036855",
 	} {
 		s.do("SLOWLOG", "RESET")
-		l := s.lock("a", expiry)
+		l := redisLock(t, locksAt(s.addr, expiry), "a")
 		eventually(t, 10*time.Second, "it is held and extended", func() bool {
 			return l.Lock() == nil && l.Extend() == nil
 		})

@@ -1,6 +1,7 @@
 package gone_test
 
 import (
+	"cmp"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -89,7 +90,11 @@ func (s *redisServer) do(cmd string, args ...any) any {
 }
 
 // locks makes locks with an expiry.
-func (s *redisServer) locks(expiry time.Duration) gone.LockFactory { return locksAt(s.addr, expiry) }
+// locks makes locks with a TTL. 0 is one that no test outlasts, however busy the
+// machine is: most handlers of tests never extend.
+func (s *redisServer) locks(expiry time.Duration) gone.LockFactory {
+	return locksAt(s.addr, cmp.Or(expiry, 5*time.Minute))
+}
 
 func locksAt(addr net.Addr, expiry time.Duration) gone.LockFactory {
 	return func(id, value string) (gone.GoneLock, error) {

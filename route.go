@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +20,8 @@ import (
 type routes struct {
 	self    string
 	here    func(id string) bool // a tenure on this node takes messages
+	runs    func(id string) bool // a tenure's handler is on this node
+	own     *own
 	newLock LockFactory
 	mesh    *link.Mesh
 	streams *stream.Mux
@@ -69,6 +69,9 @@ type past struct {
 	absent uint64
 	pause  time.Duration
 	again  time.Time
+	// Of a holder with this node's address that is another process.
+	strange uint64
+	since   time.Time
 }
 
 // get finds or makes the route of an id.
@@ -108,16 +111,16 @@ func (rs *routes) known(id string) *route {
 	return rs.ids[id]
 }
 
-// ask asks the lock service who holds an id.
-func (rs *routes) ask(id string) (addr string, token uint64, err error) {
+// with has something done with the route of an id, which is kept meanwhile.
+func (rs *routes) with(id string, do func(*route) error) error {
 	for {
 		r, err := rs.get(id)
 		if err != nil {
-			return "", 0, err
+			return err
 		}
 		if r.keep() {
 			defer r.release()
-			return holder(r.lock)
+			return do(r)
 		}
 	}
 }
@@ -142,6 +145,7 @@ func (rs *routes) evictLocked() {
 func (rs *routes) poke(id string) {
 	if r := rs.known(id); r != nil {
 		r.mu.Lock()
+		r.since = time.Time{}
 		r.changeLocked()
 		r.mu.Unlock()
 	}
@@ -360,6 +364,9 @@ func (r *route) learnLocked(identity string, token uint64, err error) (nobody bo
 		r.err = ErrNoHolder // it was not there a moment ago
 	case identity == r.rs.self:
 		r.err = ErrNoHolder // about to begin, or about to end
+		if r.strangeLocked(token) && r.rs.own.hasTwin() {
+			r.err = because(ErrUnreachable, ErrDuplicateAddress)
+		}
 		r.leaveLocked(token)
 		return true
 	default:
@@ -473,25 +480,4 @@ func (r *route) retireIdle() bool {
 	}
 	r.stream, r.last, r.evicted = nil, nil, true
 	return true
-}
-
-// unreachable says that a holder does not answer, and why as far as is known.
-func unreachable(s *stream.Stream) error {
-	addr, _, _ := strings.Cut(s.Link().Identity, " ")
-	err := fmt.Errorf("%w: %q at %s", ErrUnreachable, s.ID, addr)
-	if why := s.Link().Trouble(); why != nil {
-		return because(err, why)
-	}
-	return err
-}
-
-// ofHolder says whose address it is that no node can have.
-func ofHolder(id string, err error) error {
-	switch {
-	case errors.Is(err, link.ErrCrowded):
-		err = because(ErrUnreachable, err)
-	case errors.Is(err, link.ErrClosed):
-		err = ErrClosed
-	}
-	return because(fmt.Errorf("gone: holder of %q", id), err)
 }

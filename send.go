@@ -102,7 +102,7 @@ var errSelf = errors.New("gone: a handler's request to itself would wait for its
 type Holder struct {
 	Addr  string // the node's advertised address
 	Token uint64 // the tenure's fencing token; 0 where the lock has none
-	Here  bool   // it is this node
+	Here  bool   // it is a tenure of this very process
 }
 
 // Holder asks the lock service who holds the id. The error wraps ErrNoHolder
@@ -123,8 +123,14 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	got := make(chan answer, 1)
 	go func() { // the lock can't be interrupted
 		defer g.leave()
-		addr, token, err := g.routes.ask(id)
-		here := addr == g.end.identity
+		var addr string
+		var token uint64
+		err := g.routes.with(id, func(r *route) (err error) {
+			addr, token, err = holder(r.lock)
+			return err
+		})
+		b := g.room.Box(id)
+		here := addr == g.end.identity && b != nil && (token == 0 || token == b.Token)
 		addr, _, _ = strings.Cut(addr, " ")
 		if err == nil {
 			if err = zmq.CheckAddress(addr); err != nil {

@@ -74,7 +74,7 @@ func (c *Nodes) Cut(nodes ...*gone.Gone) {
 		cut[g.Addr()] = true
 	}
 	c.net.Weather(func(from, to string, _ []byte) linktest.Fate {
-		return linktest.Fate{Lost: cut[from] || cut[to]}
+		return linktest.Fate{Lost: from != to && (cut[from] || cut[to])}
 	})
 	c.Locks.cutOff(cut)
 }

@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	started.dir = dir
+	redis.SetLogger(quiet{})
 	code := m.Run()
 	for _, s := range started.all {
 		s.kill()
@@ -44,6 +45,11 @@ func TestMain(m *testing.M) {
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
+
+// quiet keeps what go-redis logs of servers that fail out of the tests' output.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -184,13 +190,14 @@ func (w *watched) client(t testing.TB) *redis.Client {
 	return c
 }
 
-// A sharded is a Cluster of three masters, with a replica each.
+// A sharded is a Cluster of three masters, with a replica each, and the second with
+// another: one takes its place, one confirms.
 type sharded struct{ masters, replicas []*server }
 
 func startSharded(t testing.TB) *sharded {
 	t.Helper()
 	c := &sharded{}
-	for i := range 6 {
+	for i := range 7 {
 		s := start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0")
 		if i < 3 {
 			c.masters = append(c.masters, s)
@@ -213,7 +220,7 @@ func startSharded(t testing.TB) *sharded {
 	}
 	for i, r := range c.replicas {
 		r.do(t, "CLUSTER", "MEET", host, port)
-		id := c.masters[i].id(t)
+		id := c.masters[[]int{0, 1, 2, 1}[i]].id(t)
 		eventually(t, 30*time.Second, "the replica knows its master", func() bool {
 			return r.Do(context.Background(), "CLUSTER", "REPLICATE", id).Err() == nil
 		})

@@ -138,6 +138,7 @@ func (l *Link) greeted(g wire.Greeting, from string) {
 	case g.Highest < wire.Lowest || g.Lowest > wire.Version:
 		l.why = fmt.Errorf("it speaks versions %d to %d, this node %d to %d", g.Lowest, g.Highest, wire.Lowest, wire.Version)
 	case l.state == opening:
+		l.againLocked(g, time.Now())
 		l.remote, l.from, l.why = g.Link, from, nil
 		if proved = g.Echo == l.id; proved {
 			l.openLocked()
@@ -161,6 +162,14 @@ func (l *Link) greeted(g wire.Greeting, from string) {
 		l.mesh.promote(l)
 	}
 	l.Flush()
+}
+
+// againLocked connects anew where a stranger asks for a link again, as the answer has not
+// reached him.
+func (l *Link) againLocked(g wire.Greeting, now time.Time) {
+	if !l.wanted && !g.Welcome && l.remote == g.Link && now.Sub(l.made) > silentAfter && now.Sub(l.renewed) > silentAfter {
+		l.renewed, l.out.renew = now, true
+	}
 }
 
 // openLocked lets frames leave.

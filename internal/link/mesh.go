@@ -63,6 +63,9 @@ type Config struct {
 	// Vouches reports whether frames that the carrier says are from someone may
 	// claim an identity.
 	Vouches func(identity []byte, from string) bool
+	// Twin is called, if set, for each Hello in this process's name that it has not sent.
+	// It must not block.
+	Twin func()
 	Limits
 }
 
@@ -133,6 +136,7 @@ type Mesh struct {
 	secret atomic.Pointer[[32]byte] // see reckon
 	kept   atomic.Int64             // bytes, by all links
 	news   atomic.Bool              // there are changes
+	mirror mirror
 
 	mu      sync.RWMutex
 	links   map[uint64]*Link // by this side's number; ended ones for a while
@@ -154,6 +158,7 @@ func NewMesh(c Config, tick *pulse.Pulse) *Mesh {
 		c.Bytes = meshBytes
 	}
 	m := &Mesh{Config: c, tick: tick, links: map[uint64]*Link{}, current: map[string]*Link{}}
+	m.mirror = mirror{number: draw(), waits: map[uint64]chan struct{}{}}
 	m.soon = pulse.New(m.settleUp)
 	m.renewSecret()
 	return m
@@ -265,6 +270,10 @@ func (m *Mesh) greet(frame []byte, from string) error {
 	g, err := wire.ParseHello(frame)
 	if err != nil || !m.Vouches(g.Identity, from) {
 		return err
+	}
+	if string(g.Identity) == m.Identity {
+		m.back(g)
+		return nil
 	}
 	m.mu.RLock()
 	l := m.links[g.Echo]

@@ -41,7 +41,7 @@ func (p Pool) With(ctx context.Context, _ string, ask func(do) bool) error {
 	defer conn.Close()
 	// Asks nothing, but not of a connection that can't bound a request.
 	if _, err := redis.DoWithTimeout(conn, timeout, ""); err != nil && conn.Err() == nil {
-		return refusal("the pool's connections must be those of redigo, which have a timeout for each call; " + clustered)
+		return refusal("the pool's connections must be those of redigo, which have a timeout for each call; " + Clustered)
 	}
 	deadline, _ := ctx.Deadline()
 	keep := ask(func(args ...any) (any, error) {
@@ -57,7 +57,8 @@ func (p Pool) With(ctx context.Context, _ string, ask func(do) bool) error {
 	return nil
 }
 
-const clustered = "for a Redis Cluster use package goredislock with a redis.ClusterClient"
+// Clustered is what to do about a Redis Cluster.
+const Clustered = "for a Redis Cluster use package goredislock with a redis.ClusterClient"
 
 // A refusal is what Redis said.
 type refusal string
@@ -75,7 +76,7 @@ func said(err error) error {
 	}
 	switch word, _, _ := strings.Cut(string(e), " "); word {
 	case "MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT":
-		e += redis.Error(" (this is a Redis Cluster, which needs a client that follows its slots: " + clustered + ")")
+		e += redis.Error(" (this is a Redis Cluster, which needs a client that follows its slots: " + Clustered + ")")
 	}
 	return refusal(e)
 }

@@ -227,16 +227,50 @@ func integers(reply any, err error) ([]int64, error) {
 	return r, err
 }
 
+func text(reply any, err error) (string, error) {
+	if s, ok := reply.(string); ok {
+		return s, err
+	}
+	return redis.String(reply, err)
+}
+
 // Get reads the first bytes of a string, "" where there is no such key.
 func (c *Client) Get(ctx context.Context, key string, most int) (s string, err error) {
-	err = c.With(ctx, key, func(do do) error {
-		reply, err := do("GETRANGE", key, 0, most-1)
-		if text, ok := reply.(string); ok && err == nil {
-			s = text
-			return nil
-		}
-		s, err = redis.String(reply, err)
+	err = c.With(ctx, key, func(do do) (err error) {
+		s, err = text(do("GETRANGE", key, 0, most-1))
 		return err
 	})
 	return s, err
+}
+
+// Info is what INFO says. Redis may refuse it.
+func (c *Client) Info(ctx context.Context, key string) (info map[string]string, err error) {
+	err = c.With(ctx, key, func(do do) error {
+		s, err := text(do("INFO"))
+		info = fields(s)
+		return err
+	})
+	return info, err
+}
+
+func fields(text string) map[string]string {
+	m := map[string]string{}
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			m[name] = value
+		}
+	}
+	return m
+}
+
+// Plain reports whether all keys are taken to be in one server.
+func (c *Client) Plain() bool {
+	_, ok := c.redis.(Pool)
+	return ok
+}
+
+// Refused reports whether Redis may not, or does not know how to, do what a script
+// asked of it.
+func Refused(err error) bool {
+	return isSaid(err) && (strings.Contains(err.Error(), "executing the script can't") || strings.Contains(err.Error(), "command called from script"))
 }

@@ -21,11 +21,22 @@ type wakeups struct {
 
 	mu       sync.Mutex
 	running  bool
-	conn     Listener               // nil while there is none
-	todo     []func(Listener) error // what is to be written to conn, in order
-	more     chan struct{}          // todo has become longer
-	ping     *time.Timer            // finds out that conn is dead, or idle
+	conn     *ear  // nil while there is none
+	deaf     error // the last refusal to subscribe, if nothing was granted since
 	channels map[string]*channel
+}
+
+// An ear is the connection of wakeups.
+type ear struct {
+	Listener
+	more  chan struct{} // todo has become longer
+	over  chan struct{} // closed when nobody listens to it any more
+	check *time.Timer
+
+	// Guarded by wakeups.mu.
+	todo  []func(Listener) error // to be written, in order
+	probe string                 // the last that was sent
+	heard chan struct{}          // nil when there is none to be heard
 }
 
 type channel struct {
@@ -221,9 +232,9 @@ func (w *wakeups) order(write func(Listener) error) {
 	if w.conn == nil {
 		return
 	}
-	w.todo = append(w.todo, write)
+	w.conn.todo = append(w.conn.todo, write)
 	select {
-	case w.more <- struct{}{}:
+	case w.conn.more <- struct{}{}:
 	default:
 	}
 }
@@ -257,27 +268,30 @@ func (w *wakeups) wanted() bool {
 
 // serve listens until the connection ends, then tells all that relied on it to
 // look for themselves.
-func (w *wakeups) serve(conn Listener) {
-	defer conn.Close()
-	defer context.AfterFunc(w.ctx, func() { _ = conn.Close() })()
-	over := make(chan struct{})
-	defer close(over)
+func (w *wakeups) serve(l Listener) {
+	defer l.Close()
+	defer context.AfterFunc(w.ctx, func() { _ = l.Close() })()
+	e := &ear{Listener: l, more: make(chan struct{}, 1), over: make(chan struct{})}
+	defer close(e.over)
 	w.mu.Lock()
-	w.conn, w.todo, w.more = conn, nil, make(chan struct{}, 1)
+	w.conn = e
 	names := slices.Collect(maps.Keys(w.channels))
-	w.order(func(conn Listener) error { return conn.Subscribe(names...) })
-	w.ping = time.AfterFunc(timeout, func() { w.check(conn) })
-	go w.write(conn, w.more, over)
+	w.order(func(l Listener) error { return l.Subscribe(names...) })
+	e.check = time.AfterFunc(timeout, func() { w.check(e) })
 	w.mu.Unlock()
+	go w.write(e)
 
 	for {
-		kind, name, payload, err := conn.Receive(3 * timeout)
-		if err != nil && !isSaid(err) { // unlike NOPERM for a channel: the others go on
-			break
+		kind, name, payload, err := l.Receive(3 * timeout)
+		if err != nil {
+			if !isSaid(err) {
+				break
+			}
+			w.refused(err)
 		}
 		switch kind {
 		case "message":
-			w.tell(name, parseNews(payload))
+			w.tell(name, payload)
 		case "subscribe", "unsubscribe":
 			w.confirm(name, kind == "subscribe")
 		}
@@ -285,7 +299,7 @@ func (w *wakeups) serve(conn Listener) {
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ping.Stop()
+	e.check.Stop()
 	w.conn = nil
 	for _, ch := range w.channels {
 		if ch.live {
@@ -295,57 +309,108 @@ func (w *wakeups) serve(conn Listener) {
 	}
 }
 
+// refused takes note of NOPERM for a channel. The others go on.
+func (w *wakeups) refused(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deaf = err
+}
+
+// Deaf is why nothing is heard, where Redis has refused that.
+func (c *Client) Deaf() error {
+	w := c.wakeups
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deaf
+}
+
 // write writes what is ordered. A connection that can't be written to is dropped;
 // run makes the next.
-func (w *wakeups) write(conn Listener, more, over <-chan struct{}) {
+func (w *wakeups) write(e *ear) {
 	for {
 		select {
-		case <-more:
-		case <-over:
+		case <-e.more:
+		case <-e.over:
 			return
 		}
-		for _, write := range w.ordered(conn) {
-			if write(conn) != nil {
-				_ = conn.Close()
+		w.mu.Lock()
+		todo := e.todo
+		e.todo = nil
+		w.mu.Unlock()
+		for _, write := range todo {
+			if write(e.Listener) != nil {
+				_ = e.Close()
 				return
 			}
 		}
 	}
 }
 
-func (w *wakeups) ordered(conn Listener) (todo []func(Listener) error) {
+// check pings Redis, which shows a dead connection to serve, and sends a probe. A
+// connection that is subscribed to nothing is given up; where that is so because
+// an ACL denied it, the next may have more luck.
+func (w *wakeups) check(e *ear) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.conn == conn {
-		todo, w.todo = w.todo, nil
-	}
-	return todo
-}
-
-// check pings Redis, which shows a dead connection to serve. A connection that
-// is subscribed to nothing is given up; where that is so because an ACL denied
-// it, the next may have more luck.
-func (w *wakeups) check(conn Listener) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.conn != conn {
+	if w.conn != e {
 		return
 	}
-	for _, ch := range w.channels {
-		if ch.live {
-			w.order(Listener.Ping)
-			w.ping.Reset(timeout)
-			return
+	for name, ch := range w.channels {
+		if !ch.live {
+			continue
 		}
+		w.order(Listener.Ping)
+		if e.heard == nil {
+			e.probe, e.heard = Probe+strconv.FormatUint(rand.Uint64(), 36), make(chan struct{})
+			go w.try(e, name, e.probe, e.heard)
+		}
+		e.check.Reset(timeout)
+		return
 	}
-	_ = conn.Close()
+	_ = e.Close()
 }
 
-func (w *wakeups) tell(name string, n News) {
+// Probe begins a message that at most its sender heeds.
+const Probe = "? "
+
+// try publishes a probe where locks are written to now. If it isn't heard, the
+// connection leads elsewhere, to a server that has lost its role perhaps and goes
+// on as if it had not: it is dropped. Where nothing can be published, nothing is
+// known.
+func (w *wakeups) try(e *ear, channel, probe string, heard <-chan struct{}) {
+	w.client.Retain()
+	defer w.client.Release()
+	ctx, cancel := context.WithTimeout(w.ctx, timeout)
+	defer cancel()
+	err := w.client.With(ctx, channel, func(do do) error {
+		_, err := do("PUBLISH", channel, probe)
+		return err
+	})
+	if err != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if !isSaid(err) { // what is denied is not tried again
+			e.heard = nil
+		}
+		return
+	}
+	select {
+	case <-heard:
+	case <-e.over:
+	case <-time.After(timeout):
+		_ = e.Close()
+	}
+}
+
+func (w *wakeups) tell(name, payload string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if ch := w.channels[name]; ch != nil {
-		ch.tell(n)
+	switch ch := w.channels[name]; {
+	case payload == w.conn.probe && w.conn.heard != nil:
+		close(w.conn.heard)
+		w.conn.heard = nil
+	case ch != nil && !strings.HasPrefix(payload, Probe):
+		ch.tell(parseNews(payload))
 	}
 }
 
@@ -361,7 +426,7 @@ func (w *wakeups) confirm(name string, live bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if ch := w.channels[name]; ch != nil {
-		ch.live = live
+		ch.live, w.deaf = live, nil
 		ch.tell(News{})
 	}
 }

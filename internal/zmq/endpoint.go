@@ -3,7 +3,6 @@
 package zmq
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -96,24 +95,6 @@ func dialable(addr string) (endpoint, error) {
 
 func (e endpoint) String() string {
 	return "tcp://" + net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
-}
-
-// resolve returns an IP address of a host. ZeroMQ binds to interfaces only, and
-// waits for the name server in the thread that serves all connections.
-func resolve(ctx context.Context, host string) (string, error) {
-	if host == "*" || numeric(host) {
-		return host, nil
-	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return host, err
-	}
-	for _, ip := range ips {
-		if host = ip.Unmap().String(); ip.Unmap().Is4() {
-			break
-		}
-	}
-	return host, nil
 }
 
 func numeric(host string) bool {

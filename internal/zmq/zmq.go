@@ -102,12 +102,12 @@ type pullSocket struct {
 	encoded bool // CURVE
 }
 
-// listen binds addr ("tcp://host:port", port 0 for any) and returns the socket
-// and the port that it got. Frames over maxFrame bytes end their connection.
-func (c *socketContext) listen(addr string, maxFrame int64) (pull *pullSocket, endpoint string, err error) {
+// listen binds a port, 0 for any, of hosts and returns the socket and the port that it
+// got. Frames over maxFrame bytes end their connection.
+func (c *socketContext) listen(hosts []string, port uint16, maxFrame int64) (pull *pullSocket, got uint16, err error) {
 	soc, err := c.ctx.NewSocket(zmq4.PULL)
 	if err != nil {
-		return nil, "", err
+		return nil, 0, err
 	}
 	defer func() {
 		if err != nil {
@@ -125,13 +125,48 @@ func (c *socketContext) listen(addr string, maxFrame int64) (pull *pullSocket, e
 		c.serve(soc),
 	)
 	if err != nil {
-		return nil, "", err
+		return nil, 0, err
 	}
-	if err = soc.Bind(addr); err != nil {
-		return nil, "", fmt.Errorf("bind %s: %w", addr, err)
+	for range 20 {
+		if got, err = bind(soc, hosts, port); port != 0 || !errors.Is(err, inUse) {
+			break
+		}
 	}
-	endpoint, err = soc.GetLastEndpoint()
-	return &pullSocket{soc, c.keys != nil}, endpoint, err
+	return &pullSocket{soc, c.keys != nil}, got, err
+}
+
+const inUse = zmq4.Errno(syscall.EADDRINUSE)
+
+// bind binds a port of all hosts that are this machine's, of which there must be one.
+func bind(soc *zmq4.Socket, hosts []string, port uint16) (uint16, error) {
+	var bound []string
+	var foreign error
+	for _, host := range hosts {
+		at := endpoint{host, port}
+		switch err := soc.Bind(at.String()); {
+		case err != nil && len(hosts) > 1 && !errors.Is(err, inUse):
+			foreign = fmt.Errorf("bind %s: %w", at, err)
+			continue
+		case err != nil:
+			for _, at := range bound {
+				_ = soc.Unbind(at)
+			}
+			return 0, fmt.Errorf("bind %s: %w", at, err)
+		}
+		last, err := soc.GetLastEndpoint()
+		if err != nil {
+			return 0, err
+		}
+		e, err := parseEndpoint(last)
+		if err != nil {
+			return 0, err
+		}
+		bound, port = append(bound, last), e.port
+	}
+	if len(bound) == 0 {
+		return 0, foreign
+	}
+	return port, nil
 }
 
 // receiveAll calls handle with each frame, which handle may keep, and the public

@@ -1,0 +1,203 @@
+package gone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Diggs/go-one/internal/link"
+)
+
+// own is what a node knows of its own address. Another process that has it, too, is a
+// twin.
+type own struct {
+	log  *slog.Logger
+	addr func() string
+
+	checked    atomic.Bool    // the lock service has been found fit once
+	tries      sync.WaitGroup // tryAddress and suspect
+	suspecting atomic.Bool
+
+	twins atomic.Uint64
+	mu    sync.Mutex
+	met   time.Time // the last sign of a twin
+}
+
+const (
+	twinMost  = 15 * time.Second // after so long without a sign there is no twin any more
+	tryAgain  = 5 * time.Second  // while there is one
+	tryStarts = 3                // connections at start: one of several may lead here by chance
+)
+
+// idOfCheck is an id that nobody runs, for a node that has none yet.
+const idOfCheck = "gone:check"
+
+// Check is for readiness probes. It returns nil when this node's address leads to this
+// very process, over a new connection, and the lock service can be used. It looks until
+// the context ends, for some seconds at most. The error wraps one or both of
+//
+//	ErrDuplicateAddress  another process has this node's address, or had it 15 s ago
+//	ErrUnreachable       the address does not lead here, as far as this node can see;
+//	                     and ErrRefused where a process with another key is there
+//	ErrLockService       and what the lock service said, or the context's error
+//
+// or is ErrClosed. Behind a NAT a node may not reach itself while others do: leave
+// ErrUnreachable out of account there. So it is where a name gets its address only
+// when the probe has succeeded: a headless Service of Kubernetes needs
+// publishNotReadyAddresses.
+//
+// The lock service is asked by [Checker] where the lock has it. Else it is asked who
+// holds an id that this node runs, or "gone:check" if there is none.
+func (g *Gone) Check(ctx context.Context) error {
+	if !g.enter() {
+		return ErrClosed
+	}
+	defer g.leave()
+	ctx, cancel := context.WithTimeout(ctx, g.opts.sendTimeout)
+	defer cancel()
+	defer context.AfterFunc(g.ctx, cancel)()
+	asked := make(chan error, 1)
+	g.sending.Add(1)
+	go func() { // the lock can't be interrupted
+		defer g.leave()
+		asked <- g.askService(ctx)
+	}()
+	address := g.checkAddress(ctx)
+	var service error
+	select {
+	case service = <-asked:
+	case <-ctx.Done():
+		select { // the address may have taken all the time
+		case service = <-asked:
+		default:
+			service = because(ErrLockService, ctx.Err())
+		}
+	}
+	if g.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return errors.Join(address, service)
+}
+
+// askService asks the lock service something that it answers if it can be used.
+func (g *Gone) askService(ctx context.Context) error {
+	g.mu.Lock()
+	ids := slices.Sorted(maps.Keys(g.byID))
+	g.mu.Unlock()
+	err := g.routes.with(append(ids, idOfCheck)[0], func(r *route) error {
+		if c, ok := r.lock.(Checker); ok {
+			return c.Check(ctx)
+		}
+		_, err := r.lock.GetValue()
+		return err
+	})
+	switch {
+	case err == nil, errors.Is(err, ErrNoHolder), errors.Is(err, ErrDegraded):
+		return nil
+	case errors.Is(err, ErrClosed):
+		return err
+	}
+	return because(ErrLockService, err)
+}
+
+// checkAddress tells whether the node's address leads to it, and to nobody else.
+func (g *Gone) checkAddress(ctx context.Context) error {
+	err := g.mesh.Reach(ctx)
+	if errors.Is(err, link.ErrElsewhere) {
+		g.own.meet()
+	}
+	switch {
+	case g.own.hasTwin():
+		return fmt.Errorf("%w, %s", ErrDuplicateAddress, g.Addr())
+	case err != nil:
+		return because(fmt.Errorf("%w: this node itself, at %s", ErrUnreachable, g.Addr()), err)
+	}
+	return nil
+}
+
+// tryAddress warns of an address that does not lead here, once. A twin is tried again
+// and again, so that it knows of this node, until it has gone.
+func (g *Gone) tryAddress() {
+	var err error
+	for n := 0; n < tryStarts && err == nil; n++ {
+		err = g.checkAddress(g.ctx)
+	}
+	if err != nil && !g.own.hasTwin() && g.ctx.Err() == nil {
+		g.log.Warn("gone: this node does not reach itself at its address; unless a NAT is in between, others may not, either",
+			"address", g.Addr(), "err", err)
+	}
+	for g.own.hasTwin() && sleepCtx(g.ctx, tryAgain) == nil {
+		_ = g.checkAddress(g.ctx)
+	}
+}
+
+// meet takes note of a sign that there is a twin.
+func (o *own) meet() {
+	o.twins.Add(1)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.met.IsZero() || time.Since(o.met) >= twinMost {
+		// A log that blocks must not stop who receives.
+		go o.log.Warn("gone: another process has this node's address: what is sent here may arrive there", "address", o.addr())
+	}
+	o.met = time.Now()
+}
+
+// hasTwin reports whether there was a sign of one of late.
+func (o *own) hasTwin() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.met.IsZero() && time.Since(o.met) < twinMost
+}
+
+// suspect looks at an id whose holder has this node's address and is not this process.
+// Where both reach themselves alone, as at 127.0.0.1 of two machines, there is no other
+// sign of a twin. One id is enough.
+func (g *Gone) suspect(id string) {
+	if !g.own.suspecting.CompareAndSwap(false, true) {
+		return
+	}
+	g.own.tries.Go(func() {
+		defer g.own.suspecting.Store(false)
+		g.log.Info("gone: the holder has this node's address: a process that has crashed, whose lock will expire, or another one",
+			"id", id, "address", g.Addr())
+		for sleepCtx(g.ctx, time.Second) == nil && g.routes.strange(id) {
+		}
+	})
+}
+
+// strange reports whether an id's holder has this node's address and is not this process,
+// as far as is known.
+func (rs *routes) strange(id string) (strange bool) {
+	err := rs.with(id, func(r *route) error {
+		identity, token, err := holder(r.lock)
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		strange = identity == rs.self && r.strangeLocked(token)
+		return nil
+	})
+	return strange || err != nil && !errors.Is(err, ErrNoHolder) && !errors.Is(err, ErrClosed)
+}
+
+// strangeLocked takes note that the holder of the id has this node's address, and reports
+// whether it is not this process. A process that has crashed does not extend its lock.
+func (r *route) strangeLocked(token uint64) bool {
+	switch now := time.Now(); {
+	case r.rs.runs(r.id):
+		return false
+	case r.since.IsZero(), r.strange != token:
+		r.strange, r.since = token, now
+	case now.Sub(r.since) > ttlOf(r.lock)+ttlOf(r.lock)/10:
+		r.rs.own.meet()
+	}
+	return true
+}
