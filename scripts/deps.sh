@@ -38,12 +38,12 @@ package() { # need: what $manager calls it
 	*:certificates) echo ca-certificates ;;
 	apt-get:redis-server) echo redis-server ;;
 	*:redis-server) echo redis ;;
-	dnf:ip) echo iproute ;;
-	*:ip) echo iproute2 ;;
-	*:nft) echo nftables ;;
 	apt-get:etcd) echo etcd-server ;;
 	dnf:postgres) echo postgresql-server ;;
 	*:postgres) echo postgresql ;;
+	dnf:ip) echo iproute ;;
+	*:ip) echo iproute2 ;;
+	*:nft) echo nftables ;;
 	*) echo "$1" ;;
 	esac
 }
