@@ -66,7 +66,7 @@ var (
 	// confirmed. It wraps ErrLockLost, as the holder must act as if it were.
 	ErrLeaseExpired = lease.ErrExpired
 	// ErrDegraded: the lock service works, but slower than it could, or may forget
-	// a lock. See [Checker].
+	// a lock. [Gone.Check] logs it once.
 	ErrDegraded = errors.New("gone: lock service degraded")
 	// ErrHandlerReturned is the cause of a tenure's end when its handler
 	// returned, or panicked, of its own accord.

@@ -278,7 +278,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, err := lock.GetValue()
+	value, err := g.firstAsk(lock)
 	if err != nil && !errors.Is(err, ErrNoHolder) {
 		closeLock(lock)
 		return nil, err
@@ -312,24 +312,18 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	return &c.runner, nil
 }
 
-// firstAsk asks the lock service whether an id can be competed for: at length, until
-// it has said once that all is well.
-func (g *Gone) firstAsk(lock GoneLock) error {
+// firstAsk asks who holds an id, and before that, until the lock service has said once
+// that all is well, whether it can be competed for.
+func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
 	if c, ok := lock.(Checker); ok && !g.own.checked.Load() {
 		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
 		defer cancel()
-		err := c.Check(ctx)
-		if errors.Is(err, ErrDegraded) {
-			g.log.Warn("gone: the lock service is not all that it should be", "err", err)
-		} else if err != nil {
-			return err
+		if err := g.checkLock(ctx, c); err != nil {
+			return "", err
 		}
 		g.own.checked.Store(true)
 	}
-	if _, err := lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
-		return err
-	}
-	return nil
+	return lock.GetValue()
 }
 
 // ended implements stage.

@@ -184,16 +184,20 @@ func (n *Hosts) behind(name string) error {
 
 // name has all hosts know the addresses of a name.
 func (n *Hosts) name(name string, addresses ...string) error {
-	var lines strings.Builder
-	for _, a := range addresses {
-		fmt.Fprintln(&lines, a, name)
-	}
 	for _, h := range n.all {
-		if err := os.WriteFile(h.names, []byte(lines.String()), 0o644); err != nil {
+		if err := h.name(name, addresses...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (h *host) name(name string, addresses ...string) error {
+	var lines strings.Builder
+	for _, a := range addresses {
+		fmt.Fprintln(&lines, a, name)
+	}
+	return os.WriteFile(h.names, []byte(lines.String()), 0o644)
 }
 
 func (n *Hosts) place(name string, cfg NodeConfig) (NodeConfig, []string) {
@@ -218,13 +222,14 @@ func (n *Hosts) heal() {
 func hostScenarios() []Scenario {
 	return []Scenario{
 		{
-			Name: "hosts", Fault: "three hosts: one with an IPv4 address, one with a name for an IPv6 and an IPv4 address, one behind NAT; kill −9 of a holder, planned hand-overs, cut ways",
+			Name: "hosts", Fault: "three hosts: one with an IPv4 address, one with a name for an IPv6 and an IPv4 address, of which each other host reaches one, one behind NAT; kill −9 of a holder, planned hand-overs, cut ways",
 			Holds: reached, TTL: 2 * ttl, Measure: measured,
 			Play: func(c *Cluster, rounds int) {
 				n := c.networked(cable{}, func(n *Hosts) error {
-					b := n.all["b"]
-					return errors.Join(n.behind("c"), b.settle("e0", "fd77::b/64"), n.all["u"].settle("e0", "fd77::c/64"),
-						n.name("b.gone", "fd77::b", b.ip))
+					b, u := n.all["b"], n.all["u"]
+					return errors.Join(n.behind("c"), b.settle("e0", "fd77::b/64"), u.settle("e0", "fd77::c/64"),
+						n.name("b.gone", "fd77::b", b.ip),
+						u.name("b.gone", "10.77.0.99", "fd77::b")) // nobody has the first
 				}, func(name string, cfg *NodeConfig) {
 					switch name {
 					case "b":
