@@ -445,16 +445,20 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if to == "" {
 		return fmt.Errorf("gone: no node at %s in cluster %q", addr, g.opts.cluster)
 	}
-	holder, _, err := g.routes.ask(id)
+	var at string
+	err = g.routes.with(id, func(r *route) (err error) {
+		at, _, err = holder(r.lock)
+		return err
+	})
 	switch {
 	case err != nil:
 		return err
-	case holder == to:
+	case at == to:
 		return nil
-	case holder == g.end.identity:
+	case at == g.end.identity:
 		return g.give(ctx, id, to)
 	}
-	_, err = g.ask(ctx, holder, question{Ask: "move", IDs: []string{id}, To: to})
+	_, err = g.ask(ctx, at, question{Ask: "move", IDs: []string{id}, To: to})
 	return err
 }
 

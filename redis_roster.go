@@ -68,7 +68,7 @@ func (l *RedisLock) Leave() error {
 func (l *RedisLock) Entered() (map[string]string, error) { return l.list("list", "", -1) }
 
 func (l *RedisLock) list(what, note string, ms int64) (notes map[string]string, err error) {
-	err = l.request(func(ctx context.Context) error {
+	err = l.request(context.Background(), func(ctx context.Context) error {
 		all, err := l.redis.List(ctx, rosterScript, l.helper("nodes", "\x00\x00"), l.value, note, ms)
 		notes = map[string]string{}
 		for i := 0; i+1 < len(all); i += 2 {

@@ -10,7 +10,7 @@ import (
 
 // A gate says whether a candidate is to compete. Its zero value is open.
 type gate struct {
-	mu      sync.Mutex
+	mu       sync.Mutex
 	shut     bool
 	promised bool   // the candidate has promised to take the id from another node
 	invited  bool   // to one attempt, also where it is shut
