@@ -214,30 +214,26 @@ type Gift struct {
 	IDs int
 }
 
-// slack is how far a node may be from its share before anything is moved.
-func slack(share float64) float64 { return max(1.5, share*0.03) }
-
-// Gifts is what the node is to give away now: all that it has beyond its share where
-// that is beyond slack, and its part of what nodes below slack need besides. All nodes
-// reckon alike, so that nobody is given too much, and no more is moved than must be.
-// Fractions are rounded at random: of a thousand nodes that have one id more than
-// their share, not each gives one to the node that has just come.
+// Gifts is what the node is to give away now. Nodes beyond slack give all that they
+// have over their share; where nodes below slack need more than that, the others with
+// something over add their part. All nodes reckon alike, so that nobody is given too
+// much, and no more is moved than must be.
 func (v *View) Gifts() []Gift {
 	share, shares := v.shares()
 	mine := excess(&v.me, share)
 	if mine <= 0 {
 		return nil
 	}
-	var much, some, few, free float64 // beyond slack, within; below slack, below at all
+	var much, some, few, free float64 // over: beyond slack, within; missing: beyond slack, at all
 	weigh := func(d, share float64) {
 		switch {
-		case d > slack(share) || d > 0 && share == 0:
+		case far(d, share):
 			much += d
 		case d > 0:
 			some += d
 		case d < 0:
 			free -= d
-			if -d > slack(share) {
+			if far(-d, share) {
 				few -= d
 			}
 		}
@@ -249,11 +245,23 @@ func (v *View) Gifts() []Gift {
 		weigh(d, shares[i])
 		frees[i] = max(-d, 0)
 	}
-	if mine > slack(share) || share == 0 {
-		return v.deal(min(mine, mine*free/much), frees, free)
+	if few > much {
+		for i, d := range frees {
+			if !far(d, shares[i]) {
+				frees[i] = 0
+			}
+		}
+		free = few
 	}
-	return v.deal(max(few-much, 0)*mine/some, frees, free)
+	if !far(mine, share) {
+		return v.deal(max(few-much, 0)*mine/some, frees, free)
+	}
+	return v.deal(mine*min(free/much, 1), frees, free)
 }
+
+// far reports whether so many ids over a share, or missing, are beyond slack: little
+// enough that nothing moves for it.
+func far(d, share float64) bool { return d > max(1.5, share*0.03) || d > 0 && share == 0 }
 
 // excess is what a node has beyond its share. That of a young one does not count.
 func excess(n *Node, share float64) float64 {
@@ -263,7 +271,9 @@ func excess(n *Node, share float64) float64 {
 	return float64(n.Held) - share
 }
 
-// deal distributes ids over nodes in proportion to what they have free.
+// deal distributes ids over nodes in proportion to what they have free. Fractions are
+// rounded at random: of a thousand nodes that have one id over their share, not each
+// gives one to the node that has just come.
 func (v *View) deal(ids float64, frees []float64, free float64) (gifts []Gift) {
 	rest := int(ids)
 	if rand.Float64() < ids-float64(rest) {

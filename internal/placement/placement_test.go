@@ -268,3 +268,59 @@ func TestIDsAreSpreadAndThenStay(t *testing.T) {
 		})
 	}
 }
+
+// A thousand nodes and a million ids, as docs/scale.md has it.
+func TestLongAThousandNodesWithAMillionIDs(t *testing.T) {
+	const nodes, all = 1000, 1_000_000
+	c := newCluster(nodes, all)
+	c.isSpread(t, "at first")
+	c.join()
+	c.isSpread(t, "one joined")
+	c.leave(0)
+	c.isSpread(t, "one left")
+	for range nodes / 50 { // fifty at a time
+		var old []int
+		for i := range 50 {
+			old = append(old, i)
+		}
+		c.leave(old...)
+		c.round()
+		for range old {
+			c.join()
+		}
+		c.round()
+		c.round()
+	}
+	t.Logf("deploy of all, fifty at a time: %d moves besides those of the restarts", c.moves)
+	c.moves = 0
+	c.isSpread(t, "after it")
+	var tenth []int
+	for i := range nodes / 10 {
+		tenth = append(tenth, i)
+	}
+	c.leave(tenth...)
+	c.isSpread(t, "a tenth died")
+	before := c.moves
+	c.round()
+	if c.moves != before {
+		t.Error("ids still move")
+	}
+}
+
+// What a node's part costs: the roster's note, a view, and a round.
+func BenchmarkView(b *testing.B) {
+	for _, n := range []int{5, 100, 1000} {
+		c := newCluster(n, 1000*n)
+		b.Run(fmt.Sprint(n, " nodes"), func(b *testing.B) {
+			for b.Loop() {
+				See(c.nodes[0], c.nodes, nil)
+			}
+		})
+		before := See(c.nodes[0], c.nodes, nil)
+		b.Run(fmt.Sprint(n, " nodes, none came or went"), func(b *testing.B) {
+			for b.Loop() {
+				See(c.nodes[0], c.nodes, before).Gifts()
+			}
+		})
+	}
+}
