@@ -387,13 +387,16 @@ func (g *Gone) watchWakes() {
 	g.watching = true
 	var look func()
 	look = func() {
-		boxes := g.room.All()
-		for _, b := range boxes {
-			b.Left()
+		tenures := 0
+		for _, b := range g.room.All() {
+			if b != g.desk.box {
+				b.Left()
+				tenures++
+			}
 		}
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.watching = len(boxes) > 0; g.watching {
+		if g.watching = tenures > 0; g.watching {
 			time.AfterFunc(wakeWatch, look)
 		}
 	}

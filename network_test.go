@@ -446,7 +446,7 @@ func (c *cluster) end() {
 		if crashed, leaving := n.gone(); crashed || leaving {
 			continue
 		}
-		if links, boxes := n.mesh.Count(), len(n.room.All()); links+boxes > 0 {
+		if links, boxes := n.mesh.Count(), len(n.room.All())-1; links+boxes > 0 { // and its desk
 			c.t.Errorf("%s: %d links, %d mailboxes are left", n.Addr(), links, boxes)
 		}
 		if next := n.streams.Tick(time.Now()); !next.IsZero() {

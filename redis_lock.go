@@ -307,7 +307,7 @@ func (l *RedisLock) whenFree(wake func()) error {
 	return err
 }
 
-// forgetFree implements [sleeper].
+// forgetFree takes note that nobody waits any more.
 func (l *RedisLock) forgetFree() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

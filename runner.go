@@ -219,8 +219,6 @@ type stage interface {
 // called once when WaitFree would have returned. It must not block.
 type sleeper interface {
 	whenFree(wake func()) error
-	// forgetFree says that nobody waits any more.
-	forgetFree()
 }
 
 // counters are what Stats shows.

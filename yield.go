@@ -76,8 +76,8 @@ func (g *gate) wait(open bool, rouse func()) bool {
 // park reports whether run will be called again when the gate opens, or the
 // candidate is closed.
 func (c *candidate) park() bool {
-	if s, ok := c.lock.(sleeper); ok {
-		s.forgetFree()
+	if l, ok := c.lock.(interface{ forgetFree() }); ok { // with its subscription
+		l.forgetFree()
 	}
 	var once sync.Once
 	wake := func() { once.Do(func() { go c.run() }) }
