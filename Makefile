@@ -9,7 +9,7 @@ export GOFLAGS += -buildvcs=false
 
 # Names that scripts/deps.sh knows.
 BUILD   := cc pkg-config libzmq certificates
-SERVERS := redis-server ngircd
+SERVERS := redis-server ngircd etcd postgres pgbouncer
 
 # "." and every directory below it that has a go.mod.
 MODULES := $(patsubst ./%,%,$(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod))))
@@ -65,6 +65,7 @@ SEEDED := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACr
 test-long: deps-test
 	cd faults && $(GOTEST) -run '^TestLong' ./...
 	cd bench && go test -count=1 -timeout=10m -run '^TestLong' ./...
+	cd pglock && go test -count=1 -timeout=20m -run '^TestLong' ./...
 	$(GOTEST) -run '^TestLong' .
 	GONE_SEEDS=200 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
 	GONE_SEEDS=1000 go test -count=1 -timeout=10m -run '^TestAFrameIsTaken' ./internal/link

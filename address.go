@@ -20,6 +20,8 @@ type own struct {
 	log  *slog.Logger
 	addr func() string
 
+	checked    atomic.Bool    // the lock service has been found fit once
+	degraded   sync.Once      // what it lacks is logged
 	tries      sync.WaitGroup // tryAddress and suspect
 	suspecting atomic.Bool
 
@@ -91,7 +93,7 @@ func (g *Gone) askService(ctx context.Context) error {
 	g.mu.Unlock()
 	err := g.routes.with(append(ids, idOfCheck)[0], func(r *route) error {
 		if c, ok := r.lock.(Checker); ok {
-			return c.Check(ctx)
+			return g.checkLock(ctx, c)
 		}
 		_, err := r.lock.GetValue()
 		return err
@@ -99,13 +101,21 @@ func (g *Gone) askService(ctx context.Context) error {
 	switch {
 	case err == nil, errors.Is(err, ErrNoHolder):
 		return nil
-	case errors.Is(err, ErrDegraded):
-		g.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
-		return nil
 	case errors.Is(err, ErrClosed):
 		return err
 	}
 	return because(ErrLockService, err)
+}
+
+// checkLock asks a lock what is wrong with its service. What only degrades it is logged,
+// once.
+func (g *Gone) checkLock(ctx context.Context, c Checker) error {
+	err := c.Check(ctx)
+	if errors.Is(err, ErrDegraded) {
+		g.own.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
+		return nil
+	}
+	return err
 }
 
 // checkAddress tells whether the node's address leads to it, and to nobody else.

@@ -42,8 +42,7 @@ type Gone struct {
 	node  *node
 
 	closeErr error
-	once     sync.Once // of Close
-	degraded sync.Once // what Check has found is logged
+	once     sync.Once
 }
 
 // rooms are the parts of a node that messages go through.
@@ -254,9 +253,9 @@ func (g *Gone) Addr() string { return g.end.addr }
 // it returns or must end, and then again somewhere. It does not wait for that,
 // and returns the runner that is there when the id is run on this node already.
 //
-// The lock service is asked once before anything is started; an error says
-// that it can't be reached, refuses, or has something else under that id. It
-// wraps ErrClosed when the Gone is closed.
+// The lock service is asked before anything is started; an error says that it can't
+// be reached, which command it refuses, or that it has something else under that id.
+// It wraps ErrClosed when the Gone is closed.
 func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -274,7 +273,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, err := lock.GetValue()
+	value, err := g.firstAsk(lock)
 	if err != nil && !errors.Is(err, ErrNoHolder) {
 		closeLock(lock)
 		return nil, err
@@ -305,6 +304,20 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		c.run()
 	}()
 	return &c.runner, nil
+}
+
+// firstAsk asks who holds an id, and before that, until the lock service has said once
+// that all is well, whether it can be competed for.
+func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
+	if c, ok := lock.(Checker); ok && !g.own.checked.Load() {
+		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
+		defer cancel()
+		if err := g.checkLock(ctx, c); err != nil {
+			return "", err
+		}
+		g.own.checked.Store(true)
+	}
+	return lock.GetValue()
 }
 
 // ended implements stage.

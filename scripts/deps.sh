@@ -15,6 +15,8 @@ has() {
 	cc) echo '#include <stdlib.h>' | $(go env CC) -fsyntax-only -x c - 2>/dev/null ;;
 	pkg-config) command -v "$(go env PKG_CONFIG)" >/dev/null ;;
 	libzmq) "$(go env PKG_CONFIG)" --exists libzmq 2>/dev/null ;;
+	# Debian keeps the server off the PATH.
+	postgres) command -v "$1" >/dev/null || ls /usr/lib/postgresql/*/bin/"$1" >/dev/null 2>&1 ;;
 	# A bare Debian has none, and then Go downloads no module. Other systems always have them.
 	certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ "$manager" != apt-get ] ;;
 	*) command -v "$1" >/dev/null ;;
@@ -36,6 +38,9 @@ package() { # need: what $manager calls it
 	*:certificates) echo ca-certificates ;;
 	apt-get:redis-server) echo redis-server ;;
 	*:redis-server) echo redis ;;
+	apt-get:etcd) echo etcd-server ;;
+	dnf:postgres) echo postgresql-server ;;
+	*:postgres) echo postgresql ;;
 	*) echo "$1" ;;
 	esac
 }
@@ -68,11 +73,12 @@ quiet_services() { # need...
 	[ "$manager" = apt-get ] || return 0
 	for need in "$@"; do
 		case $need in
-		redis-server | ngircd)
-			$root update-rc.d "$need" disable
-			[ ! -d /run/systemd/system ] || $root systemctl stop "$need"
-			;;
+		postgres) service=postgresql ;;
+		redis-server | ngircd | etcd | pgbouncer) service=$need ;;
+		*) continue ;;
 		esac
+		$root update-rc.d "$service" disable
+		[ ! -d /run/systemd/system ] || $root systemctl stop "$service"
 	done
 }
 

@@ -1,0 +1,108 @@
+// Package locktest says whether a lock service keeps the promises that gone builds
+// on. Whoever writes a [gone.GoneLock] has a test that runs it:
+//
+//	func TestMyLockKeepsThePromisesOfALock(t *testing.T) {
+//		locktest.Run(t, locktest.Service{Locks: func(ttl time.Duration) gone.LockFactory {
+//			return mylock.New(addr, ttl)
+//		}})
+//	}
+//
+// That checks what the comments of [gone.GoneLock] and of its extras demand while
+// all is well. The hooks of a [Service] have things go wrong, one at a time. What
+// a service has no hook for is skipped, and the output says so. [Proxy] has three
+// of the hooks for whatever is reached over a socket.
+//
+// It takes some ten seconds on a quiet machine, most of which the tests wait. They
+// measure no speed: the limits are for a machine that does much else.
+package locktest
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	gone "github.com/Diggs/go-one"
+)
+
+// A Service is the lock service that is tested. Nobody else uses it meanwhile. Hooks
+// are called one at a time, from the goroutine of a test; what they return undoes
+// what they have done, and is called once.
+type Service struct {
+	// Locks makes the factory of a node, for locks with a TTL. A hold may last
+	// longer than its TTL, as where the service counts in seconds, but not by much.
+	Locks func(ttl time.Duration) gone.LockFactory
+
+	// IDs is how many are held at the same time; 0 is 1,000.
+	IDs int
+
+	// Stop has the service not answer, or not be reached. It forgets nothing.
+	Stop func(t testing.TB) (start func())
+	// Slow has each answer come later by so much.
+	Slow func(t testing.TB, by time.Duration) (undo func())
+	// LoseReplies has the service do what it is asked, and its replies get lost.
+	// It need not apply to connections that are new.
+	LoseReplies func(t testing.TB) (undo func())
+	// Restart has the service die and start again, with what it knew.
+	Restart func(t testing.TB)
+	// Forget has the service lose all that it knows, of all ids, as by a restart
+	// with nothing on its disk.
+	Forget func(t testing.TB)
+	// Advance moves the clock of the service forward, and no node's.
+	Advance func(t testing.TB, by time.Duration)
+	// SetBack moves the clock of the service back, and no node's.
+	SetBack func(t testing.TB, by time.Duration)
+	// Delete removes the hold of an id, as a person may with the service's own
+	// tools.
+	Delete func(t testing.TB, id string)
+	// Spoil puts what no lock has written in place of the hold of an id; Delete
+	// removes it.
+	Spoil func(t testing.TB, id string)
+}
+
+const (
+	addr  = "tcp://127.0.0.1:6381"
+	other = "tcp://127.0.0.1:6382"
+
+	never = time.Minute            // this TTL does not run out
+	brief = 2 * time.Second        // this one leaves time for some requests that fail
+	soon  = 500 * time.Millisecond // this one runs out while a test waits
+
+	bound = 10 * time.Second // of a call or a wait that is to take no time, on a busy machine
+)
+
+// A check is one promise.
+type check struct {
+	promise string
+	keeps   func(*tester)
+	// what it is about, where not every lock or service has it
+	has func(Service, gone.GoneLock) (what string, ok bool)
+}
+
+// Run runs a test for each promise, and returns when all have ended. Those with
+// nothing going wrong run at the same time, the others one after the other.
+func Run(t *testing.T, s Service) {
+	probe := (&tester{T: t, Service: s}).lock(never, addr)
+	run := func(t *testing.T, c check) {
+		t.Run(c.promise, func(t *testing.T) {
+			if c.has != nil {
+				if what, ok := c.has(s, probe); !ok {
+					t.Skipf("not checked: there is no %s", what)
+				}
+			}
+			c.keeps(&tester{T: t, Service: s})
+		})
+	}
+	t.Run("while all is well", func(t *testing.T) {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for _, c := range append(promises, extras...) {
+			wg.Go(func() { run(t, c) }) // not t.Parallel, which has them wait for a processor
+		}
+	})
+	t.Run("with many ids", func(t *testing.T) { run(t, manyIDs) })
+	t.Run("while things go wrong", func(t *testing.T) {
+		for _, c := range faults {
+			run(t, c)
+		}
+	})
+}

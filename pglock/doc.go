@@ -1,0 +1,60 @@
+// Package pglock keeps the locks of gone in PostgreSQL (12 or later):
+//
+//	if err := pglock.Migrate(ctx, pool); err != nil { … }
+//	g, err := gone.NewGone(addr, pglock.New(pool))
+//
+// A lock is a row, which [Migrate] makes the table for, or [Migration] for those who
+// keep their migrations themselves. Its columns are text, for psql:
+//
+//	SELECT id, value, token, expires FROM gone_locks WHERE expires > now();
+//
+// # What it promises
+//
+// All that [gone.GoneLock] and its extras ask for. A hold goes by the server's clock
+// alone. Each request is one statement and one round trip, outside of any transaction,
+// takes at most a quarter of the TTL or 5 s, and can be repeated: whoever lost an answer
+// asks again and hears what is true. A server that can't be reached, has too many
+// connections, is about to end, only reads, or has others in the way leaves the outcome
+// open. Only a row that says so means that the lock is lost.
+//
+// A token is the server's clock in microseconds, and at least one more than the token
+// before. The row stays when the lock is released, and so tokens go on to increase where
+// the clock is behind; where the row is lost, or an old dump restored, the clock sees to
+// it. Rows of ids that are no more may be deleted when they have expired.
+//
+// # Connections
+//
+// All locks that are made from one pool share up to 4 connections of their own, whose
+// settings are the pool's, and one more while any of them waits. A connection is used
+// for 10 s at most, and all are given up at an error that may be due to a wrong server.
+// So a lock follows when the address leads to another server, or another of several
+// hosts takes writes (target_session_attrs=read-write). Until then two may hold it where
+// the old server goes on to take writes, for no longer than the TTL and those 10 s.
+//
+// Who waits costs nothing but a place in a list: Lock and Unlock notify (NOTIFY), and
+// what waits for the end of a hold is looked up together, with some queries a TTL for
+// all ids of a process. A pooler that lends connections for a transaction (pgbouncer,
+// pool_mode=transaction) keeps notifications to itself. Where there is a pooler, nothing
+// is prepared and nobody listens: whoever waits polls, every second or tenth of the TTL,
+// all with one query.
+//
+// # What it needs
+//
+// The rights to SELECT, INSERT and UPDATE on the table. [Lock.Check] says what is
+// missing.
+//
+// An answer must mean that the server does not forget: synchronous_commit must not be
+// off, and where there is a failover, the replica that takes over has to have confirmed
+// (synchronous_standby_names), or it may not know who holds a lock. Then two may hold
+// it, until the first hears of it at its next Extend.
+//
+// A hold is extended by changing its row in place (HOT), so the table does not grow. A
+// transaction that stays open for long in that database, as that of a dump, has the
+// server keep old versions of the rows meanwhile, as of any other table's.
+//
+// # The server's clock
+//
+// When it is set back, holds last longer: whoever competes cuts what is left of one to
+// its own TTL. When it leaps forward, holds end early, and another may get the lock
+// while the first still believes in its lease; the token tells them apart.
+package pglock
