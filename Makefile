@@ -10,6 +10,9 @@ export GOFLAGS += -buildvcs=false
 # Names that scripts/deps.sh knows.
 BUILD   := cc pkg-config libzmq certificates
 SERVERS := redis-server ngircd etcd postgres pgbouncer
+ifeq ($(shell uname),Linux)
+SERVERS += ip nft
+endif
 
 # "." and every directory below it that has a go.mod.
 MODULES := $(patsubst ./%,%,$(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod))))

@@ -2,18 +2,21 @@ package etcdlock
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	gone "github.com/Diggs/go-one"
 )
 
-// WaitFree implements [gone.Waiter]. It costs etcd one read, and one more in each TTL,
-// as no client can tell a watch that has fallen silent from one with nothing to say.
+// WaitFree implements [gone.Waiter]. It costs etcd the grant of a lease, to take the
+// lock with, and one read and renewal in each TTL, as no client can tell a watch that
+// has fallen silent from one with nothing to say.
 func (l *Lock) WaitFree(ctx context.Context) error {
 	l.mu.Lock()
 	other := l.other
@@ -60,6 +63,8 @@ func (l *Lock) wait(ctx context.Context, kind mvccpb.Event_EventType, most time.
 	case wanted(kv):
 		l.mark(kv == nil)
 		return nil
+	case kind == mvccpb.DELETE:
+		l.prepare(ctx)
 	}
 	select {
 	case deleted := <-woken:
@@ -86,6 +91,35 @@ func (l *Lock) look(ctx context.Context) (*mvccpb.KeyValue, error) {
 		return nil, err
 	}
 	return r.Kvs[0], nil
+}
+
+// prepare has a lease at hand for when the lock is free: Lock then waits for one write
+// and not for two. Without one it grants it itself.
+func (l *Lock) prepare(ctx context.Context) {
+	if enter(ctx, l.etcd.looks) != nil {
+		return
+	}
+	defer func() { <-l.etcd.looks }()
+	l.taking.Lock()
+	defer l.taking.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, l.patience())
+	defer cancel()
+	l.mu.Lock()
+	lease, busy := l.lease, l.closed || l.hold.lease != 0
+	l.mu.Unlock()
+	if busy {
+		return
+	}
+	if lease != 0 {
+		if _, err := l.etcd.client.KeepAliveOnce(ctx, lease); !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return
+		}
+	}
+	if granted, err := l.etcd.client.Grant(ctx, l.seconds()); err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.lease = granted.ID
+	}
 }
 
 // mark notes whether Lock need not look before it takes.

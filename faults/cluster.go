@@ -19,17 +19,18 @@ import (
 	"time"
 )
 
-// A Cluster is one run of a scenario: a Redis, a fenced store and node
+// A Cluster is one run of a scenario: a lock service, a fenced store and node
 // processes of its own, what was done to them, and what they logged.
 type Cluster struct {
 	*Row
-	ttl    time.Duration
-	dir    string
-	redis  *Redis
-	store  *Store
-	nodes  map[string]*Node // that run, by name
-	past   []*Node
-	closer []func()
+	ttl     time.Duration
+	dir     string
+	service Service
+	redis   *Redis // the service, where it is one
+	store   *Store
+	nodes   map[string]*Node // that run, by name
+	past    []*Node
+	closer  []func()
 
 	history History
 	live    map[string][]*Tenure // by id, in the order in which they began
@@ -59,6 +60,7 @@ type Node struct {
 	Name   string // of this process; a node started anew has another
 	Addr   string
 	Config NodeConfig
+	wrap   []string // the command that it is run with
 	cmd    *exec.Cmd
 	stdin  io.Writer
 	log    logReader
@@ -67,17 +69,22 @@ type Node struct {
 	ended  bool // by the suite, or as the suite asked
 }
 
-func newCluster(row *Row, ttl time.Duration, redisArgs ...string) (*Cluster, error) {
+func newCluster(row *Row) (*Cluster, error) {
 	dir, err := os.MkdirTemp("", "faults")
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{
-		Row: row, ttl: ttl, dir: dir, nodes: map[string]*Node{},
+		Row: row, ttl: row.TTL, dir: dir, nodes: map[string]*Node{},
 		live: map[string][]*Tenure{}, counts: map[Kind]int{}, last: map[string]map[Kind]Event{},
 	}
 	if c.store, err = newStore(filepath.Join(dir, "store")); err == nil {
-		c.redis, err = startRedis(filepath.Join(dir, "redis"), redisArgs...)
+		if row.Service != nil {
+			c.service, err = row.Service(filepath.Join(dir, "service"))
+		} else {
+			c.redis, err = startRedis(filepath.Join(dir, "redis"), row.Redis...)
+			c.service = c.redis
+		}
 	}
 	if err != nil {
 		c.close()
@@ -94,8 +101,8 @@ func (c *Cluster) close() {
 	for i := len(c.closer) - 1; i >= 0; i-- {
 		c.closer[i]()
 	}
-	if c.redis != nil {
-		c.redis.stop()
+	if c.service != nil {
+		c.service.stop()
 	}
 	if c.store != nil {
 		c.store.close()
@@ -120,8 +127,9 @@ func freePort() int {
 
 // config is what nodes are started with, unless a scenario wants otherwise.
 func (c *Cluster) config(ids ...string) NodeConfig {
+	kind, addr := c.service.place()
 	return NodeConfig{
-		Addr: "tcp://127.0.0.1:0", Redis: c.redis.addr(), IDs: ids, TTL: c.ttl,
+		Addr: "tcp://127.0.0.1:0", Kind: kind, Service: addr, IDs: ids, TTL: c.ttl,
 		SendTimeout: 10 * time.Second, Store: c.store.ln.Addr().String(),
 	}
 }
@@ -150,7 +158,7 @@ func (c *Cluster) launch(name string, cfg NodeConfig, wrap ...string) *Node {
 	}
 	config, err := json.Marshal(cfg)
 	c.must(err)
-	n := &Node{Name: fmt.Sprintf("%s.%d", name, len(c.past)), Config: cfg, exited: make(chan error, 1)}
+	n := &Node{Name: fmt.Sprintf("%s.%d", name, len(c.past)), Config: cfg, wrap: wrap, exited: make(chan error, 1)}
 	c.past = append(c.past, n)
 	path := filepath.Join(c.dir, n.Name)
 	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

@@ -59,6 +59,9 @@ func nodeScenarios() []Scenario {
 		handOver("return", "the handler returns", func(c *Cluster, t *Tenure) {
 			c.let(t, "return")
 		}),
+		byGoRedis(handOver("return-go-redis", "the handler returns; the lock is by a client of go-redis", func(c *Cluster, t *Tenure) {
+			c.let(t, "return")
+		})),
 		{
 			Name: "sigstop", Fault: "SIGSTOP of the holder past its TTL, then SIGCONT",
 			Holds: "no message after it wakes but the one on offer; Extend says lost; the store refuses its writes",
@@ -331,6 +334,12 @@ func handOver(name, fault string, end func(*Cluster, *Tenure)) Scenario {
 			}
 		},
 	}
+}
+
+// byGoRedis is a scenario with another client.
+func byGoRedis(s Scenario) Scenario {
+	s.Service = startForGoRedis
+	return s
 }
 
 // starved reports whether a tenure may have lost its lease only because its node

@@ -80,8 +80,9 @@ func clock() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// An EventLog appends events to a file. The stamp is taken under the mutex, so
-// a log is in order.
+// An EventLog appends events to a file. The stamp is taken before the mutex: one
+// event must not look late because the write of another was slow. So a log is in
+// order for each goroutine only.
 type EventLog struct {
 	mu  sync.Mutex
 	w   io.Writer
@@ -89,9 +90,9 @@ type EventLog struct {
 }
 
 func (l *EventLog) Add(e Event) time.Duration {
+	e.At = clock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e.At = clock()
 	l.buf = e.append(l.buf[:0])
 	if _, err := l.w.Write(l.buf); err != nil {
 		// A log with holes proves nothing.

@@ -2,14 +2,19 @@ module github.com/Diggs/go-one/faults
 
 go 1.25.0
 
-replace github.com/Diggs/go-one => ../
+replace (
+	github.com/Diggs/go-one => ../
+	github.com/Diggs/go-one/goredislock => ../goredislock
+)
 
 require (
 	github.com/Diggs/go-one v0.0.0
+	github.com/Diggs/go-one/goredislock v0.0.0
 	github.com/Shopify/toxiproxy/v2 v2.12.0
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/gomodule/redigo v1.9.3
 	github.com/pebbe/zmq4 v1.4.0
+	github.com/redis/go-redis/v9 v9.21.0
 	github.com/rs/zerolog v1.33.0
 	golang.org/x/sys v0.44.0
 )
@@ -27,6 +32,7 @@ require (
 	github.com/prometheus/common v0.62.0 // indirect
 	github.com/prometheus/procfs v0.15.1 // indirect
 	github.com/rs/xid v1.5.0 // indirect
+	go.uber.org/atomic v1.11.0 // indirect
 	golang.org/x/sync v0.20.0 // indirect
 	google.golang.org/protobuf v1.36.1 // indirect
 	gopkg.in/tomb.v1 v1.0.0-20141024135613-dd632973f1e7 // indirect

@@ -22,6 +22,7 @@ type Tenure struct {
 	ID, Node string
 	Token    uint64
 	Asked    time.Duration // the Lock that was granted was called
+	Renewed  time.Duration // the last Lock or Extend that was granted was called
 	Begin    time.Duration // first line of the handler
 	Exit     time.Duration // a goroutine has seen r.Exit closed
 	Returned time.Duration
@@ -43,17 +44,25 @@ func (h History) tenures() []*Tenure {
 	var all []*Tenure
 	open := map[key]*Tenure{}
 	asked := map[key]time.Duration{} // by node, id and 0
+	calls := map[key]time.Duration{} // of Extend, by node, id and number
 	for _, e := range h {
 		k := key{e.Node, e.ID, e.Token}
 		switch e.Kind {
 		case LockCall:
 			asked[key{e.Node, e.ID, 0}] = e.At
+		case ExtendCall:
+			calls[key{e.Node, e.ID, uint64(e.N)}] = e.At
+		case ExtendRet:
+			if t := open[k]; t != nil && e.Text == "ok" {
+				t.Renewed = max(t.Renewed, calls[key{e.Node, e.ID, uint64(e.N)}])
+			}
 		case Begin:
 			t := &Tenure{
 				ID: e.ID, Node: e.Node, Token: e.Token, Begin: e.At,
 				Asked: asked[key{e.Node, e.ID, 0}],
 				Exit:  never, Returned: never, Unlock: never, Killed: never,
 			}
+			t.Renewed = cmp.Or(t.Asked, t.Begin)
 			all = append(all, t)
 			open[k] = t
 		case Killed:
@@ -121,9 +130,9 @@ func (f *findings) add(at time.Duration, format string, args ...any) {
 
 // checkTenures is "exactly one": tokens increase, trusted windows do not
 // overlap. Two kinds of overlap are returned apart: those that a stopped
-// process could not help, as those that are no longer than the machine lets one
-// wait, and those after Redis has lost its memory, which may last until the old
-// holder's next Extend, or a TTL if that hangs.
+// process could not help (see overslept), as those that are no longer than the
+// machine lets one wait, and those after Redis has lost its memory, which may last
+// until the old holder's next Extend, or a TTL if that hangs.
 func checkTenures(h History, ttl, wait time.Duration) (bad findings, outside, forgotten []time.Duration) {
 	pauses := h.pauses()
 	var wipes [][2]time.Duration
@@ -154,7 +163,7 @@ func checkTenures(h History, ttl, wait time.Duration) (bad findings, outside, fo
 					continue
 				}
 				overlap := min(a.End(), b.End()) - b.Begin
-				if within(pauses[a.Node], b.Begin) || overlap <= wait {
+				if within(pauses[a.Node], b.Begin) || overlap <= wait || overslept(a, pauses[a.Node], ttl, wait) {
 					outside = append(outside, overlap)
 					continue
 				}
@@ -170,6 +179,17 @@ func checkTenures(h History, ttl, wait time.Duration) (bad findings, outside, fo
 		}
 	}
 	return bad, outside, forgotten
+}
+
+// overslept reports whether the process of a tenure was stopped when its deadline
+// passed, and has closed the window as soon as it could be asked to: a lease leaves
+// its holder a tenth of the TTL for that after the deadline, so it has as long after
+// it was resumed. Its successor may begin meanwhile.
+func overslept(t *Tenure, pauses [][2]time.Duration, ttl, wait time.Duration) bool {
+	deadline := t.Renewed + ttl - ttl/10
+	return slices.ContainsFunc(pauses, func(p [2]time.Duration) bool {
+		return p[0] <= deadline && deadline <= p[1] && t.End() <= p[1]+ttl/10+wait
+	})
 }
 
 // resumed says when a process was for the last time before at, if it was stopped.

@@ -100,6 +100,9 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"a window that a return ended", tenures, "12 a begin 5\n25 a returned 5\n30 b begin 6\n31 a exit 5\n", ""},
 		{"an overlap that a stopped process can't help", tenures, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a exit 5\n", ""},
 		{"an overlap after the process was resumed", tenures, "12 a begin 5\n20 a stopped 0\n25 a resumed 0\n30 b begin 6\n41 a exit 5\n", "was trusted"},
+		{"an overlap of a process that was resumed past its deadline", tenures, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n12 a begin 5\n20 a stopped 0\n108 a resumed 0\n111 b begin 6\n117 a exit 5\n", ""},
+		{"an overlap of one that was resumed past its deadline and slept on", tenures, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n12 a begin 5\n20 a stopped 0\n108 a resumed 0\n111 b begin 6\n119 a exit 5\n", "was trusted"},
+		{"an overlap of one that was resumed before its deadline, which an Extend had moved", tenures, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n12 a begin 5\n30 a extend> 5 q 2\n31 a extend< 5 q 2 ok\n32 a stopped 0\n108 a resumed 0\n111 b begin 6\n117 a exit 5\n", "was trusted"},
 		{"an overlap after Redis forgot", tenures, "12 a begin 5\n20 - wiping 0\n21 - wiped 0\n30 b begin 6\n41 a exit 5\n", ""},
 		{"an overlap long after Redis forgot", tenures, "12 a begin 5\n20 - wiping 0\n21 - wiped 0\n30 b begin 6\n141 a exit 5\n", "was trusted"},
 

@@ -7,13 +7,16 @@
 //	go run . -attacks -out ../docs/security.md     attacks from outside, as make attacks does
 //	go run . -run kill -rounds 20 -dump /tmp       some of them; their histories are kept
 //
-// A scenario ([Scenario]; ends.go, outages.go, messages.go, requests.go) starts a
-// [Cluster] of its own and does something to it, round after round. Its nodes (node.go,
-// handler.go, senders.go) are this binary again: a Gone, handlers and senders
-// that obey lines on stdin and append every [Event] to a log. Afterwards all logs
-// make one [History], and the checkers look at nothing else (history.go for
-// tenures, ledger.go for messages, lockmodel.go for locks). What holds
-// for every history is in [Row.judge]; a scenario adds what only it can know.
+// A scenario ([Scenario]; ends.go, outages.go, messages.go …) starts a [Cluster] of its
+// own and does something to it, round after round. Its lock service is one redis-server,
+// or another [Service]: how that is started and what can be done to it is in a file of
+// its own with its scenarios (endpoint.go, sentinel.go, shards.go), and how nodes open
+// their locks there in locks.go. Its nodes (node.go, handler.go, senders.go) are this
+// binary again, here or on [Hosts] of their own: a Gone, handlers and senders that obey
+// lines on stdin and append every [Event] to a log. Afterwards all logs make one
+// [History], and the checkers look at nothing else (history.go for tenures, ledger.go
+// for messages, lockmodel.go for locks). What holds for every history is in [Row.judge];
+// a scenario adds what only it can know.
 //
 // An [Attack] (attacks.go) comes from a stranger: this process plays one, against
 // parts (part.go) that count; security.go starts them, judges and reports.

@@ -297,7 +297,7 @@ func (c *Cluster) handOver(id string) {
 	case 2:
 		c.term(n)
 		c.successor(t, 5*time.Second)
-		c.resume(nameOf(n.Name), n.Config)
+		c.resume(nameOf(n.Name), n.Config, n.wrap...)
 	}
 }
 

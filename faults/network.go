@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -64,90 +61,15 @@ type Net interface {
 	heal()
 }
 
-// network makes one of network namespaces, or of proxies where the machine
-// does not allow them. It restarts Redis where the nodes can reach it.
+// network makes one of hosts, or of proxies where the machine does not allow them.
 func (c *Cluster) network(names ...string) Net {
-	n := &namespaces{c: c, hub: fmt.Sprintf("gone-%d-%d", os.Getpid(), freePort()), ip: map[string]string{}}
-	if err := n.make(names); err != nil {
+	n, err := c.hosts(cable{}, names...)
+	if err != nil {
 		c.remark("no network namespaces here (%v); proxies stand in, which cut a node off from all others", err)
 		return newProxies(c, names)
 	}
 	c.remark("network namespaces; packets are dropped silently")
 	return n
-}
-
-// namespaces are one network namespace for each node and one for Redis with a
-// bridge, to which all are connected.
-type namespaces struct {
-	c   *Cluster
-	hub string
-	ip  map[string]string // by node
-	off [][2]string       // ways that are cut
-}
-
-func ip(args ...string) error {
-	out, err := exec.Command("ip", args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("ip %s: %w %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
-	}
-	return nil
-}
-
-func (n *namespaces) of(name string) string { return n.hub + "-" + name }
-
-func (n *namespaces) make(names []string) error {
-	steps := [][]string{
-		{"netns", "add", n.hub},
-		{"-n", n.hub, "link", "set", "lo", "up"},
-		{"-n", n.hub, "link", "add", "br0", "type", "bridge"},
-		{"-n", n.hub, "addr", "add", "10.77.0.1/24", "dev", "br0"},
-		{"-n", n.hub, "link", "set", "br0", "up"},
-	}
-	for i, name := range names {
-		ns, port := n.of(name), fmt.Sprintf("p%d", i)
-		n.ip[name] = fmt.Sprintf("10.77.0.%d", 10+i)
-		steps = append(steps,
-			[]string{"netns", "add", ns},
-			[]string{"-n", ns, "link", "set", "lo", "up"},
-			[]string{"-n", ns, "link", "add", "e0", "type", "veth", "peer", "name", port, "netns", n.hub},
-			[]string{"-n", n.hub, "link", "set", port, "master", "br0", "up"},
-			[]string{"-n", ns, "addr", "add", n.ip[name] + "/24", "dev", "e0"},
-			[]string{"-n", ns, "link", "set", "e0", "up"},
-		)
-	}
-	n.c.onClose(func() {
-		for name := range n.ip {
-			_ = ip("netns", "del", n.of(name))
-		}
-		_ = ip("netns", "del", n.hub)
-	})
-	for _, s := range steps {
-		if err := ip(s...); err != nil {
-			return err
-		}
-	}
-	r := n.c.redis
-	r.stop()
-	r.host, r.wrap = "10.77.0.1", []string{"ip", "netns", "exec", n.hub}
-	return r.start()
-}
-
-func (n *namespaces) place(name string, cfg NodeConfig) (NodeConfig, []string) {
-	cfg.Addr, cfg.Redis = fmt.Sprintf("tcp://%s:7000", n.ip[name]), n.c.redis.addr()
-	return cfg, []string{"ip", "netns", "exec", n.of(name)}
-}
-
-// cut sends the packets to a hardware address that nobody has.
-func (n *namespaces) cut(from, to string) {
-	n.c.must(ip("-n", n.of(from), "neigh", "replace", n.ip[to], "lladdr", "02:00:00:00:de:ad", "dev", "e0", "nud", "permanent"))
-	n.off = append(n.off, [2]string{from, to})
-}
-
-func (n *namespaces) heal() {
-	for _, way := range n.off {
-		n.c.must(ip("-n", n.of(way[0]), "neigh", "del", n.ip[way[1]], "dev", "e0"))
-	}
-	n.off = nil
 }
 
 // proxies are one proxy in front of each node, which is advertised in its

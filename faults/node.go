@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"strconv"
@@ -16,8 +14,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/gomodule/redigo/redis"
 
 	gone "github.com/Diggs/go-one"
 )
@@ -28,7 +24,8 @@ const nodeEnv = "GONE_FAULTS_NODE"
 // A NodeConfig is what a node process is started with.
 type NodeConfig struct {
 	Addr, Bind  string
-	Redis       string // host:port
+	Kind        string // of lock service: a key of openers
+	Service     string // host:port, or several with commas between
 	Password    string
 	IDs         []string // to run
 	TTL         time.Duration
@@ -37,7 +34,7 @@ type NodeConfig struct {
 	SendTimeout time.Duration
 	Store       string // Unix socket of the fenced store
 	Guard       bool   // the restart guard of RedisLock
-	Replicas    int    // to wait for
+	Replicas    int    // to wait for; 0: as many as is usual
 	Curve       Pair   // zero: the wire is plain
 	Allowed     []string
 }
@@ -51,7 +48,7 @@ type node struct {
 	cfg    NodeConfig
 	log    *EventLog
 	gone   *gone.Gone
-	pool   *redis.Pool
+	open   gone.LockFactory
 	behave sync.Map // of the handlers: id → behaviour
 	calls  atomic.Int64
 
@@ -69,15 +66,7 @@ func nodeMain(config string) {
 	if n.cfg.Extend == 0 {
 		n.cfg.Extend = n.cfg.TTL / 3
 	}
-	if n.cfg.Password != "" {
-		n.pool = &redis.Pool{
-			MaxActive: 16, MaxIdle: 16, Wait: true,
-			DialContext: func(ctx context.Context) (redis.Conn, error) {
-				return redis.DialContext(ctx, "tcp", n.cfg.Redis, redis.DialPassword(n.cfg.Password),
-					redis.DialConnectTimeout(time.Second), redis.DialReadTimeout(time.Second), redis.DialWriteTimeout(time.Second))
-			},
-		}
-	}
+	n.open = openers[n.cfg.Kind](n.cfg)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 
@@ -168,90 +157,6 @@ func (n *node) obey(words []string) {
 	default:
 		n.fail(fmt.Errorf("command %q", words))
 	}
-}
-
-// outcomeOf is the first word of a lock's result, then the error.
-func outcomeOf(err error) string {
-	switch {
-	case err == nil:
-		return "ok"
-	case errors.Is(err, gone.ErrLeaseExpired):
-		return "lost (lease) " + err.Error()
-	case errors.Is(err, gone.ErrLockLost):
-		return "lost " + err.Error()
-	case errors.Is(err, gone.ErrLockHeld):
-		return "held"
-	}
-	return "unknown " + err.Error()
-}
-
-// newLock makes RedisLocks that log every call. All the extras stay.
-func (n *node) newLock(id, value string) (gone.GoneLock, error) {
-	var l *gone.RedisLock
-	var err error
-	if n.pool != nil {
-		l, err = gone.NewRedisLockPool(n.pool, id, value)
-	} else {
-		var addr *net.TCPAddr
-		if addr, err = net.ResolveTCPAddr("tcp", n.cfg.Redis); err == nil {
-			l, err = gone.NewRedisLock(addr, id, value)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	l.Expiry, l.RestartGuard, l.Replicas = n.cfg.TTL, n.cfg.Guard, n.cfg.Replicas
-	ll := &loggedLock{RedisLock: l, n: n, id: id}
-	ll.acquisition.Store(n.calls.Add(1))
-	return ll, nil
-}
-
-type loggedLock struct {
-	*gone.RedisLock
-	n  *node
-	id string
-	// acquisition names what one secret of the lock stands for: from the first
-	// attempt to Unlock, or to the news that the lock is another's.
-	acquisition atomic.Int64
-}
-
-func (l *loggedLock) call(k Kind) (ret func(k Kind, text string)) {
-	e := Event{
-		Kind: k, ID: l.id, Token: l.FencingToken(),
-		From: fmt.Sprintf("%d/%d", os.Getpid(), l.acquisition.Load()), N: int(l.n.calls.Add(1)),
-	}
-	l.n.log.Add(e)
-	return func(k Kind, text string) {
-		if k == LockRet {
-			e.Token = l.FencingToken()
-		}
-		e.Kind, e.Text = k, text
-		l.n.log.Add(e)
-	}
-}
-
-func (l *loggedLock) Lock() error {
-	ret := l.call(LockCall)
-	err := l.RedisLock.Lock()
-	ret(LockRet, outcomeOf(err))
-	return err
-}
-
-func (l *loggedLock) Extend() error {
-	ret := l.call(ExtendCall)
-	err := l.RedisLock.Extend()
-	ret(ExtendRet, outcomeOf(err))
-	if errors.Is(err, gone.ErrLockLost) {
-		l.acquisition.Store(l.n.calls.Add(1))
-	}
-	return err
-}
-
-func (l *loggedLock) Unlock() {
-	ret := l.call(UnlockCall)
-	l.RedisLock.Unlock()
-	ret(UnlockRet, "")
-	l.acquisition.Store(l.n.calls.Add(1))
 }
 
 // logHandler turns what gone logs into events.

@@ -3,13 +3,10 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/Shopify/toxiproxy/v2"
 	"github.com/gomodule/redigo/redis"
 
 	gone "github.com/Diggs/go-one"
@@ -28,7 +25,7 @@ func redisScenarios() []Scenario {
 				for _, name := range runners {
 					way[name] = c.proxy(c.redis.addr())
 					cfg := c.config(the)
-					cfg.Redis = way[name].Listen
+					cfg.Service = way[name].Listen
 					c.start(name, cfg)
 				}
 				for i := range rounds {
@@ -175,7 +172,7 @@ func redisScenarios() []Scenario {
 						return pass
 					})
 					cfg := c.config(the)
-					cfg.Redis, cfg.Extend = p.addr(), 300*time.Millisecond
+					cfg.Service, cfg.Extend = p.addr(), 300*time.Millisecond
 					c.start(name, cfg)
 				}
 				for i := range rounds {
@@ -205,7 +202,7 @@ func redisScenarios() []Scenario {
 					p := c.redisProxy(c.redis.addr())
 					ps = append(ps, p)
 					cfg := c.config(the)
-					cfg.Redis = p.addr()
+					cfg.Service = p.addr()
 					c.start(name, cfg)
 				}
 				for i := range rounds {
@@ -303,107 +300,6 @@ func amnesia(name, fault string, how func(*Cluster)) Scenario {
 	}
 }
 
-// failover is to a replica that missed the last hand-over.
-func failover() Scenario {
-	return Scenario{
-		Name: "failover", Fault: "failover to a replica that missed the last hand-over",
-		Holds: "no wrong handler survives its next Extend or deadline; tokens keep increasing; service resumes",
-		TTL:   ttl, Bound: 3 * ttl,
-		Redis:   []string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"},
-		Measure: "failover to Exit of the old",
-		Play: func(c *Cluster, rounds int) {
-			replica, err := startRedis(filepath.Join(c.dir, "replica"), c.Scenario.Redis...)
-			c.must(err)
-			c.onClose(func() { replica.stop() })
-			var ways []*Proxy
-			for _, name := range runners {
-				p := c.proxy(c.redis.addr())
-				ways = append(ways, p)
-				cfg := c.config(the)
-				cfg.Redis = p.Listen
-				c.start(name, cfg)
-			}
-			for range rounds {
-				c.round()
-				t := c.holder(the)
-				_, err := replica.try("REPLICAOF", c.redis.host, c.redis.port)
-				c.must(err)
-				c.wait(20*time.Second, "the replica has caught up", func() bool {
-					here, _ := redis.String(c.do("GET", the), nil)
-					there, err := redis.String(replica.try("GET", the))
-					return err == nil && here != "" && here == there
-				})
-				c.settle(t)
-				_, err = replica.try("REPLICAOF", "NO", "ONE")
-				c.must(err)
-				c.let(t, "return")
-				t = c.successor(t, 5*time.Second)
-				c.forget(func() {
-					for _, p := range ways {
-						c.must(p.Update(&toxiproxy.Proxy{Listen: p.Listen, Upstream: replica.addr(), Enabled: true}))
-					}
-				})
-				at := clock()
-				c.redis, replica = replica, c.redis
-				c.wait(5*time.Second, "Exit of the old holder", func() bool { return t.Exit != never })
-				c.measure(t.Exit - at)
-				c.successor(t, 5*time.Second)
-			}
-		},
-	}
-}
-
-// confirmed is a failover to a replica that has confirmed every Lock and Extend.
-func confirmed() Scenario {
-	return Scenario{
-		Name: "failover-wait", Fault: "the primary is killed, perhaps in a hand-over, and its replica promoted, with Replicas = 1",
-		Holds: "zero overlap; service resumes once there is a replica again", TTL: 4 * ttl, Guarded: true,
-		Redis: []string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"},
-		Play: func(c *Cluster, rounds int) {
-			replica, err := startRedis(filepath.Join(c.dir, "replica"), c.Scenario.Redis...)
-			c.must(err)
-			c.onClose(func() { replica.stop() })
-			follow := func() {
-				_, err := replica.try("REPLICAOF", c.redis.host, c.redis.port)
-				c.must(err)
-				c.wait(20*time.Second, "the replica follows", func() bool {
-					info, err := redis.String(replica.try("INFO", "replication"))
-					return err == nil && strings.Contains(info, "master_link_status:up")
-				})
-			}
-			follow()
-			var ways []*Proxy
-			for _, name := range runners {
-				p := c.proxy(c.redis.addr())
-				ways = append(ways, p)
-				cfg := c.config(the)
-				cfg.Redis, cfg.Replicas = p.Listen, 1
-				c.start(name, cfg)
-			}
-			for range rounds {
-				c.round()
-				t := c.holder(the)
-				c.pause(anytime(c.ttl / 2))
-				if rand.IntN(2) == 0 {
-					c.let(t, "return")
-					c.pause(anytime(20 * time.Millisecond))
-				}
-				c.forget(func() {
-					c.redis.stop()
-					_, err := replica.try("REPLICAOF", "NO", "ONE")
-					c.must(err)
-					for _, p := range ways {
-						c.must(p.Update(&toxiproxy.Proxy{Listen: p.Listen, Upstream: replica.addr(), Enabled: true}))
-					}
-				})
-				c.redis, replica = replica, c.redis
-				c.must(replica.start())
-				follow()
-			}
-		},
-	}
-}
-
 // losing guards the count of what the proxies of one round lose.
 var losing sync.Mutex
 
@@ -421,7 +317,7 @@ func lostReplies() Scenario {
 				p := c.redisProxy(c.redis.addr())
 				ps = append(ps, p)
 				cfg := c.config(the)
-				cfg.Redis, cfg.Extend = p.addr(), 100*time.Millisecond
+				cfg.Service, cfg.Extend = p.addr(), 100*time.Millisecond
 				c.start(name, cfg)
 			}
 			for i := range rounds {
@@ -461,154 +357,6 @@ func lostReplies() Scenario {
 				}
 				lost = times
 				losing.Unlock()
-			}
-		},
-	}
-}
-
-// An outage is what Redis says instead of what it is asked for.
-type outage struct {
-	name  string
-	begin func(c *Cluster) (end func())
-}
-
-func transient() []outage {
-	acl := func(off, on string) func(*Cluster) func() {
-		return func(c *Cluster) func() {
-			c.do("ACL", "SETUSER", "default", off)
-			return func() { c.do("ACL", "SETUSER", "default", on) }
-		}
-	}
-	return []outage{
-		{"NOSCRIPT", func(c *Cluster) func() {
-			c.do("SCRIPT", "FLUSH")
-			return func() {}
-		}},
-		{"OOM", func(c *Cluster) func() {
-			c.do("CONFIG", "SET", "maxmemory", 1)
-			return func() { c.do("CONFIG", "SET", "maxmemory", 0) }
-		}},
-		{"READONLY", func(c *Cluster) func() {
-			c.do("REPLICAOF", "127.0.0.1", 1)
-			return func() { c.do("REPLICAOF", "NO", "ONE") }
-		}},
-		{"NOPERM", acl("-@scripting", "+@scripting")},
-		{"WRONGPASS", func(c *Cluster) func() {
-			c.do("ACL", "SETUSER", "default", "resetpass", ">changed")
-			c.do("CLIENT", "KILL", "USER", "default")
-			return func() { c.do("ACL", "SETUSER", "default", "resetpass", ">"+password) }
-		}},
-		{"max clients", func(c *Cluster) func() {
-			conn, err := c.redis.dial()
-			c.must(err)
-			_, err = conn.Do("CONFIG", "SET", "maxclients", 1)
-			c.must(err)
-			_, err = conn.Do("CLIENT", "KILL", "USER", "default")
-			c.must(err)
-			return func() {
-				_, err := conn.Do("CONFIG", "SET", "maxclients", 10000)
-				c.must(err)
-				conn.Close()
-			}
-		}},
-		{"LOADING", func(c *Cluster) func() {
-			// The data set is slow to load: 100 keys, 1 ms each.
-			for i := range 100 {
-				c.do("SET", fmt.Sprintf("ballast-%d", i), strings.Repeat("x", 2000), "EX", 100)
-			}
-			c.note(Wiping, "")
-			c.do("SAVE")
-			c.redis.stop()
-			c.redis.args = append(c.redis.args, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
-			c.must(c.redis.launch())
-			return func() {
-				c.must(c.redis.await())
-				c.redis.args = c.redis.args[:len(c.redis.args)-4]
-				c.note(Wiped, "")
-			}
-		}},
-	}
-}
-
-const password = "secret"
-
-func (c *Cluster) threeWithPassword() {
-	for _, name := range runners {
-		cfg := c.config(the)
-		cfg.Password = password
-		c.start(name, cfg)
-	}
-}
-
-// redisSays are errors that pass inside the deadline.
-func redisSays() Scenario {
-	return Scenario{
-		Name: "redis-errors", Fault: "Redis says OOM, LOADING, READONLY, NOSCRIPT, NOPERM, WRONGPASS, max clients, for up to 0.4 TTL",
-		Holds: "ridden out: the tenure goes on", TTL: 4 * ttl, Bound: ttl,
-		Redis: []string{"--requirepass", password},
-		Play: func(c *Cluster, rounds int) {
-			c.threeWithPassword()
-			t := c.holder(the)
-			outages := transient()
-			for i := range max(rounds, len(outages)) {
-				c.round()
-				o := outages[i%len(outages)]
-				end := o.begin(c)
-				c.pause(anytime(c.ttl * 4 / 10))
-				end()
-				c.unharmed(t)
-			}
-		},
-	}
-}
-
-// redisRefuses are errors that last.
-func redisRefuses() Scenario {
-	return Scenario{
-		Name: "redis-refuses", Fault: "Redis says NOPERM, WRONGPASS, WRONGTYPE, max clients, READONLY for 2 TTL",
-		Holds: "named once by each node, ≤ 20 calls a second and node; service resumes by itself", TTL: 2 * ttl,
-		Redis:   []string{"--requirepass", password},
-		Measure: "end of the refusal to first line",
-		Play: func(c *Cluster, rounds int) {
-			c.threeWithPassword()
-			outages := slices.DeleteFunc(transient(), func(o outage) bool {
-				return o.name == "NOSCRIPT" || o.name == "OOM" || o.name == "LOADING"
-			})
-			outages = append(outages, outage{"WRONGTYPE", func(c *Cluster) func() {
-				c.note(Wiping, "")
-				c.do("DEL", the)
-				c.do("LPUSH", the, "not a lock")
-				return func() { c.do("DEL", the); c.note(Wiped, "") }
-			}})
-			for i := range max(rounds, len(outages)) {
-				c.round()
-				o := outages[i%len(outages)]
-				t := c.holder(the)
-				logs, calls := len(c.logs), c.counts[LockCall]
-				c.note(Blocked, "")
-				end := o.begin(c)
-				c.pause(2 * c.ttl)
-				end()
-				at := c.note(Free, "")
-				named := map[string]int{} // by node and error
-				for _, e := range c.logs[logs:] {
-					if strings.Contains(e.Text, "can't compete") {
-						named[e.Node]++
-					}
-				}
-				if len(named) == 0 {
-					c.Findings.add(at, "%s: nobody named it", o.name)
-				}
-				for node, n := range named {
-					if n > 3 { // I/O errors of the moment of change are others
-						c.Findings.add(at, "%s: %s logged %d times", o.name, node, n)
-					}
-				}
-				if n := c.counts[LockCall] - calls; n > 3*20*int(2*c.ttl/time.Second) {
-					c.Findings.add(at, "%s: %d calls of Lock in %v", o.name, n, 2*c.ttl)
-				}
-				s := c.successor(t, 10*time.Second)
-				c.measure(s.Begin - at)
 			}
 		},
 	}

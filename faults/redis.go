@@ -29,6 +29,9 @@ type Redis struct {
 	wrap []string
 	cmd  *exec.Cmd
 	out  *bytes.Buffer
+
+	client   string // a kind of lock service: what nodes come with
+	sentinel string // its configuration, if it is one
 }
 
 func startRedis(dir string, args ...string) (*Redis, error) {
@@ -38,6 +41,15 @@ func startRedis(dir string, args ...string) (*Redis, error) {
 
 func (r *Redis) addr() string   { return net.JoinHostPort(r.host, strconv.Itoa(r.port)) }
 func (r *Redis) socket() string { return r.dir + "/s" }
+
+// startForGoRedis starts one that nodes come to with a client of go-redis.
+func startForGoRedis(dir string) (Service, error) {
+	r, err := startRedis(dir)
+	r.client = "go-redis"
+	return r, err
+}
+
+func (r *Redis) place() (kind, addr string) { return r.client, r.addr() }
 
 // start starts it, with the data of its directory.
 func (r *Redis) start() error {
@@ -51,7 +63,11 @@ func (r *Redis) launch() error {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return err
 	}
-	args := append(append([]string{}, r.wrap...), "redis-server",
+	args := append(append([]string{}, r.wrap...), "redis-server")
+	if r.sentinel != "" {
+		args = append(args, r.sentinel, "--sentinel")
+	}
+	args = append(args,
 		"--bind", r.host, "--port", strconv.Itoa(r.port), "--unixsocket", r.socket(), "--dir", r.dir,
 		"--save", "", "--enable-debug-command", "yes", "--protected-mode", "no",
 		"--user", "suite", "on", ">suite", "~*", "&*", "+@all")

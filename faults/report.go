@@ -68,7 +68,7 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 	p("# Under faults")
 	p("")
 	p("Written by `make faults`, which plays every fault %d times unless its row says otherwise: real node", rounds)
-	p("processes, a real redis-server for each row, faults from outside the processes. Every process logs what")
+	p("processes, real servers of its own for each row, faults from outside the processes. Every process logs what")
 	p("happens to it with one clock; afterwards the checker reads all logs. `faults/` says how.")
 	p("")
 	p("%s. %d rounds, %d tenures, %d calls of locks, %d messages, %d requests, in %s: **%d violations**.",
@@ -102,7 +102,8 @@ func (b *page) checked(undecided int) {
 	p("")
 	p("- Fencing tokens increase strictly. The fenced store accepts writes in token order only.")
 	p("- Trusted windows (first line of the handler to Exit) of one id do not overlap. Where a process was stopped")
-	p("  it can't close its window; that overlap is measured and shown as \"outside\".")
+	p("  it can't close its window, nor in the instant in which it is resumed past its deadline, for which it has a tenth")
+	p("  of the TTL; that overlap is measured and shown as \"outside\".")
 	p("- A process that is resumed past its deadline receives nothing more in that tenure, but for the one message that")
 	p("  may have been on offer when it was stopped (\"waking\"), and its Extend fails.")
 	p("- No id is without a holder for longer than the row's bound while a healthy node competes.")
@@ -149,8 +150,9 @@ func (b *page) tenures(rows []*Row) {
 	}
 	p("")
 	p("\"Outside\" counts overlaps that a stopped process could not help, and the longest of them; \"forgotten\" those")
-	p("after Redis had lost its memory, which end with the old holder's next Extend; \"waking\" messages that were on")
-	p("offer on r.Data when the process was stopped and were taken in the instant in which it woke, at most one a stop.")
+	p("after Redis had lost its memory, or while a server that is no longer the one goes on, which end with the old")
+	p("holder's next Extend that gets to the new one; \"waking\" messages that were on offer on r.Data when the process")
+	p("was stopped and were taken in the instant in which it woke, at most one a stop.")
 }
 
 func (b *page) messages(rows []*Row, total Messages) {

@@ -20,8 +20,9 @@ type Scenario struct {
 	Fault string // what is done
 	Holds string // what must hold, besides what is checked of every history
 
-	TTL   time.Duration
-	Redis []string // more arguments of redis-server
+	TTL     time.Duration
+	Service func(dir string) (Service, error) // nil: one redis-server
+	Redis   []string                          // more arguments of redis-server
 
 	// Measure says what the scenario's times are; P50 and P99 are their limits.
 	// 0 is none.
@@ -33,6 +34,7 @@ type Scenario struct {
 	Bound   time.Duration
 	Planned bool // every send must return nil, every request its reply
 	Alone   bool // nothing else runs meanwhile: it measures milliseconds
+	Split   bool // two servers grant, so the calls of a lock are not those of one
 	Guarded bool // the restart guard is on: no overlap after Redis has forgotten
 	Rounds  int  // at most so many, where a round is long
 	Long    int  // so many rounds fewer than 3 are in the short version
@@ -134,7 +136,7 @@ func play(s Scenario, rounds int) *Row {
 	if s.Rounds > 0 {
 		rounds = min(rounds, s.Rounds)
 	}
-	c, err := newCluster(row, s.TTL, s.Redis...)
+	c, err := newCluster(row)
 	if err != nil {
 		row.Findings.add(0, "%v", err)
 		return row
@@ -195,6 +197,9 @@ func (r *Row) judge(c *Cluster) {
 		ids[t.ID] = true
 	}
 	for id := range ids {
+		if r.Split {
+			break
+		}
 		bad, undecided := checkLock(h, id, r.TTL, r.Guarded, 20*time.Second)
 		found(bad)
 		if undecided {
@@ -257,5 +262,5 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 
 // scenarios are all of them, in the order of the report.
 func scenarios() []Scenario {
-	return slices.Concat(nodeScenarios(), redisScenarios(), messageScenarios(), requestScenarios())
+	return slices.Concat(nodeScenarios(), redisScenarios(), endpointScenarios(), sentinelScenarios(), shardScenarios(), messageScenarios(), requestScenarios(), hostScenarios())
 }

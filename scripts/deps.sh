@@ -41,6 +41,9 @@ package() { # need: what $manager calls it
 	apt-get:etcd) echo etcd-server ;;
 	dnf:postgres) echo postgresql-server ;;
 	*:postgres) echo postgresql ;;
+	dnf:ip) echo iproute ;;
+	*:ip) echo iproute2 ;;
+	*:nft) echo nftables ;;
 	*) echo "$1" ;;
 	esac
 }
