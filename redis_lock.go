@@ -37,7 +37,8 @@ import (
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
 // TIME, PSETEX, PEXPIRE, PTTL, DEL, PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PING.
-// Without the channel waiters poll. Check asks for INFO as well, and does without.
+// Without the channel waiters poll. Check, which the first RunOne of a node calls,
+// asks for INFO as well, and does without.
 //
 // The fields must not be changed while the lock is used.
 type RedisLock struct {
