@@ -212,8 +212,9 @@ func (l *RedisLock) Extend() error {
 	return fmt.Errorf("%w: redis lock %q is gone", ErrLockLost, l.id)
 }
 
-// Unlock implements [GoneLock]. While Redis does not answer it tries again, for
-// a quarter of the TTL or 5 s; then the lock is left to expire.
+// Unlock implements [GoneLock]. While Redis does not answer, or Replicas have not
+// confirmed, it tries again, for a quarter of the TTL or 5 s; then the lock is left to
+// expire.
 func (l *RedisLock) Unlock() {
 	l.taking.Lock()
 	defer l.taking.Unlock()
@@ -226,7 +227,7 @@ func (l *RedisLock) Unlock() {
 	}
 	_ = l.request(context.Background(), func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
-			_, err := l.redis.Eval(ctx, 0, releaseScript, l.key(), secret, l.channel(), redisconn.FormatNews(token, 0))
+			_, err := l.redis.Eval(ctx, l.Replicas, releaseScript, l.key(), secret, l.channel(), redisconn.FormatNews(token, 0))
 			if err == nil || otherType(err) || sleepCtx(ctx, jitter(pause)) != nil {
 				return err
 			}
