@@ -1,7 +1,6 @@
 package gone_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -106,17 +105,18 @@ func TestCheckNamesAServerThatIsNotFitForLocks(t *testing.T) {
 	says(t, shard.lock("a", time.Minute).Check(t.Context()), false, "use package goredislock")
 }
 
-func TestWhatOnlyDegradesTheLockServiceIsLoggedOnceByCheckOfANode(t *testing.T) {
+func TestWhatOnlyDegradesTheLockServiceIsLoggedOnceAndRunOneGoesOn(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t, "--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl")
-	var log bytes.Buffer // Check writes to it alone
+	var log logged
 	g, err := gone.NewGone("tcp://127.0.0.1:0", s.locks(time.Minute),
 		gone.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))))
 	must(t, err)
 	defer g.Close()
-	for range 2 {
-		must(t, g.Check(deadline(t, 20*time.Second)))
+	for _, id := range []string{"a", "b"} {
+		runOne(t, g, id, func(r *gone.GoneRunner) { <-r.Exit })
 	}
+	must(t, g.Check(deadline(t, 20*time.Second)))
 	if n := strings.Count(log.String(), "maxmemory-policy is volatile-ttl"); n != 1 {
 		t.Errorf("logged %d times: %s", n, log.String())
 	}

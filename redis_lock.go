@@ -37,7 +37,8 @@ import (
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
 // TIME, PSETEX, PEXPIRE, PTTL, DEL, PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PING.
-// Without the channel waiters poll. Check asks for INFO as well, and does without.
+// Without the channel waiters poll. Check, which the first RunOne of a node calls,
+// asks for INFO as well, and does without.
 //
 // The fields must not be changed while the lock is used.
 type RedisLock struct {
@@ -214,8 +215,9 @@ func (l *RedisLock) Extend() error {
 	return fmt.Errorf("%w: redis lock %q is gone", ErrLockLost, l.id)
 }
 
-// Unlock implements [GoneLock]. While Redis does not answer it tries again, for
-// a quarter of the TTL or 5 s; then the lock is left to expire.
+// Unlock implements [GoneLock]. While Redis does not answer, or Replicas have not
+// confirmed, it tries again, for a quarter of the TTL or 5 s; then the lock is left to
+// expire.
 func (l *RedisLock) Unlock() {
 	l.taking.Lock()
 	defer l.taking.Unlock()
@@ -228,7 +230,7 @@ func (l *RedisLock) Unlock() {
 	}
 	_ = l.request(context.Background(), func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
-			_, err := l.redis.Eval(ctx, 0, releaseScript, l.key(), secret, l.channel(), redisconn.FormatNews(token, 0))
+			_, err := l.redis.Eval(ctx, l.Replicas, releaseScript, l.key(), secret, l.channel(), redisconn.FormatNews(token, 0))
 			if err == nil || otherType(err) || sleepCtx(ctx, jitter(pause)) != nil {
 				return err
 			}

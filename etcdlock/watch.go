@@ -21,7 +21,7 @@ func (l *Lock) WaitFree(ctx context.Context) error {
 	l.mu.Lock()
 	other := l.other
 	l.mu.Unlock()
-	return l.wait(ctx, mvccpb.DELETE, l.TTL(), func(kv *mvccpb.KeyValue) bool {
+	return l.wait(ctx, clientv3.EventTypeDelete, l.TTL(), func(kv *mvccpb.KeyValue) bool {
 		return kv == nil || kv.CreateRevision != other
 	})
 }
@@ -32,7 +32,7 @@ func (l *Lock) WaitHeld(ctx context.Context) error {
 	l.mu.Lock()
 	seen := l.seen
 	l.mu.Unlock()
-	return l.wait(ctx, mvccpb.PUT, min(l.TTL(), 5*time.Second), func(kv *mvccpb.KeyValue) bool {
+	return l.wait(ctx, clientv3.EventTypePut, min(l.TTL(), 5*time.Second), func(kv *mvccpb.KeyValue) bool {
 		return kv != nil && kv.CreateRevision != seen
 	})
 }
@@ -63,7 +63,7 @@ func (l *Lock) wait(ctx context.Context, kind mvccpb.Event_EventType, most time.
 	case wanted(kv):
 		l.mark(kv == nil)
 		return nil
-	case kind == mvccpb.DELETE:
+	case kind == clientv3.EventTypeDelete:
 		l.prepare(ctx)
 	}
 	select {
@@ -275,7 +275,7 @@ func (w *watch) tell(key string, kind mvccpb.Event_EventType) {
 	defer w.mu.Unlock()
 	for x := range w.waiters[key] {
 		if x.kind == kind {
-			x.wake(kind == mvccpb.DELETE)
+			x.wake(kind == clientv3.EventTypeDelete)
 		}
 	}
 }

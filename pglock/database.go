@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,10 +35,11 @@ var (
 //
 // The connections are not those of the user's pool, only made as these are: an
 // application that has used up its pool must not lose its locks by that, and they are
-// given up sooner, and all at once.
+// given up sooner.
 type database struct {
-	of   *pgxpool.Pool // the user's
-	pool *pgxpool.Pool
+	of    *pgxpool.Pool // the user's
+	pool  *pgxpool.Pool
+	doubt atomic.Pointer[time.Time] // when the last request began that failed
 
 	// Guarded by databases.
 	users   int // locks that are not closed, and requests
@@ -94,7 +96,7 @@ func settings(pool *pgxpool.Pool) *pgxpool.Config {
 const (
 	modeKey   = "gone.mode"   // pgx.QueryExecMode: how to ask in one round trip
 	poolerKey = "gone.pooler" // bool: whether there is a pooler in between
-	oldKey    = "gone.old"    // there once it has been used
+	heardKey  = "gone.heard"  // time.Time: of the last answer that was no error
 )
 
 // examine finds out about a connection. A pooler gives its clients numbers of their
@@ -114,7 +116,7 @@ func examine(ctx context.Context, conn *pgx.Conn) error {
 		mode = pgx.QueryExecModeCacheStatement
 	}
 	data := conn.PgConn().CustomData()
-	data[modeKey], data[poolerKey] = mode, pooler
+	data[modeKey], data[poolerKey], data[heardKey] = mode, pooler, time.Now()
 	return nil
 }
 
@@ -144,7 +146,7 @@ func (db *database) watch(t *table) *watch {
 	defer databases.Unlock()
 	w := db.watches[t.name]
 	if w == nil {
-		w = newWatch(db.pool, t)
+		w = newWatch(db, t)
 		db.watches[t.name] = w
 	}
 	return w
@@ -152,37 +154,37 @@ func (db *database) watch(t *table) *watch {
 
 // ask sends a statement on a connection of the pool, calls each for each row of the
 // answer, and returns the number of rows, changed or read. It does so again where
-// transactions were in each other's way: nothing has happened then. After any other
-// error all connections are given up, as it may have been the wrong server, or the way
-// to it, and if they were old ones, it asks once more on a new one: all that locks ask
-// for can be repeated.
-func ask(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Rows) error, args ...any) (n int64, err error) {
+// transactions were in each other's way: nothing has happened then. Any other error may
+// be due to a wrong server, or the way to it: on an old connection it is no answer, and
+// it asks again on another; all that locks ask for can be repeated.
+func (db *database) ask(ctx context.Context, s statement, each func(pgx.Rows) error, args ...any) (n int64, err error) {
 	for pause := time.Millisecond; ; pause *= 2 {
 		var old bool
-		n, old, err = try(ctx, pool, s, each, args)
-		again := old && !conflict(err) && ctx.Err() == nil || conflict(err) && sleep(ctx, pause) == nil
+		n, old, err = db.try(ctx, s, each, args)
+		again := conflict(err) && sleep(ctx, pause) == nil || !conflict(err) && old && ctx.Err() == nil
 		if err == nil || !again {
 			return n, s.explain(err)
 		}
 	}
 }
 
-func try(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Rows) error, args []any) (n int64, old bool, err error) {
-	conn, err := pool.Acquire(ctx)
+// try asks on one connection, and says whether that was there before.
+func (db *database) try(ctx context.Context, s statement, each func(pgx.Rows) error, args []any) (n int64, old bool, err error) {
+	began := time.Now()
+	conn, err := db.acquire(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			stat := pool.Stat()
-			err = fmt.Errorf("no connection in time (%d in use, %d being made): %w", stat.AcquiredConns(), stat.ConstructingConns(), err)
-		}
 		return 0, false, err
 	}
 	defer conn.Release()
 	data := conn.Conn().PgConn().CustomData()
-	old = data[oldKey] != nil
-	data[oldKey] = true
+	old = data[heardKey].(time.Time).Before(began)
 	defer func() {
-		if err != nil && !conflict(err) {
-			pool.Reset()
+		switch {
+		case err == nil:
+			data[heardKey] = time.Now()
+		case !conflict(err):
+			db.doubt.Store(&began)
+			hangUp(conn)
 		}
 	}()
 	rows, err := conn.Query(ctx, s.sql, append([]any{data[modeKey]}, args...)...)
@@ -197,6 +199,35 @@ func try(ctx context.Context, pool *pgxpool.Pool, s statement, each func(pgx.Row
 	}
 	rows.Close()
 	return rows.CommandTag().RowsAffected(), old, rows.Err()
+}
+
+// acquire takes a connection from the pool. Those that have answered nothing since a
+// request began that failed are given up: each may hang for as long as that did. Not all
+// are: where many requests are late, making new connections would only make more late.
+func (db *database) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	for {
+		conn, err := db.pool.Acquire(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				stat := db.pool.Stat()
+				err = fmt.Errorf("no connection in time (%d in use, %d being made): %w", stat.AcquiredConns(), stat.ConstructingConns(), err)
+			}
+			return nil, err
+		}
+		doubt := db.doubt.Load()
+		if doubt == nil || conn.Conn().PgConn().CustomData()[heardKey].(time.Time).After(*doubt) {
+			return conn, nil
+		}
+		hangUp(conn)
+		conn.Release()
+	}
+}
+
+// hangUp closes a connection without waiting for the server to do so, too.
+func hangUp(conn *pgxpool.Conn) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = conn.Conn().Close(ctx)
 }
 
 // conflict reports whether a transaction was ended in favour of others: it could not

@@ -26,7 +26,7 @@
 //
 // All locks that are made from one pool share up to 4 connections of their own, whose
 // settings are the pool's, and one more while any of them waits. A connection is used
-// for 10 s at most, and all are given up at an error that may be due to a wrong server.
+// for 10 s at most, and given up at an error that may be due to a wrong server.
 // So a lock follows when the address leads to another server, or another of several
 // hosts takes writes (target_session_attrs=read-write). Until then two may hold it where
 // the old server goes on to take writes, for no longer than the TTL and those 10 s.

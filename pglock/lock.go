@@ -182,7 +182,7 @@ func (l *Lock) Unlock() {
 	}
 	_ = l.within(context.Background(), func(ctx context.Context) error {
 		for pause := 10 * time.Millisecond; ; pause *= 2 {
-			_, err := ask(ctx, l.db.pool, l.in.release, ignore, []byte(l.id), secret, l.in.channel)
+			_, err := l.db.ask(ctx, l.in.release, ignore, []byte(l.id), secret, l.in.channel)
 			if err == nil || refused(err) || sleep(ctx, pause) != nil {
 				return err
 			}
@@ -276,9 +276,9 @@ func (l *Lock) Check(ctx context.Context) error {
 	err := l.within(ctx, func(ctx context.Context) error {
 		attempt := l.in.acquire
 		attempt.sql = "EXPLAIN " + attempt.sql
-		_, err := ask(ctx, l.db.pool, attempt, ignore, none, none, "", l.ms(), l.in.channel)
+		_, err := l.db.ask(ctx, attempt, ignore, none, none, "", l.ms(), l.in.channel)
 		if err == nil { // asks for the same rights as those that are left
-			_, err = ask(ctx, l.db.pool, l.in.release, ignore, none, "", l.in.channel)
+			_, err = l.db.ask(ctx, l.in.release, ignore, none, "", l.in.channel)
 		}
 		return err
 	})
@@ -304,7 +304,7 @@ func (l *Lock) Close() error {
 // ask sends one statement.
 func (l *Lock) ask(s statement, each func(pgx.Rows) error, args ...any) (n int64, err error) {
 	err = l.within(context.Background(), func(ctx context.Context) error {
-		n, err = ask(ctx, l.db.pool, s, each, args...)
+		n, err = l.db.ask(ctx, s, each, args...)
 		return err
 	})
 	return n, err

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/pglock"
 )
@@ -16,11 +18,19 @@ import (
 func TestManyNodesMigrateAtOnce(t *testing.T) {
 	t.Parallel()
 	s := sharedServer(t)
-	for _, schema := range []string{"", fmt.Sprintf(`it's "new" %d`, time.Now().UnixNano())} {
+	pools := make([]*pgxpool.Pool, 8)
+	for i := range pools {
+		pools[i] = s.pool(t, "default_transaction_isolation=serializable")
+		must(t, pools[i].Ping(t.Context()))
+	}
+	schemas := []string{""}
+	for i := range 5 {
+		schemas = append(schemas, fmt.Sprintf(`it's "new" %d %d`, i, time.Now().UnixNano()))
+	}
+	for _, schema := range schemas {
 		configure := func(l *pglock.Lock) { l.Schema, l.Table = schema, `locks of "many"` }
 		var wg sync.WaitGroup
-		for range 8 {
-			pool := s.pool(t, "default_transaction_isolation=serializable")
+		for _, pool := range pools {
 			wg.Go(func() {
 				if err := pglock.Migrate(t.Context(), pool, configure); err != nil {
 					t.Error(err)
@@ -28,7 +38,7 @@ func TestManyNodesMigrateAtOnce(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		l := lock(t, pglock.New(s.pool(t), configure), t.Name())
+		l := lock(t, pglock.New(pools[0], configure), t.Name())
 		must(t, l.Lock())
 		must(t, l.Check(t.Context()))
 	}

@@ -4,15 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/locktest"
 	"github.com/Diggs/go-one/pglock"
 )
 
@@ -94,6 +99,8 @@ func TestAServerThatOnlyReadsIsGivenUp(t *testing.T) {
 			return s.do(t, "SHOW default_transaction_read_only") == value
 		})
 	}
+	const pids = "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity WHERE application_name = 'holder'"
+	before := s.do(t, pids)
 	set("on")
 	eventually(t, 10*time.Second, "it is asked to write", func() bool {
 		err := l.Extend()
@@ -102,8 +109,8 @@ func TestAServerThatOnlyReadsIsGivenUp(t *testing.T) {
 		}
 		return err != nil
 	})
-	eventually(t, 10*time.Second, "its connections are given up", func() bool {
-		return s.do(t, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'holder'") == int64(0)
+	eventually(t, 5*time.Second, "its connections are given up", func() bool {
+		return s.do(t, "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)", before) == int64(0)
 	})
 	conn, err := pgx.Connect(t.Context(), s.url())
 	must(t, err)
@@ -113,6 +120,55 @@ func TestAServerThatOnlyReadsIsGivenUp(t *testing.T) {
 		must(t, err)
 	}
 	eventually(t, 10*time.Second, "the hold is extended", func() bool { return l.Extend() == nil })
+}
+
+func TestSerializableTransactionsAreNotInEachOthersWay(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	schema := s.schema(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		l := lock(t, pglock.New(s.pool(t, "default_transaction_isolation=serializable"), in(schema), expiry(time.Hour)), "x")
+		wg.Go(func() {
+			for range 50 {
+				if err := l.Lock(); err != nil && !errors.Is(err, gone.ErrLockHeld) {
+					t.Errorf("Lock: %v", err)
+				}
+				l.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestConnectionsThatHangCostOneRequest(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	must(t, pglock.Migrate(t.Context(), s.pool(t)))
+	p := locktest.NewProxy(t, s.addr())
+	config, err := pgxpool.ParseConfig(s.url())
+	must(t, err)
+	var moved atomic.Bool // the way to the server
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !moved.Load() {
+			network, addr = p.Addr.Network(), p.Addr.String()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	must(t, err)
+	defer pool.Close()
+	l := lock(t, pglock.New(pool, expiry(8*time.Second)), "x")
+	must(t, l.Lock())
+	var wg sync.WaitGroup
+	for range 20 { // so that there are all connections
+		wg.Go(func() { _, _ = l.GetValue() })
+	}
+	wg.Wait()
+	moved.Store(true)
+	defer p.Stop(t)()
+	open(t, l.Extend())
+	must(t, l.Extend())
 }
 
 func TestARowThatSomebodyLocksIsWaitedForInBoundedTime(t *testing.T) {
@@ -126,7 +182,7 @@ func TestARowThatSomebodyLocksIsWaitedForInBoundedTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := lock(t, pglock.New(s.pool(t, options...), in(schema), expiry(4*time.Second)), t.Name())
-			must(t, l.Lock())
+			eventually(t, 10*time.Second, "it is had", func() bool { return l.Lock() == nil })
 			tx, err := s.pool(t).Begin(t.Context())
 			must(t, err)
 			_, err = tx.Exec(t.Context(), fmt.Sprintf("SELECT FROM %q.gone_locks FOR UPDATE", schema))

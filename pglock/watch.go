@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -35,8 +34,8 @@ var errPooler = errors.New("there is a pooler in between, which may keep notific
 // when the hold would have ended, and as others look with him, that is a few queries a
 // TTL for all of them together.
 type watch struct {
-	pool *pgxpool.Pool
-	t    *table
+	db *database
+	t  *table
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -60,8 +59,8 @@ type wait struct {
 	look time.Time // the watch's: when to look
 }
 
-func newWatch(pool *pgxpool.Pool, t *table) *watch {
-	w := &watch{pool: pool, t: t, kick: make(chan struct{}, 1), waits: map[string][]*wait{}}
+func newWatch(db *database, t *table) *watch {
+	w := &watch{db: db, t: t, kick: make(chan struct{}, 1), waits: map[string][]*wait{}}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	return w
 }
@@ -103,44 +102,46 @@ func (w *watch) close() {
 	}
 }
 
-// run looks until nobody has waited for a while.
+// run listens and looks until nobody has waited for a while.
 func (w *watch) run() {
-	ctx, cancel := context.WithCancel(w.ctx)
-	var listener sync.WaitGroup
-	listener.Go(func() { w.listen(ctx) })
-	defer listener.Wait()
-	defer cancel()
-	for idle := false; ; {
+	for again := true; again; again = w.wanted() {
+		ctx, cancel := context.WithCancel(w.ctx)
+		var listener sync.WaitGroup
+		listener.Go(func() { w.listen(ctx) })
+		w.lookOut(ctx)
+		cancel()
+		listener.Wait() // there is never more than one, which knows whether it hears
+	}
+}
+
+// wanted reports whether run has to go on.
+func (w *watch) wanted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.running = len(w.waits) > 0
+	return w.running
+}
+
+func (w *watch) lookOut(ctx context.Context) {
+	for ctx.Err() == nil {
 		due, next := w.due(time.Now())
 		if len(due) > 0 {
 			w.lookFor(ctx, due)
 			continue
 		}
-		if next.IsZero() {
-			if idle && w.rest() {
-				return
-			}
+		idle := next.IsZero()
+		if idle {
 			next = time.Now().Add(linger)
-			idle = true
-		} else {
-			idle = false
 		}
 		select {
 		case <-time.After(time.Until(next)):
+			if idle {
+				return
+			}
 		case <-w.kick:
-			idle = false
-		case <-w.ctx.Done():
-			return
+		case <-ctx.Done():
 		}
 	}
-}
-
-// rest reports whether run may end.
-func (w *watch) rest() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.running = len(w.waits) > 0
-	return !w.running
 }
 
 // due is whose time has come, and with them whose time comes soon; or, if there is
@@ -184,7 +185,7 @@ func (w *watch) lookFor(ctx context.Context, due []*wait) {
 	states := make([]state, len(due))
 	ctx, cancel := context.WithTimeout(ctx, min(ttl/4, 5*time.Second))
 	defer cancel()
-	_, err := ask(ctx, w.pool, w.t.look, func(row pgx.Rows) error {
+	_, err := w.db.ask(ctx, w.t.look, func(row pgx.Rows) error {
 		var (
 			standby          bool
 			place, token, us int64
@@ -233,7 +234,7 @@ func (w *watch) listen(ctx context.Context) {
 
 // hear listens on a connection taken out of the pool until that fails.
 func (w *watch) hear(ctx context.Context) error {
-	c, err := w.pool.Acquire(ctx)
+	c, err := w.db.acquire(ctx)
 	if err != nil {
 		return err
 	}
