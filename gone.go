@@ -467,7 +467,10 @@ func (g *Gone) close() error {
 		b.Shut()
 	}
 	g.desk.close()
-	<-g.member.done
+	select { // its leave, where the lock service answers
+	case <-g.member.done:
+	case <-time.After(farewellMost):
+	}
 	g.mesh.Refuse()
 	g.dealtWith()
 	g.mesh.Farewell(farewellMost)

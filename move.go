@@ -1,0 +1,265 @@
+package gone
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Diggs/go-one/internal/placement"
+)
+
+// makeGifts moves ids to other nodes.
+func (g *Gone) makeGifts(gifts []placement.Gift) {
+	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
+	defer cancel()
+	var moves sync.WaitGroup
+	under := make(chan struct{}, movesMost)
+	for _, gift := range gifts {
+		ids := g.some(gift.IDs)
+		a, err := g.offer(ctx, gift.To, ids, gift.IDs)
+		if err != nil {
+			continue // what nobody takes stays
+		}
+		for id, ticket := range a.Tickets {
+			under <- struct{}{}
+			moves.Go(func() {
+				defer func() { <-under }()
+				_ = g.pass(ctx, id, heir{ticket, gift.To})
+			})
+		}
+	}
+	moves.Wait()
+	g.member.mu.Lock()
+	defer g.member.mu.Unlock()
+	g.member.moving, g.member.moved = false, time.Now()
+}
+
+// offered is how many ids more than it is to have a node is offered, which may not
+// run all of them.
+const offered = 256
+
+// some are ids that are held here, of which n are to be given away.
+func (g *Gone) some(n int) []string {
+	held := g.held()
+	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+	return held[:min(len(held), n+offered)]
+}
+
+// held are the ids of the tenures that run here.
+func (g *Gone) held() (ids []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, c := range g.byID {
+		if c.current.Load() != nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// give hands an id that is held here over to the node with an identity.
+func (g *Gone) give(ctx context.Context, id, to string) error {
+	a, err := g.offer(ctx, to, []string{id}, 0)
+	if err != nil {
+		return err
+	}
+	return g.pass(ctx, id, heir{a.Tickets[id], to})
+}
+
+// offer asks a node to take some ids, at most so many of them as are its share, or
+// all.
+func (g *Gone) offer(ctx context.Context, to string, ids []string, most int) (answer, error) {
+	return g.ask(ctx, to, question{Ask: "take", IDs: ids, Most: most})
+}
+
+// pass ends the tenure of an id for an heir, and tells that node when it is over.
+func (g *Gone) pass(ctx context.Context, id string, h heir) error {
+	g.mu.Lock()
+	c := g.byID[id]
+	g.mu.Unlock()
+	var t *tenure
+	if c != nil {
+		t = c.yield(h)
+	}
+	if t == nil {
+		return fmt.Errorf("%w: %q is not held by the node at %s", ErrNoHolder, id, g.Addr())
+	}
+	select {
+	case <-t.over:
+		return g.bring(ctx, t)
+	case <-ctx.Done():
+		go g.bring(g.ctx, t)
+		return ctx.Err()
+	}
+}
+
+// bring tells the heir of a tenure when that is over.
+func (g *Gone) bring(ctx context.Context, t *tenure) error {
+	select {
+	case <-t.over:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	_, err := g.ask(ctx, t.heir.Load().identity, question{Ask: "come", IDs: []string{t.c.id}})
+	return err
+}
+
+// byRoom are the identities of other nodes that may hold ids, with the one that has
+// least for its weight first.
+func (g *Gone) byRoom(es map[string]entry) (to []string) {
+	for identity, e := range es {
+		if identity != g.end.identity && e.Weight > 0 && !e.Draining {
+			to = append(to, identity)
+		}
+	}
+	load := func(identity string) float64 { return float64(es[identity].Held) / es[identity].Weight }
+	slices.SortFunc(to, func(a, b string) int { return cmp.Compare(load(a), load(b)) })
+	return to
+}
+
+// invite promises to take ids that another node is about to hand over: all of them, or
+// at most so many as are this node's share.
+func (g *Gone) invite(ids []string, most int) (a answer, err error) {
+	m := &g.member
+	m.mu.Lock()
+	room := len(ids)
+	if most > 0 {
+		room = 0
+		if m.view != nil {
+			room = min(most, m.view.Room()-m.taken)
+		}
+	}
+	away := m.draining || g.opts.weight <= 0
+	m.mu.Unlock()
+	if away {
+		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
+	}
+	a.Tickets = map[string]string{}
+	for _, id := range ids {
+		switch c := g.runs(id); {
+		case c != nil:
+			if len(a.Tickets) < room {
+				a.Tickets[id] = c.ticket()
+			}
+		case most == 0:
+			return a, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.taken += len(a.Tickets)
+	return a, nil
+}
+
+// runs returns the candidate of an id, nil when there is none.
+func (g *Gone) runs(id string) *candidate {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
+		return c
+	}
+	return nil
+}
+
+// come has this node compete for ids that were handed over to it.
+func (g *Gone) come(ids []string) {
+	for _, id := range ids {
+		if c := g.runs(id); c != nil {
+			c.gate.invite()
+		}
+	}
+}
+
+// Move hands an id over to the node at addr, and returns when that has been told to
+// take it. Any node may be asked. The error wraps ErrNoHolder when nobody holds the
+// id. When addr is not in the roster, drains, has weight 0 or does not run the id, the
+// error says so, and nothing has changed.
+func (g *Gone) Move(ctx context.Context, id, addr string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	es, err := g.roster(ctx)
+	if err != nil {
+		return err
+	}
+	to := ""
+	for identity := range es {
+		if at, _, _ := strings.Cut(identity, " "); at == addr {
+			to = identity
+		}
+	}
+	if to == "" {
+		return fmt.Errorf("gone: no node at %s in cluster %q", addr, g.opts.cluster)
+	}
+	var at string
+	err = g.routes.with(id, func(r *route) (err error) {
+		at, _, err = holder(r.lock)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case at == to:
+		return nil
+	case at == g.end.identity:
+		return g.give(ctx, id, to)
+	}
+	_, err = g.ask(ctx, at, question{Ask: "move", IDs: []string{id}, To: to})
+	return err
+}
+
+// Drain hands everything over and has this node run nothing until Resume. Sending
+// goes on. It returns when all handlers have returned and their locks are released,
+// or with the context's error: then what is left is still handed over.
+func (g *Gone) Drain(ctx context.Context) error {
+	if err := g.setDraining(true); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	var ends []<-chan struct{}
+	for _, c := range g.byID {
+		if t := c.current.Load(); t != nil {
+			t.exit(ErrYielded)
+			ends = append(ends, t.over)
+		}
+	}
+	g.mu.Unlock()
+	for _, over := range ends {
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Resume ends Drain. The error wraps ErrClosed when the node is closed.
+func (g *Gone) Resume() error { return g.setDraining(false) }
+
+func (g *Gone) setDraining(on bool) error {
+	m := &g.member
+	m.mu.Lock()
+	m.draining = on
+	m.mu.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closing {
+		return ErrClosed
+	}
+	for id, c := range g.byID {
+		c.gate.set(g.mayRun(id))
+	}
+	if m.wake != nil {
+		select {
+		case m.wake <- struct{}{}: // others are to know
+		default:
+		}
+	}
+	return nil
+}
