@@ -33,6 +33,7 @@ type own struct {
 const (
 	twinMost  = 15 * time.Second // after so long without a sign there is no twin any more
 	tryAgain  = 5 * time.Second  // while there is one
+	lateMost  = 3 * time.Second  // that a dead process's lock is there beyond its TTL, as in etcd
 	tryStarts = 3                // connections at start: one of several may lead here by chance
 )
 
@@ -208,7 +209,7 @@ func (r *route) strangeLocked(token uint64) bool {
 		return false
 	case r.since.IsZero(), r.strange != token:
 		r.strange, r.since = token, now
-	case now.Sub(r.since) > ttlOf(r.lock)+ttlOf(r.lock)/10:
+	case now.Sub(r.since) > ttlOf(r.lock)+ttlOf(r.lock)/10+lateMost:
 		r.rs.own.meet()
 	}
 	return true

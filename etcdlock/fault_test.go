@@ -180,7 +180,7 @@ func TestTheWordOfALeaderThatIsCutOffIsNotTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	lease := func() (clientv3.LeaseID, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		r, err := client.Get(ctx, etcdlock.DefaultPrefix+t.Name())
 		if err != nil || len(r.Kvs) == 0 {

@@ -50,14 +50,16 @@ const (
 	// secret's own, and has ended. No row at all: others were quicker.
 	//
 	// Who finds it held writes nothing, not even a lock of the row. Where this looked at
-	// a row that others have just changed, ON CONFLICT looks again.
+	// a row that others have just changed, ON CONFLICT looks again. By then its clock is an
+	// old one: a hold of the secret's that was extended meanwhile is not cut back to it.
 	acquire = `WITH clock AS (SELECT clock_timestamp() AS now, $4::bigint * interval '1 ms' AS ttl),
 taken AS (
 	INSERT INTO %[1]s AS l (id, value, secret, token, ttl, expires)
 	SELECT encode($1::bytea, 'escape'), encode($2::bytea, 'escape'), $3::text, (extract(epoch FROM now) * 1000000)::bigint, ttl, now + ttl
 	FROM clock
 	WHERE NOT EXISTS (SELECT FROM %[1]s WHERE id = encode($1::bytea, 'escape') AND (expires > now) <> (secret = $3::text))
-	ON CONFLICT (id) DO UPDATE SET value = excluded.value, secret = excluded.secret, ttl = excluded.ttl, expires = excluded.expires,
+	ON CONFLICT (id) DO UPDATE SET value = excluded.value, secret = excluded.secret, ttl = excluded.ttl,
+		expires = CASE WHEN l.secret = excluded.secret THEN greatest(l.expires, excluded.expires) ELSE excluded.expires END,
 		token = CASE WHEN l.secret = excluded.secret THEN l.token ELSE greatest(l.token + 1, excluded.token) END
 	WHERE (l.expires > excluded.expires - excluded.ttl) = (l.secret = excluded.secret)
 	RETURNING token
