@@ -318,4 +318,3 @@ func etcdScenarios() []Scenario {
 }
 
 const onEtcd = "etcd"
-
