@@ -189,15 +189,19 @@ func (p *Postgres) run(name string, args ...string) error {
 	return nil
 }
 
-// serverCommand runs a program, which Debian keeps off the PATH, as another user where
-// this one is root, which it would refuse to be.
-func serverCommand(name string, args ...string) (*exec.Cmd, error) {
-	if _, err := exec.LookPath(name); err != nil {
-		if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); len(found) > 0 {
-			name = found[len(found)-1]
-		}
+// serverBinary finds a program that Debian keeps off the PATH.
+func serverBinary(name string) string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if _, err := exec.LookPath(name); err == nil || len(found) == 0 {
+		return name
 	}
-	cmd := exec.Command(name, args...)
+	return found[len(found)-1]
+}
+
+// serverCommand runs a program as another user where this one is root, which it would
+// refuse to be.
+func serverCommand(name string, args ...string) (*exec.Cmd, error) {
+	cmd := exec.Command(serverBinary(name), args...)
 	dieTogether(cmd)
 	if os.Getuid() == 0 {
 		uid, gid, err := postgresUser()
@@ -368,23 +372,23 @@ func postgresScenarios() []Scenario {
 		killOn(onPostgres, "pgbouncer-kill", "PostgreSQL behind pgbouncer, transaction mode: kill −9 of the holder", startPostgresPooled, second, 2*second, 2),
 		trouble{
 			on: onPostgres, name: "postgres-restart", fault: "PostgreSQL is restarted (SIGINT), perhaps in a hand-over",
-			service: startPostgres, ttl: 2 * second, long: 2, measure: back, begin: restart(syscall.SIGINT),
+			service: startPostgres, ttl: 4 * second, long: 2, measure: back, begin: restart(syscall.SIGINT),
 		}.scenario(),
 		trouble{
 			on: onPostgres, name: "postgres-killed", fault: "kill −9 of PostgreSQL, perhaps in a hand-over; it is started again",
-			service: startPostgres, ttl: 2 * second, long: 2, measure: back, begin: restart(syscall.SIGKILL),
+			service: startPostgres, ttl: 4 * second, long: 2, measure: back, begin: restart(syscall.SIGKILL),
 		}.scenario(),
 		trouble{
 			on: onPostgres, name: "pgbouncer-killed", fault: "kill −9 of PostgreSQL behind pgbouncer, transaction mode, perhaps in a hand-over; it is started again",
-			service: startPostgresPooled, ttl: 2 * second, long: 2, measure: back, begin: restart(syscall.SIGKILL),
+			service: startPostgresPooled, ttl: 4 * second, long: 2, measure: back, begin: restart(syscall.SIGKILL),
 		}.scenario(),
 		trouble{
 			on: onPostgres, name: "postgres-failover", fault: "PostgreSQL's replica, which has confirmed every commit, is promoted, perhaps in a hand-over; the old primary only reads",
-			service: startPostgresPair, ttl: 2 * second, long: 1, measure: promoted, begin: failover(readOnly),
+			service: startPostgresPair, ttl: 4 * second, long: 1, measure: promoted, begin: failover(readOnly),
 		}.scenario(),
 		trouble{
 			on: onPostgres, name: "postgres-failover-killed", fault: "kill −9 of PostgreSQL's primary, perhaps in a hand-over; its replica, which has confirmed every commit, is promoted",
-			service: startPostgresPair, ttl: 2 * second, long: 2, measure: promoted, begin: failover(killed),
+			service: startPostgresPair, ttl: 4 * second, long: 2, measure: promoted, begin: failover(killed),
 		}.scenario(),
 	}
 }
