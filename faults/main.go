@@ -10,8 +10,9 @@
 // A scenario ([Scenario]; ends.go, outages.go, messages.go …) starts a [Cluster] of its
 // own and does something to it, round after round. Its lock service is one redis-server,
 // or another [Service]: how that is started and what can be done to it is in a file of
-// its own with its scenarios (endpoint.go, sentinel.go, shards.go), and how nodes open
-// their locks there in locks.go. Its nodes (node.go, handler.go, senders.go) are this
+// its own with its scenarios (endpoint.go, sentinel.go, shards.go, etcd.go, postgres.go;
+// services.go has what the last two share), and how nodes open their locks there in
+// locks.go. Its nodes (node.go, handler.go, senders.go) are this
 // binary again, here or on [Hosts] of their own: a Gone, handlers and senders that obey
 // lines on stdin and append every [Event] to a log. Afterwards all logs make one
 // [History], and the checkers look at nothing else (history.go for tenures, ledger.go
