@@ -403,63 +403,69 @@ func badHandlers() Scenario {
 			for _, name := range runners {
 				c.start(name, cfg)
 			}
-			all := func(how string) {
-				for _, n := range c.nodes {
-					c.tell(n, "behave %s %s", the, how)
-				}
-			}
 			kinds := []string{"ignore", "return", "panic", "deaf", "sluggish"}
 			for i := range max(rounds, len(kinds)) {
 				c.round()
-				t := c.holder(the)
-				n := c.on(t)
-				starts := len(c.live[the])
-				switch kind := kinds[i%len(kinds)]; kind {
-				case "ignore":
-					c.let(t, "ignore")
-					s := c.successor(t, c.ttl+5*time.Second)
-					if s.Node == t.Node {
-						c.Findings.add(s.Begin, "a second handler beside one that ignores Exit")
-					}
-					c.wait(5*time.Second, "the log says that a handler ignores Exit", func() bool { return c.logged(n.Name, "ignores Exit") > 0 })
-					if s := c.stats(n); s.Overdue == 0 {
-						c.Findings.add(clock(), "Overdue is 0")
-					}
-					c.tell(n, "behave %s well", the)
-					c.wait(5*time.Second, "it returns", func() bool { return t.Returned != never })
-				case "return", "panic":
-					all(kind)
-					c.pause(time.Second)
-					all("well")
-					// Three nodes that back off from 10 ms on, twice as long each time.
-					if n := len(c.live[the]) - starts; n > 60 {
-						c.Findings.add(clock(), "%s: %d tenures in a second", kind, n)
-					}
-					if kind == "panic" && (c.logged(n.Name, "handler panicked") == 0 || c.stats(n).Panics == 0) {
-						c.Findings.add(clock(), "a panic was neither logged nor counted")
-					}
-				case "deaf":
-					all("deaf")
-					c.pause(100 * time.Millisecond)
-					c.tell(n, "send 1 50ms 64 0 %s", the)
-					c.tell(c.nodes[runners[(slices.Index(runners, nameOf(n.Name))+1)%3]], "send 1 50ms 64 0 %s", the)
-					c.pause(c.ttl)
-					c.unharmed(t)
-					c.quiet()
-					all("well")
-				case "sluggish":
-					c.let(t, "sluggish")
-					c.pause(50 * time.Millisecond)
-					c.tell(n, "leave %s", the)
-					s := c.successor(t, c.ttl+5*time.Second)
-					// On a busy machine it may take longer than its lease has left.
-					if s.Begin < t.Returned && excuse() < c.ttl/4 {
-						c.Findings.add(s.Begin, "the lock was released before the handler had returned")
-					}
-					c.tell(n, "run %s", the)
-				}
+				c.misbehave(kinds[i%len(kinds)])
 			}
 		},
+	}
+}
+
+// misbehave has the holder's handler, or all, do one of these, and looks at what comes
+// of it.
+func (c *Cluster) misbehave(kind string) {
+	t := c.holder(the)
+	n := c.on(t)
+	starts := len(c.live[the])
+	all := func(how string) {
+		for _, n := range c.nodes {
+			c.tell(n, "behave %s %s", the, how)
+		}
+	}
+	switch kind {
+	case "ignore":
+		c.let(t, "ignore")
+		s := c.successor(t, c.ttl+5*time.Second)
+		if s.Node == t.Node {
+			c.Findings.add(s.Begin, "a second handler beside one that ignores Exit")
+		}
+		c.wait(5*time.Second, "the log says that a handler ignores Exit", func() bool { return c.logged(n.Name, "ignores Exit") > 0 })
+		if s := c.stats(n); s.Overdue == 0 {
+			c.Findings.add(clock(), "Overdue is 0")
+		}
+		c.tell(n, "behave %s well", the)
+		c.wait(5*time.Second, "it returns", func() bool { return t.Returned != never })
+	case "return", "panic":
+		all(kind)
+		c.pause(time.Second)
+		all("well")
+		// Three nodes that back off from 10 ms on, twice as long each time.
+		if n := len(c.live[the]) - starts; n > 60 {
+			c.Findings.add(clock(), "%s: %d tenures in a second", kind, n)
+		}
+		if kind == "panic" && (c.logged(n.Name, "handler panicked") == 0 || c.stats(n).Panics == 0) {
+			c.Findings.add(clock(), "a panic was neither logged nor counted")
+		}
+	case "deaf":
+		all("deaf")
+		c.pause(100 * time.Millisecond)
+		c.tell(n, "send 1 50ms 64 0 %s", the)
+		c.tell(c.nodes[runners[(slices.Index(runners, nameOf(n.Name))+1)%3]], "send 1 50ms 64 0 %s", the)
+		c.pause(c.ttl)
+		c.unharmed(t)
+		c.quiet()
+		all("well")
+	case "sluggish":
+		c.let(t, "sluggish")
+		c.pause(50 * time.Millisecond)
+		c.tell(n, "leave %s", the)
+		s := c.successor(t, c.ttl+5*time.Second)
+		// On a busy machine it may take longer than its lease has left.
+		if s.Begin < t.Returned && excuse() < c.ttl/4 {
+			c.Findings.add(s.Begin, "the lock was released before the handler had returned")
+		}
+		c.tell(n, "run %s", the)
 	}
 }
 

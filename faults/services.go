@@ -63,7 +63,7 @@ func (o trouble) scenario() Scenario {
 			}
 			c.tell(c.start("s", c.config()), "send 2 5ms 64 0 %s", the)
 			stayed, stays := 0, 0
-			var longest time.Duration
+			var longest, away time.Duration
 			for i := range rounds {
 				c.round()
 				t := c.holder(the)
@@ -73,8 +73,10 @@ func (o trouble) scenario() Scenario {
 					c.let(t, "return")
 					c.pause(anytime(20 * time.Millisecond))
 				}
+				since := clock()
 				end, err := o.begin(c)
 				c.must(err)
+				away = max(away, clock()-since)
 				// Who hands over may have to wait for the TTL: the release may be lost.
 				if took := c.regained(); leaves {
 					longest = max(longest, took)
@@ -89,7 +91,8 @@ func (o trouble) scenario() Scenario {
 					}
 				}
 			}
-			c.remark("%d of %d holders that did not hand over went on; who did was succeeded within %s, of a TTL of %s", stayed, stays, short(longest), short(c.ttl))
+			c.remark("%d of %d holders that did not hand over went on, with a TTL of %s; it took up to %s to do that to the service, and %s more until one who did hand over was succeeded",
+				stayed, stays, short(c.ttl), short(away), short(longest))
 		},
 	}
 }
