@@ -17,7 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-const ttl = 3 * time.Second
+const ttl = 6 * time.Second
 
 // A tenure is a trusted window: from the handler's begin until its Exit closed, or
 // should have.
