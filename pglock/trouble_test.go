@@ -103,7 +103,11 @@ func TestAServerThatOnlyReadsIsGivenUp(t *testing.T) {
 	before := s.do(t, pids)
 	set("on")
 	eventually(t, 10*time.Second, "it is asked to write", func() bool {
+		began := time.Now()
 		err := l.Extend()
+		if d := time.Since(began); d > 4*time.Second {
+			t.Fatalf("it has gone on to ask for %v", d)
+		}
 		if err != nil {
 			open(t, err, "UPDATE", "read-only transaction")
 		}
