@@ -162,7 +162,7 @@ func TestConnectionsThatHangCostOneRequest(t *testing.T) {
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	must(t, err)
 	defer pool.Close()
-	l := lock(t, pglock.New(pool, expiry(8*time.Second)), "x")
+	l := lock(t, pglock.New(pool, expiry(20*time.Second)), "x")
 	must(t, l.Lock())
 	var wg sync.WaitGroup
 	for range 20 { // so that there are all connections
