@@ -9,7 +9,7 @@ export GOFLAGS += -buildvcs=false
 
 # Names that scripts/deps.sh knows.
 BUILD   := cc pkg-config libzmq certificates
-SERVERS := redis-server ngircd postgres pgbouncer
+SERVERS := redis-server ngircd etcd postgres pgbouncer
 
 # "." and every directory below it that has a go.mod.
 MODULES := $(patsubst ./%,%,$(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod))))

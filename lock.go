@@ -7,23 +7,27 @@ import (
 )
 
 // GoneLock is the lock of one id in a lock service. [RedisLock] is one; any
-// service with leases can be another.
+// service with leases can be another. Package locktest checks one against what is
+// written here.
 //
-// Its methods may be called concurrently and must return in bounded time. Each
-// can be repeated: after an error that says neither held nor lost the outcome
-// is unknown, and the same call is made again.
+// Its methods may be called concurrently and must return in bounded time, a part of
+// the TTL, so that one that hangs leaves time for others. Each can be repeated: after
+// an error that says neither held nor lost nor no holder the outcome is unknown, and
+// the same call is made again. What the service has not said is unknown: silence,
+// overload, missing rights, a value that no lock has written.
 type GoneLock interface {
 	// Lock returns nil when this lock holds the id, for its TTL from the moment
 	// the service granted it. The error wraps ErrLockHeld when another holds
 	// it. It does not wait. After an unknown outcome it must succeed again if
-	// the first call had succeeded, and give the full TTL anew.
+	// the first call had succeeded, and give the full TTL anew. The TTL may be
+	// longer in the service, as where that counts in seconds, and never shorter.
 	Lock() error
 	// Extend returns nil when the hold lasts for the TTL from now. The error
 	// wraps ErrLockLost when the lock is another's or gone, and only then: it
 	// must never take a lock that it does not hold.
 	Extend() error
-	// Unlock releases this tenure's hold, and no other's. It is harmless when
-	// there is none.
+	// Unlock releases this tenure's hold, and no other's: also one that a Lock with
+	// an unknown outcome may have obtained. It is harmless when there is none.
 	Unlock()
 	// GetValue returns the value that the holder gave to its LockFactory. The
 	// error wraps ErrNoHolder when there is no holder.
@@ -53,7 +57,8 @@ type (
 	}
 
 	// Fencer is a lock with fencing tokens. They are never 0 and increase
-	// strictly from one hold of the id to the next, on any node.
+	// strictly from one hold of the id to the next, on any node, whatever the
+	// service forgets; a lock whose service can't promise that says so.
 	Fencer interface {
 		// FencingToken is the token of the hold that Lock obtained last.
 		FencingToken() uint64

@@ -16,6 +16,7 @@ import (
 func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 	t.Parallel()
 	t.Run("by address", func(t *testing.T) {
+		t.Parallel()
 		s := startRedis(t)
 		p := locktest.NewProxy(t, s.addr)
 		locktest.Run(t, locktest.Service{
@@ -29,13 +30,15 @@ func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 		})
 	})
 	t.Run("by a pool of one connection with password and database", func(t *testing.T) {
+		t.Parallel()
 		s := startRedis(t)
 		s.do("ACL", "SETUSER", "node", "on", ">sesame", "allkeys", "allchannels", "allcommands")
 		pool := s.pool(redis.DialUsername("node"), redis.DialPassword("sesame"), redis.DialDatabase(3))
 		pool.MaxActive, pool.Wait = 1, false
-		locktest.Run(t, locktest.Service{Locks: poolLocks(pool)})
+		locktest.Run(t, locktest.Service{Locks: poolLocks(pool), IDs: 100})
 	})
 	t.Run("by a user with the smallest rights", func(t *testing.T) {
+		t.Parallel()
 		s := startRedis(t)
 		s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~*", "&gone:*").AddFlat(smallestRights)...)
 		locktest.Run(t, locktest.Service{Locks: poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))})
@@ -44,6 +47,7 @@ func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 		}
 	})
 	t.Run("with a replica that confirms", func(t *testing.T) {
+		t.Parallel()
 		s, _ := startReplicated(t)
 		locktest.Run(t, locktest.Service{Locks: func(ttl time.Duration) gone.LockFactory {
 			return func(id, value string) (gone.GoneLock, error) {
@@ -56,6 +60,7 @@ func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 		}})
 	})
 	t.Run("by its four methods alone", func(t *testing.T) {
+		t.Parallel()
 		s := startRedis(t)
 		locktest.Run(t, locktest.Service{Locks: func(ttl time.Duration) gone.LockFactory {
 			return func(id, value string) (gone.GoneLock, error) {

@@ -28,9 +28,12 @@ import (
 // are called one at a time, from the goroutine of a test; what they return undoes
 // what they have done, and is called once.
 type Service struct {
-	// Locks makes locks with a TTL, which may be of any node. A hold may last
+	// Locks makes the factory of a node, for locks with a TTL. A hold may last
 	// longer than its TTL, as where the service counts in seconds, but not by much.
 	Locks func(ttl time.Duration) gone.LockFactory
+
+	// IDs is how many are held at the same time; 0 is 1,000.
+	IDs int
 
 	// Stop has the service not answer, or not be reached. It forgets nothing.
 	Stop func(t testing.TB) (start func())

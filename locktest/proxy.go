@@ -114,36 +114,65 @@ func (p *Proxy) serve(down net.Conn) {
 	wg.Wait()
 }
 
+// A chunk is due when it may go on.
+type chunk struct {
+	bytes []byte
+	due   time.Time
+}
+
 // copy returns when the connection is to end.
 func (p *Proxy) copy(to, from net.Conn, replies bool) {
-	buf := make([]byte, 64<<10)
-	for lost := false; ; {
-		n, err := from.Read(buf)
-		if err != nil {
-			return
-		}
+	chunks := make(chan chunk, 64)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer from.Close()
+	wg.Go(func() {
+		defer close(chunks)
 		for {
-			p.mu.Lock()
-			w, changed := p.weather, p.changed
-			p.mu.Unlock()
-			lost = lost || w.losing && replies
-			if !w.stopped && !(lost && w.losing) {
-				if replies && !lost {
-					time.Sleep(w.delay)
-				}
-				break
+			buf := make([]byte, 16<<10)
+			n, err := from.Read(buf)
+			if err != nil {
+				return
 			}
+			c := chunk{buf[:n], time.Now()}
+			p.mu.Lock()
+			if replies {
+				c.due = c.due.Add(p.delay)
+			}
+			p.mu.Unlock()
 			select {
-			case <-changed:
+			case chunks <- c:
 			case <-p.done:
 				return
 			}
 		}
-		if lost {
+	})
+	for c := range chunks {
+		time.Sleep(time.Until(c.due))
+		if !p.passes(replies) {
 			return
 		}
-		if _, err := to.Write(buf[:n]); err != nil {
+		if _, err := to.Write(c.bytes); err != nil {
 			return
+		}
+	}
+}
+
+// passes waits while nothing may, and reports whether what has waited may go on.
+func (p *Proxy) passes(replies bool) bool {
+	for lost := false; ; {
+		p.mu.Lock()
+		w, changed := p.weather, p.changed
+		p.mu.Unlock()
+		losing := w.losing && replies
+		lost = lost || losing
+		if !w.stopped && !losing {
+			return !lost
+		}
+		select {
+		case <-changed:
+		case <-p.done:
+			return false
 		}
 	}
 }

@@ -38,6 +38,7 @@ package() { # need: what $manager calls it
 	*:certificates) echo ca-certificates ;;
 	apt-get:redis-server) echo redis-server ;;
 	*:redis-server) echo redis ;;
+	apt-get:etcd) echo etcd-server ;;
 	dnf:postgres) echo postgresql-server ;;
 	*:postgres) echo postgresql ;;
 	*) echo "$1" ;;
@@ -72,10 +73,10 @@ quiet_services() { # need...
 	[ "$manager" = apt-get ] || return 0
 	for need in "$@"; do
 		case $need in
-		redis-server | ngircd | postgres | pgbouncer)
-			service=$(package "$need")
-			$root update-rc.d "$service" disable
-			[ ! -d /run/systemd/system ] || $root systemctl stop "$service"
+		redis-server | ngircd | etcd | postgres | pgbouncer)
+			[ "$need" != postgres ] || need=postgresql
+			$root update-rc.d "$need" disable
+			[ ! -d /run/systemd/system ] || $root systemctl stop "$need"
 			;;
 		esac
 	done
