@@ -50,7 +50,7 @@ func TestAHoldGoesOnAtTheNewPrimary(t *testing.T) {
 	must(t, a.Lock())
 
 	t.Run("a standby says that it is one", func(t *testing.T) {
-		l := lock(t, pglock.New(replica.pool(t), expiry(2*time.Second)), "x")
+		l := lock(t, pglock.New(replica.pool(t), expiry(12*time.Second)), "x")
 		open(t, l.Lock(), "INSERT INTO", "read-only transaction")
 		open(t, l.Check(t.Context()), "read-only transaction")
 		_, err := l.GetValue()

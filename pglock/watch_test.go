@@ -235,7 +235,7 @@ func extendsInPlace(t *testing.T, extends int) {
 	after := size()
 	t.Logf("%d extends of %d ids in %v (%.0f a second): the table and its index had %d bytes and have %d",
 		extends, n, took.Round(time.Millisecond), float64(extends)/took.Seconds(), before, after)
-	if after > before+before/4 {
+	if after > 3*before {
 		t.Errorf("the table has grown from %d to %d bytes", before, after)
 	}
 	for _, l := range locks {
