@@ -73,7 +73,9 @@ func handOver(t *testing.T, url string, n int) {
 		must(t, err)
 		addr := "tcp://" + ln.Addr().String()
 		must(t, ln.Close())
-		g, err := gone.NewGone(addr, pglock.New(poolOf(t, url)), gone.WithLogger(slog.New(slog.DiscardHandler)))
+		locks := pglock.New(poolOf(t, url))
+		lock(t, locks, "another") // as a node has, so that its connections stay
+		g, err := gone.NewGone(addr, locks, gone.WithLogger(slog.New(slog.DiscardHandler)))
 		must(t, err)
 		t.Cleanup(func() { _ = g.Close() })
 		runs[i] = func() {
