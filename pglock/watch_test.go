@@ -214,7 +214,7 @@ func TestAHoldIsExtendedInPlace(t *testing.T) {
 func TestLongAMillionExtendsAreInPlace(t *testing.T) { extendsInPlace(t, 1_000_000) }
 
 func extendsInPlace(t *testing.T, extends int) {
-	s := sharedServer(t)
+	s := startServer(t) // nobody else has old rows kept
 	schema := s.schema(t)
 	const n = 1000 // pages are full
 	locks := make([]*pglock.Lock, n)
