@@ -85,12 +85,15 @@ WHERE id = encode($1::bytea, 'escape') AND token = $2::bigint AND expires > cloc
 WHERE id = encode($1::bytea, 'escape') AND secret = $2::text AND token = $3::bigint AND expires > clock_timestamp()`
 
 	// release ends the hold with the secret, which stays: a copy of Lock's request that
-	// comes late finds that it is over. $1 id, $2 secret, $3 channel.
+	// comes late finds that it is over. It does not wait for the disk or for replicas: a
+	// crash may forget it, and then the hold lasts for its TTL, but not once another has
+	// been granted the lock, as what is written comes in order. $1 id, $2 secret,
+	// $3 channel.
 	release = `WITH released AS (
 	UPDATE %[1]s SET expires = '-infinity' WHERE id = encode($1::bytea, 'escape') AND secret = $2::text AND expires > '-infinity'
 	RETURNING token
 )
-SELECT pg_notify($3::text, token || ' 0 ' || encode($1::bytea, 'hex')) FROM released`
+SELECT pg_notify($3::text, token || ' 0 ' || encode($1::bytea, 'hex')), set_config('synchronous_commit', 'off', true) FROM released`
 
 	// holder returns whether the server is a standby, and value and token of the hold
 	// that lives. $1 id.
