@@ -50,7 +50,11 @@ func playSome(t *testing.T, wanted func(Scenario) bool) {
 			if !s.Alone || s.P50+s.P99 == 0 { // only limits need a machine to themselves
 				t.Parallel()
 			}
-			row := play(s, max(3-s.Long, 1))
+			rounds := max(3-s.Long, 1)
+			if s.Service != nil { // which takes long to start
+				rounds = 1
+			}
+			row := play(s, rounds)
 			t.Log(row.summary())
 			for _, n := range row.Notes {
 				t.Log(n)
