@@ -285,7 +285,7 @@ func thousandScenario() Scenario {
 				}
 				return held
 			}
-			c.wait(20*time.Second, "all run on the first node", func() bool { return held(c.nodes["a"]) == len(ids) })
+			c.wait(time.Minute, "all run on the first node", func() bool { return held(c.nodes["a"]) == len(ids) })
 			for i := range rounds {
 				c.round()
 				from, to := []string{"a", "b"}[i%2], []string{"b", "a"}[i%2]
@@ -294,7 +294,7 @@ func thousandScenario() Scenario {
 				c.pause(c.ttl / 2)
 				c.kill(c.nodes[from])
 				at := clock()
-				c.wait(c.ttl+10*time.Second, "the other node runs all", func() bool { return held(c.nodes[to]) == len(ids) })
+				c.wait(c.ttl+time.Minute, "the other node runs all", func() bool { return held(c.nodes[to]) == len(ids) })
 				c.measure(clock() - at)
 				c.connections(1)
 			}
