@@ -20,8 +20,8 @@ end
 try('TIME')
 try('EXISTS', KEYS[1])
 local last, left = try('GETRANGE', KEYS[2], '0', '95'), try('PTTL', KEYS[2])
-if left == -2 then
-	last, left = '0 ', 1 -- for a moment
+if left == -2 or left == 0 then -- none, or gone in less than a millisecond
+	last, left = '0 ', 1
 end
 -- Written as it is. One that lives for ever, or is longer, is somebody's.
 if last and #last < 96 and left and left > 0 and try('PSETEX', KEYS[2], left, last) then
