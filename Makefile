@@ -68,10 +68,10 @@ SEEDED := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACr
 test-long: deps-test
 	cd faults && $(GOTEST) -run '^TestLong' ./...
 	cd bench && go test -count=1 -timeout=10m -run '^TestLong' ./...
-	cd pglock && go test -count=1 -timeout=20m -run '^TestLong' ./...
+	cd pglock && go test -count=1 -timeout=10m -run '^TestLongExtends' ./...
 	$(GOTEST) -run '^TestLong' .
-	GONE_SEEDS=200 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
-	GONE_SEEDS=1000 go test -count=1 -timeout=10m -run '^TestAFrameIsTaken' ./internal/link
+	GONE_SEEDS=100 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
+	GONE_SEEDS=500 go test -count=1 -timeout=10m -run '^TestAFrameIsTaken' ./internal/link
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test

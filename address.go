@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +18,6 @@ type own struct {
 	log  *slog.Logger
 	addr func() string
 
-	checked    atomic.Bool    // the lock service has been found fit once
-	degraded   sync.Once      // what it lacks is logged
 	tries      sync.WaitGroup // tryAddress and suspect
 	suspecting atomic.Bool
 
@@ -33,90 +29,9 @@ type own struct {
 const (
 	twinMost  = 15 * time.Second // after so long without a sign there is no twin any more
 	tryAgain  = 5 * time.Second  // while there is one
+	lateMost  = 3 * time.Second  // that a dead process's lock is there beyond its TTL, as in etcd
 	tryStarts = 3                // connections at start: one of several may lead here by chance
 )
-
-// idOfCheck is an id that nobody runs, for a node that has none yet.
-const idOfCheck = "gone:check"
-
-// Check is for readiness probes. It returns nil when this node's address leads to this
-// very process, over a new connection, and the lock service can be used. It looks until
-// the context ends, for some seconds at most. The error wraps one or both of
-//
-//	ErrDuplicateAddress  another process has this node's address, or had it 15 s ago
-//	ErrUnreachable       the address does not lead here, as far as this node can see;
-//	                     and ErrRefused where a process with another key is there
-//	ErrLockService       and what the lock service said, or the context's error
-//
-// or is ErrClosed. Behind a NAT a node may not reach itself while others do: leave
-// ErrUnreachable out of account there. So it is where a name gets its address only
-// when the probe has succeeded: a headless Service of Kubernetes needs
-// publishNotReadyAddresses.
-//
-// The lock service is asked by [Checker] where the lock has it. Else it is asked who
-// holds an id that this node runs, or "gone:check" if there is none.
-func (g *Gone) Check(ctx context.Context) error {
-	if !g.enter() {
-		return ErrClosed
-	}
-	defer g.leave()
-	ctx, cancel := context.WithTimeout(ctx, g.opts.sendTimeout)
-	defer cancel()
-	defer context.AfterFunc(g.ctx, cancel)()
-	asked := make(chan error, 1)
-	g.sending.Add(1)
-	go func() { // the lock can't be interrupted
-		defer g.leave()
-		asked <- g.askService(ctx)
-	}()
-	address := g.checkAddress(ctx)
-	var service error
-	select {
-	case service = <-asked:
-	case <-ctx.Done():
-		select { // the address may have taken all the time
-		case service = <-asked:
-		default:
-			service = because(ErrLockService, ctx.Err())
-		}
-	}
-	if g.ctx.Err() != nil {
-		return ErrClosed
-	}
-	return errors.Join(address, service)
-}
-
-// askService asks the lock service something that it answers if it can be used.
-func (g *Gone) askService(ctx context.Context) error {
-	g.mu.Lock()
-	ids := slices.Sorted(maps.Keys(g.byID))
-	g.mu.Unlock()
-	err := g.routes.with(append(ids, idOfCheck)[0], func(r *route) error {
-		if c, ok := r.lock.(Checker); ok {
-			return g.checkLock(ctx, c)
-		}
-		_, err := r.lock.GetValue()
-		return err
-	})
-	switch {
-	case err == nil, errors.Is(err, ErrNoHolder):
-		return nil
-	case errors.Is(err, ErrClosed):
-		return err
-	}
-	return because(ErrLockService, err)
-}
-
-// checkLock asks a lock what is wrong with its service. What only degrades it is logged,
-// once.
-func (g *Gone) checkLock(ctx context.Context, c Checker) error {
-	err := c.Check(ctx)
-	if errors.Is(err, ErrDegraded) {
-		g.own.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
-		return nil
-	}
-	return err
-}
 
 // checkAddress tells whether the node's address leads to it, and to nobody else.
 func (g *Gone) checkAddress(ctx context.Context) error {
@@ -208,7 +123,7 @@ func (r *route) strangeLocked(token uint64) bool {
 		return false
 	case r.since.IsZero(), r.strange != token:
 		r.strange, r.since = token, now
-	case now.Sub(r.since) > ttlOf(r.lock)+ttlOf(r.lock)/10:
+	case now.Sub(r.since) > ttlOf(r.lock)+ttlOf(r.lock)/10+lateMost:
 		r.rs.own.meet()
 	}
 	return true

@@ -491,68 +491,66 @@ func TestAnAddressOfANameThatLeadsToAnotherNodeCostsSecondsAndNoMessage(t *testi
 	in2.is(t, []string{"x"})
 }
 
-// A pod, say: its name stays, its address does not.
-func TestANodeThatComesBackUnderItsNameWithAnotherAddressIsFollowed(t *testing.T) {
-	t.Parallel()
+// withName runs a test on a plain wire and with keys, where node.example is a name for
+// 127.0.0.2 at first.
+func withName(t *testing.T, test func(t *testing.T, locks gone.LockFactory, names *lookup, opts []gone.Option)) {
 	pair := newKeypair(t)
 	for name, opts := range map[string][]gone.Option{"plain": nil, "curve": {pair.option()}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			locks := startRedis(t).locks(0)
 			var names lookup
 			names.set("node.example", "127.0.0.2")
-			opts := append(opts, names.option())
-			sender := startNode(t, locks, append(opts, gone.WithSendTimeout(30*time.Second))...)
-			before := at(t, "tcp://node.example:0", "tcp://127.0.0.2:0", locks, opts...)
-			var in inbox
-			hold(t, before, "a", in.run)
-			must(t, sender.SendData("a", []byte("before")))
-			must(t, before.Close())
-			names.set("node.example", "127.0.0.3")
-			after := at(t, elsewhere(before, "node.example"), elsewhere(before, "127.0.0.3"), locks, opts...)
-			hold(t, after, "a", in.run)
-			must(t, sender.SendData("a", []byte("after")))
-			in.is(t, []string{"before", "after"})
-			must(t, after.Check(deadline(t, 30*time.Second)))
+			test(t, startRedis(t).locks(0), &names, append(opts, names.option()))
 		})
 	}
+}
+
+// A pod, say: its name stays, its address does not.
+func TestANodeThatComesBackUnderItsNameWithAnotherAddressIsFollowed(t *testing.T) {
+	t.Parallel()
+	withName(t, func(t *testing.T, locks gone.LockFactory, names *lookup, opts []gone.Option) {
+		sender := startNode(t, locks, append(opts, gone.WithSendTimeout(30*time.Second))...)
+		before := at(t, "tcp://node.example:0", "tcp://127.0.0.2:0", locks, opts...)
+		var in inbox
+		hold(t, before, "a", in.run)
+		must(t, sender.SendData("a", []byte("before")))
+		must(t, before.Close())
+		names.set("node.example", "127.0.0.3")
+		after := at(t, elsewhere(before, "node.example"), elsewhere(before, "127.0.0.3"), locks, opts...)
+		hold(t, after, "a", in.run)
+		must(t, sender.SendData("a", []byte("after")))
+		in.is(t, []string{"before", "after"})
+		must(t, after.Check(deadline(t, 30*time.Second)))
+	})
 }
 
 // Nor does it have to be begun anew for that.
 func TestAHostWhoseAddressChangesIsFollowed(t *testing.T) {
 	t.Parallel()
-	pair := newKeypair(t)
-	for name, opts := range map[string][]gone.Option{"plain": nil, "curve": {pair.option()}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			locks := startRedis(t).locks(0)
-			var names lookup
-			names.set("node.example", "127.0.0.2")
-			opts := append(opts, names.option())
-			front := proxyAt(t, "127.0.0.2:0")
-			_, port, _ := net.SplitHostPort(front.l.Addr().String())
-			behind, bind := unusedPort(t)
-			must(t, behind.Close())
-			g := at(t, "tcp://node.example:"+port, bind, locks, opts...)
-			front.to = strings.TrimPrefix(bind, "tcp://")
-			front.all.Go(front.accept)
-			sender := startNode(t, locks, append(opts, gone.WithSendTimeout(30*time.Second))...)
-			var l inbox
-			hold(t, g, "a", l.run)
-			must(t, sender.SendData("a", []byte("0")))
-			front.close()
-			names.set("node.example", "127.0.0.3")
-			next := proxyAt(t, "127.0.0.3:"+port)
-			next.to = front.to
-			next.all.Go(next.accept)
-			began := time.Now()
-			for i := range 5 {
-				must(t, sender.SendData("a", []byte(fmt.Sprint(i+1))))
-			}
-			t.Log("it took ", time.Since(began))
-			l.is(t, []string{"0", "1", "2", "3", "4", "5"})
-		})
-	}
+	withName(t, func(t *testing.T, locks gone.LockFactory, names *lookup, opts []gone.Option) {
+		front := proxyAt(t, "127.0.0.2:0")
+		_, port, _ := net.SplitHostPort(front.l.Addr().String())
+		behind, bind := unusedPort(t)
+		must(t, behind.Close())
+		g := at(t, "tcp://node.example:"+port, bind, locks, opts...)
+		front.to = strings.TrimPrefix(bind, "tcp://")
+		front.all.Go(front.accept)
+		sender := startNode(t, locks, append(opts, gone.WithSendTimeout(30*time.Second))...)
+		var l inbox
+		hold(t, g, "a", l.run)
+		must(t, sender.SendData("a", []byte("0")))
+		front.close()
+		names.set("node.example", "127.0.0.3")
+		next := proxyAt(t, "127.0.0.3:"+port)
+		next.to = front.to
+		next.all.Go(next.accept)
+		began := time.Now()
+		for i := range 5 {
+			must(t, sender.SendData("a", []byte(fmt.Sprint(i+1))))
+		}
+		t.Log("it took ", time.Since(began))
+		l.is(t, []string{"0", "1", "2", "3", "4", "5"})
+	})
 }
 
 // proxyAt listens; its user says where it leads, and has it accept.

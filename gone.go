@@ -37,11 +37,12 @@ type Gone struct {
 	rooms
 	candidates
 	sends
-	own    own
-	desk   desk
-	member membership
-	count  counters
-	node   *node
+	own     own
+	service service
+	desk    desk
+	member  membership
+	count   counters
+	node    *node
 
 	closeErr error
 	once     sync.Once
@@ -310,20 +311,6 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		c.run()
 	}()
 	return &c.runner, nil
-}
-
-// firstAsk asks who holds an id, and before that, until the lock service has said once
-// that all is well, whether it can be competed for.
-func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
-	if c, ok := lock.(Checker); ok && !g.own.checked.Load() {
-		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
-		defer cancel()
-		if err := g.checkLock(ctx, c); err != nil {
-			return "", err
-		}
-		g.own.checked.Store(true)
-	}
-	return lock.GetValue()
 }
 
 // ended implements stage.

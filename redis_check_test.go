@@ -42,6 +42,13 @@ func TestCheckOfALockThatWorksIsNilAndLeavesNoTrace(t *testing.T) {
 		t.Errorf("the helper key is kept for %v, was %v", now, ttl)
 	}
 	must(t, l.Extend())
+	// Nor on what somebody else keeps there.
+	others := strings.Repeat("x", 1000)
+	s.do("SET", "{b}:token", others, "EX", 1000)
+	_ = s.lock("b", time.Minute).Check(t.Context())
+	if now := string(s.do("GET", "{b}:token").([]byte)); now != others {
+		t.Errorf("%d bytes became %d", len(others), len(now))
+	}
 }
 
 func TestWhatRedisRefusesIsNamed(t *testing.T) {

@@ -26,10 +26,7 @@ func NewRedisLock(addr net.Addr, id, value string) (*RedisLock, error) {
 	default:
 		return nil, fmt.Errorf("gone: redis lock: network %q of address %q, want tcp or unix", network, address)
 	}
-	if err := checkRedisLock(id, value); err != nil {
-		return nil, err
-	}
-	return &RedisLock{id: id, value: value, redis: redisconn.Address{Network: network, Address: address}.Dial()}, nil
+	return newRedisLock(id, value, redisconn.Address{Network: network, Address: address}.Dial)
 }
 
 // RedisLocks returns a factory of locks in the Redis at a URL:
@@ -48,10 +45,10 @@ func RedisLocks(url string, configure ...func(*RedisLock)) LockFactory {
 		if err != nil {
 			return nil, err
 		}
-		if err := checkRedisLock(id, value); err != nil {
+		l, err := newRedisLock(id, value, addr.Dial)
+		if err != nil {
 			return nil, err
 		}
-		l := &RedisLock{id: id, value: value, redis: addr.Dial()}
 		for _, f := range configure {
 			f(l)
 		}
@@ -69,10 +66,7 @@ func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
 	if pool == nil || pool.Dial == nil && pool.DialContext == nil {
 		return nil, errors.New("gone: redis lock: a pool with Dial or DialContext is needed")
 	}
-	if err := checkRedisLock(id, value); err != nil {
-		return nil, err
-	}
-	return &RedisLock{id: id, value: value, redis: redisconn.Use(redisconn.Pool{Pool: pool})}, nil
+	return newRedisLock(id, value, func() *redisconn.Client { return redisconn.Use(redisconn.Pool{Pool: pool}) })
 }
 
 // A RedisClient is what a [RedisLock] needs of a client library. That of redigo is
@@ -117,10 +111,7 @@ func NewRedisLockClient(client RedisClient, id, value string) (*RedisLock, error
 	if v := reflect.ValueOf(client); !v.IsValid() || !v.Comparable() {
 		return nil, fmt.Errorf("gone: redis lock: a client of type %T, which is not comparable", client)
 	}
-	if err := checkRedisLock(id, value); err != nil {
-		return nil, err
-	}
-	return &RedisLock{id: id, value: value, redis: redisconn.Use(clientLibrary{client})}, nil
+	return newRedisLock(id, value, func() *redisconn.Client { return redisconn.Use(clientLibrary{client}) })
 }
 
 // A clientLibrary is a RedisClient for redisconn, which can't see the root.
@@ -130,15 +121,16 @@ func (c clientLibrary) Listen(ctx context.Context) (redisconn.Listener, error) {
 	return c.RedisClient.Listen(ctx)
 }
 
-func checkRedisLock(id, value string) error {
+// newRedisLock makes a lock. Retain is for one that there can be.
+func newRedisLock(id, value string, retain func() *redisconn.Client) (*RedisLock, error) {
 	if err := checkID(id); err != nil {
-		return err
+		return nil, err
 	}
 	if isHelper(id) {
-		return fmt.Errorf("gone: redis lock: %q is where the last token of another id, or a roster, is kept", id)
+		return nil, fmt.Errorf("gone: redis lock: %q is where the last token of another id, or a roster, is kept", id)
 	}
 	if value == "" || len(value) > maxValue {
-		return fmt.Errorf("gone: redis lock: value of %d bytes, want 1 to %d", len(value), maxValue)
+		return nil, fmt.Errorf("gone: redis lock: value of %d bytes, want 1 to %d", len(value), maxValue)
 	}
-	return nil
+	return &RedisLock{id: id, value: value, redis: retain()}, nil
 }

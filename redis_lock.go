@@ -121,16 +121,17 @@ func (l *RedisLock) TTL() time.Duration {
 
 // Lock implements [GoneLock].
 func (l *RedisLock) Lock() error {
+	l.taking.Lock()
+	defer l.taking.Unlock()
 	err := l.acquire()
 	if errors.Is(err, redisconn.ErrUnconfirmed) {
-		l.Unlock()
+		l.release() // before another Lock takes it for its own
 	}
 	return err
 }
 
+// acquire is called with taking held.
 func (l *RedisLock) acquire() error {
-	l.taking.Lock()
-	defer l.taking.Unlock()
 	l.mu.Lock()
 	// With the same secret until the outcome is known, so that a hold whose
 	// reply was lost is recognised.
@@ -215,12 +216,17 @@ func (l *RedisLock) Extend() error {
 	return fmt.Errorf("%w: redis lock %q is gone", ErrLockLost, l.id)
 }
 
-// Unlock implements [GoneLock]. While Redis does not answer, or Replicas have not
-// confirmed, it tries again, for a quarter of the TTL or 5 s; then the lock is left to
-// expire.
+// Unlock implements [GoneLock]. While Redis does not answer it tries again, for a
+// quarter of the TTL or 5 s; then the lock is left to expire. Replicas have half of that
+// to confirm; where they do not, it tries once more, as another may be the server by now.
 func (l *RedisLock) Unlock() {
 	l.taking.Lock()
 	defer l.taking.Unlock()
+	l.release()
+}
+
+// release is called with taking held.
+func (l *RedisLock) release() {
 	l.mu.Lock()
 	secret, token := cmp.Or(l.known.hold.secret, l.known.attempt), l.known.hold.token
 	l.known.hold.secret, l.known.attempt = "", ""

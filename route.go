@@ -349,7 +349,7 @@ func (r *route) learnLocked(identity string, token uint64, err error) (nobody bo
 	switch {
 	case r.stream != nil:
 	case errors.Is(err, ErrNoHolder):
-		r.err = err
+		r.err, r.since = err, time.Time{}
 		return true
 	case err != nil:
 		r.err = err

@@ -91,7 +91,7 @@ func New(client *clientv3.Client, configure ...func(*Lock)) gone.LockFactory {
 		for _, f := range configure {
 			f(l)
 		}
-		if l.Expiry < 0 || l.Expiry > math.MaxInt32*time.Second {
+		if l.TTL() < time.Millisecond || l.Expiry > math.MaxInt32*time.Second {
 			return nil, fmt.Errorf("etcdlock: expiry of %v", l.Expiry)
 		}
 		return l, nil

@@ -176,11 +176,9 @@ func TestTheWordOfALeaderThatIsCutOffIsNotTaken(t *testing.T) {
 	leader := c.leader(t, client)
 	a := newLock(t, c.dial(t, func(config *clientv3.Config) { config.Endpoints = []string{leader.client} }), 8*time.Second, "a")
 	gets(t, a)
-	if err := a.Extend(); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "it is extended", func() bool { return a.Extend() == nil })
 	lease := func() (clientv3.LeaseID, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		r, err := client.Get(ctx, etcdlock.DefaultPrefix+t.Name())
 		if err != nil || len(r.Kvs) == 0 {
@@ -223,9 +221,7 @@ func TestTheWordOfALeaderThatWasDeposedIsNotTaken(t *testing.T) {
 	others.Lease = c.dial(t, func(config *clientv3.Config) { config.Endpoints = []string{old.client} }).Lease
 	a := newLock(t, others, ttl, "a")
 	gets(t, a)
-	if err := a.Extend(); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "it is extended", func() bool { return a.Extend() == nil })
 	r, err := others.Get(t.Context(), etcdlock.DefaultPrefix+t.Name())
 	if err != nil {
 		t.Fatal(err)

@@ -274,7 +274,7 @@ func (c *Cluster) note(k Kind, node string) time.Duration {
 
 // wait polls for a condition, and gives up when it does not come true.
 func (c *Cluster) wait(bound time.Duration, what string, ok func() bool) {
-	if !c.within(bound, ok) {
+	if !c.within(bound+4*slack(), ok) {
 		c.failed("not within %v: %s", bound, what)
 	}
 }

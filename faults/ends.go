@@ -22,27 +22,7 @@ const (
 // nodeScenarios are what happens to nodes and their handlers.
 func nodeScenarios() []Scenario {
 	return []Scenario{
-		{
-			Name: "kill", Fault: "kill −9 of the holder",
-			Holds: "takeover ≤ remaining TTL + 50 ms (p99)",
-			TTL:   ttl, Bound: ttl + 500*time.Millisecond,
-			Measure: "takeover after the TTL", P99: 50 * time.Millisecond,
-			Play: func(c *Cluster, rounds int) {
-				c.three()
-				for range rounds {
-					c.round()
-					t := c.holder(the)
-					c.pause(anytime(c.ttl / 3))
-					n := c.on(t)
-					c.kill(n)
-					end := c.expires(the)
-					if s := c.successor(t, c.ttl+5*time.Second); s != nil {
-						c.measure(s.Begin - end)
-					}
-					c.start(nameOf(n.Name), n.Config)
-				}
-			},
-		},
+		killScenario(),
 		handOver("close", "Close of the holder's node", func(c *Cluster, t *Tenure) {
 			n := c.on(t)
 			n.ended = true
@@ -62,214 +42,262 @@ func nodeScenarios() []Scenario {
 		byGoRedis(handOver("return-go-redis", "the handler returns; the lock is by a client of go-redis", func(c *Cluster, t *Tenure) {
 			c.let(t, "return")
 		})),
-		{
-			Name: "sigstop", Fault: "SIGSTOP of the holder past its TTL, then SIGCONT",
-			Holds: "no message after it wakes but the one on offer; Extend says lost; the store refuses its writes",
-			TTL:   ttl, Bound: ttl + 500*time.Millisecond,
-			Measure: "SIGCONT to Exit seen",
-			Play: func(c *Cluster, rounds int) {
-				c.three()
-				for _, n := range c.nodes {
-					c.tell(n, "send 2 1ms 64 0 %s", the)
-				}
-				for range rounds {
-					c.round()
-					t := c.holder(the)
-					c.pause(anytime(c.ttl / 3))
-					n := c.on(t)
-					c.freeze(n)
-					c.successor(t, c.ttl+5*time.Second)
-					c.pause(anytime(50 * time.Millisecond)) // its successor works
-					at := c.thaw(n)
-					if c.within(5*time.Second, func() bool { return t.Exit != never && t.Returned != never }) {
-						c.measure(t.Exit - at)
-					} else {
-						c.Findings.add(clock(), "%s: Exit of %d not closed within 5 s of SIGCONT", t.ID, t.Token)
-					}
-				}
-			},
-		},
-		{
-			Name: "suspend", Fault: "the holder's machine is suspended past its deadline: Go's clock and timers stand still, CLOCK_BOOTTIME goes on",
-			Holds: "it knows within a second of waking; no message; Extend says lost", TTL: ttl, Bound: ttl + 500*time.Millisecond,
-			Measure: "wake to Exit seen", P99: time.Second + 50*time.Millisecond,
-			Play: func(c *Cluster, rounds int) {
-				for _, name := range runners {
-					cfg := c.config(the)
-					cfg.Extend = c.ttl * 4 / 5 // or it learns it from its next Extend
-					c.start(name, cfg)
-				}
-				if !c.ownClocks() {
-					return
-				}
-				for _, n := range c.nodes {
-					c.tell(n, "send 1 5ms 64 0 %s", the)
-				}
-				slept := map[*Node]int64{}
-				for range rounds {
-					c.round()
-					t := c.holder(the)
-					c.pause(anytime(c.ttl / 3))
-					n := c.on(t)
-					c.freeze(n)
-					asleep := clock()
-					c.successor(t, c.ttl+5*time.Second)
-					c.pause(asleep + time.Second - clock())
-					slept[n]++
-					c.must(shiftClock(n.cmd.Process.Pid, unix.CLOCK_MONOTONIC, -slept[n]))
-					at := c.thaw(n)
-					c.wait(5*time.Second, "Exit", func() bool { return t.Exit != never })
-					c.measure(t.Exit - at)
-				}
-				c.remark("a process stopped for a second, after which Go's clock has not moved")
-			},
-		},
-		{
-			Name: "wall-clock", Fault: "the wall clock of a node jumps an hour forward or back",
-			Holds: "nothing changes", TTL: ttl, Bound: ttl, Planned: true,
-			Play: func(c *Cluster, rounds int) {
-				c.three()
-				if !c.ownClocks() {
-					return
-				}
-				for _, n := range c.nodes {
-					c.tell(n, "send 1 2ms 64 0 %s", the)
-				}
-				t := c.holder(the)
-				for i := range rounds {
-					c.round()
-					n := c.nodes[pick(runners)]
-					if i%2 == 0 {
-						n = c.on(t)
-					}
-					hours := []int64{1, -1, 0}[i%3]
-					c.must(shiftClock(n.cmd.Process.Pid, unix.CLOCK_REALTIME, hours*3600))
-					var now int64
-					_, _ = fmt.Sscan(c.ask(n, "clock"), &now)
-					if off := time.Until(time.Unix(now, 0)) - time.Duration(hours)*time.Hour; off.Abs() > 10*time.Second {
-						c.failed("the wall clock of %s did not jump", n.Name)
-					}
-					c.pause(anytime(c.ttl / 2))
-					c.unharmed(t)
-				}
-				c.remark("the jump is in one process alone, whose copy of the vDSO is patched; Redis's clock is not touched")
-			},
-		},
+		sigstopScenario(),
+		suspendScenario(),
+		wallClockScenario(),
 		badHandlers(),
-		{
-			Name: "six", Fault: "6 nodes; the holder and two others killed at once",
-			Holds: "takeover ≤ remaining TTL + 50 ms (p99); exactly one start for each end",
-			TTL:   ttl, Bound: ttl + 500*time.Millisecond,
-			Measure: "takeover after the TTL", P99: 50 * time.Millisecond,
-			Play: func(c *Cluster, rounds int) {
-				all := []string{"a", "b", "c", "d", "e", "f"}
-				for _, name := range all {
-					c.launch(name, c.config(the))
-				}
-				for _, name := range all {
-					c.await(c.nodes[name])
-				}
-				for range rounds {
-					c.round()
-					t := c.holder(the)
-					c.pause(anytime(c.ttl / 3))
-					victims := []*Node{c.on(t)}
-					for _, name := range all {
-						if n := c.nodes[name]; n != victims[0] && len(victims) < 3 {
-							victims = append(victims, n)
-						}
-					}
-					rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-					c.kill(victims...)
-					end := c.expires(the)
-					s := c.successor(t, c.ttl+5*time.Second)
+		sixScenario(),
+		elasticScenario(),
+		thousandScenario(),
+	}
+}
+
+func killScenario() Scenario {
+	return Scenario{
+		Name: "kill", Fault: "kill −9 of the holder",
+		Holds: "takeover ≤ remaining TTL + 50 ms (p99)",
+		TTL:   ttl, Bound: ttl + 500*time.Millisecond,
+		Measure: "takeover after the TTL", P99: 50 * time.Millisecond,
+		Play: func(c *Cluster, rounds int) {
+			c.three()
+			for range rounds {
+				c.round()
+				t := c.holder(the)
+				c.pause(anytime(c.ttl / 3))
+				n := c.on(t)
+				c.kill(n)
+				end := c.expires(the)
+				if s := c.successor(t, c.ttl+5*time.Second); s != nil {
 					c.measure(s.Begin - end)
-					for _, n := range victims {
-						c.launch(nameOf(n.Name), n.Config)
-					}
-					for _, n := range victims {
-						c.await(c.nodes[nameOf(n.Name)])
-					}
-					c.balanced(the)
 				}
-			},
+				c.start(nameOf(n.Name), n.Config)
+			}
 		},
-		{
-			Name: "elastic", Fault: "1 to 10 nodes come and go, killed or closed",
-			Holds: "exactly one start for each end", TTL: ttl, Bound: ttl + 500*time.Millisecond,
-			Play: func(c *Cluster, rounds int) {
-				c.start("n0", c.config(the))
-				grow := true
-				for i := 1; c.Played < rounds; i++ {
-					switch len(c.nodes) {
-					case 1:
-						grow = true
-					case 10:
-						grow = false
+	}
+}
+
+func sigstopScenario() Scenario {
+	return Scenario{
+		Name: "sigstop", Fault: "SIGSTOP of the holder past its TTL, then SIGCONT",
+		Holds: "no message after it wakes but the one on offer; Extend says lost; the store refuses its writes",
+		TTL:   ttl, Bound: ttl + 500*time.Millisecond,
+		Measure: "SIGCONT to Exit seen",
+		Play: func(c *Cluster, rounds int) {
+			c.three()
+			for _, n := range c.nodes {
+				c.tell(n, "send 2 1ms 64 0 %s", the)
+			}
+			for range rounds {
+				c.round()
+				t := c.holder(the)
+				c.pause(anytime(c.ttl / 3))
+				n := c.on(t)
+				c.freeze(n)
+				c.successor(t, c.ttl+5*time.Second)
+				c.pause(anytime(50 * time.Millisecond)) // its successor works
+				at := c.thaw(n)
+				if c.within(5*time.Second, func() bool { return t.Exit != never && t.Returned != never }) {
+					c.measure(t.Exit - at)
+				} else {
+					c.Findings.add(clock(), "%s: Exit of %d not closed within 5 s of SIGCONT", t.ID, t.Token)
+				}
+			}
+		},
+	}
+}
+
+func suspendScenario() Scenario {
+	return Scenario{
+		Name: "suspend", Fault: "the holder's machine is suspended past its deadline: Go's clock and timers stand still, CLOCK_BOOTTIME goes on",
+		Holds: "it knows within a second of waking; no message; Extend says lost", TTL: ttl, Bound: ttl + 500*time.Millisecond,
+		Measure: "wake to Exit seen", P99: time.Second + 50*time.Millisecond,
+		Play: func(c *Cluster, rounds int) {
+			for _, name := range runners {
+				cfg := c.config(the)
+				cfg.Extend = c.ttl * 4 / 5 // or it learns it from its next Extend
+				c.start(name, cfg)
+			}
+			if !c.ownClocks() {
+				return
+			}
+			for _, n := range c.nodes {
+				c.tell(n, "send 1 5ms 64 0 %s", the)
+			}
+			slept := map[*Node]int64{}
+			for range rounds {
+				c.round()
+				t := c.holder(the)
+				c.pause(anytime(c.ttl / 3))
+				n := c.on(t)
+				c.freeze(n)
+				asleep := clock()
+				c.successor(t, c.ttl+5*time.Second)
+				c.pause(asleep + time.Second - clock())
+				slept[n]++
+				c.must(shiftClock(n.cmd.Process.Pid, unix.CLOCK_MONOTONIC, -slept[n]))
+				at := c.thaw(n)
+				c.wait(5*time.Second, "Exit", func() bool { return t.Exit != never })
+				c.measure(t.Exit - at)
+			}
+			c.remark("a process stopped for a second, after which Go's clock has not moved")
+		},
+	}
+}
+
+func wallClockScenario() Scenario {
+	return Scenario{
+		Name: "wall-clock", Fault: "the wall clock of a node jumps an hour forward or back",
+		Holds: "nothing changes", TTL: ttl, Bound: ttl, Planned: true,
+		Play: func(c *Cluster, rounds int) {
+			c.three()
+			if !c.ownClocks() {
+				return
+			}
+			for _, n := range c.nodes {
+				c.tell(n, "send 1 2ms 64 0 %s", the)
+			}
+			t := c.holder(the)
+			for i := range rounds {
+				c.round()
+				n := c.nodes[pick(runners)]
+				if i%2 == 0 {
+					n = c.on(t)
+				}
+				hours := []int64{1, -1, 0}[i%3]
+				c.must(shiftClock(n.cmd.Process.Pid, unix.CLOCK_REALTIME, hours*3600))
+				var now int64
+				_, _ = fmt.Sscan(c.ask(n, "clock"), &now)
+				if off := time.Until(time.Unix(now, 0)) - time.Duration(hours)*time.Hour; off.Abs() > 10*time.Second {
+					c.failed("the wall clock of %s did not jump", n.Name)
+				}
+				c.pause(anytime(c.ttl / 2))
+				c.unharmed(t)
+			}
+			c.remark("the jump is in one process alone, whose copy of the vDSO is patched; Redis's clock is not touched")
+		},
+	}
+}
+
+func sixScenario() Scenario {
+	return Scenario{
+		Name: "six", Fault: "6 nodes; the holder and two others killed at once",
+		Holds: "takeover ≤ remaining TTL + 50 ms (p99); exactly one start for each end",
+		TTL:   ttl, Bound: ttl + 500*time.Millisecond,
+		Measure: "takeover after the TTL", P99: 50 * time.Millisecond,
+		Play: func(c *Cluster, rounds int) {
+			all := []string{"a", "b", "c", "d", "e", "f"}
+			for _, name := range all {
+				c.launch(name, c.config(the))
+			}
+			for _, name := range all {
+				c.await(c.nodes[name])
+			}
+			for range rounds {
+				c.round()
+				t := c.holder(the)
+				c.pause(anytime(c.ttl / 3))
+				victims := []*Node{c.on(t)}
+				for _, name := range all {
+					if n := c.nodes[name]; n != victims[0] && len(victims) < 3 {
+						victims = append(victims, n)
 					}
-					if up := rand.IntN(4) > 0; up == grow && len(c.nodes) < 10 {
-						c.start(fmt.Sprintf("n%d", i), c.config(the))
-						continue
-					}
-					if len(c.nodes) == 1 {
-						continue
-					}
-					c.round()
-					t := c.holder(the)
-					n := c.on(t)
-					if rand.IntN(3) == 0 { // not the holder
-						for _, n = range c.nodes {
-							if n.Name != t.Node {
-								break
-							}
-						}
-					}
-					if rand.IntN(2) == 0 {
-						c.kill(n)
-					} else {
-						c.term(n)
-					}
-					if n.Name == t.Node {
-						c.successor(t, c.ttl+5*time.Second)
-					}
+				}
+				rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+				c.kill(victims...)
+				end := c.expires(the)
+				s := c.successor(t, c.ttl+5*time.Second)
+				c.measure(s.Begin - end)
+				for _, n := range victims {
+					c.launch(nameOf(n.Name), n.Config)
+				}
+				for _, n := range victims {
+					c.await(c.nodes[nameOf(n.Name)])
 				}
 				c.balanced(the)
-			},
+			}
 		},
-		{
-			Name: "thousand", Fault: "1,000 ids on one node, which is killed",
-			Holds: "another serves all; a node has at most 17 connections to Redis", TTL: 10 * ttl, Rounds: 5, Long: 2,
-			Measure: "kill to the last of 1,000 begun",
-			Play: func(c *Cluster, rounds int) {
-				var ids []string
-				for i := range 1000 {
-					ids = append(ids, fmt.Sprintf("id-%d", i))
+	}
+}
+
+func elasticScenario() Scenario {
+	return Scenario{
+		Name: "elastic", Fault: "1 to 10 nodes come and go, killed or closed",
+		Holds: "exactly one start for each end", TTL: ttl, Bound: ttl + 500*time.Millisecond,
+		Play: func(c *Cluster, rounds int) {
+			c.start("n0", c.config(the))
+			grow := true
+			for i := 1; c.Played < rounds; i++ {
+				switch len(c.nodes) {
+				case 1:
+					grow = true
+				case 10:
+					grow = false
 				}
-				cfg := c.config(ids...)
-				cfg.Store = "" // a store for each is not the point
-				c.start("a", cfg)
-				held := func(n *Node) (held int) {
-					for _, id := range ids {
-						if t := c.current(id); t != nil && t.Node == n.Name && t.End() == never {
-							held++
+				if up := rand.IntN(4) > 0; up == grow && len(c.nodes) < 10 {
+					c.start(fmt.Sprintf("n%d", i), c.config(the))
+					continue
+				}
+				if len(c.nodes) == 1 {
+					continue
+				}
+				c.round()
+				t := c.holder(the)
+				n := c.on(t)
+				if rand.IntN(3) == 0 { // not the holder
+					for _, n = range c.nodes {
+						if n.Name != t.Node {
+							break
 						}
 					}
-					return held
 				}
-				c.wait(20*time.Second, "all run on the first node", func() bool { return held(c.nodes["a"]) == len(ids) })
-				for i := range rounds {
-					c.round()
-					from, to := []string{"a", "b"}[i%2], []string{"b", "a"}[i%2]
-					c.start(to, cfg)
-					c.connections(2)
-					c.pause(c.ttl / 2)
-					c.kill(c.nodes[from])
-					at := clock()
-					c.wait(c.ttl+10*time.Second, "the other node runs all", func() bool { return held(c.nodes[to]) == len(ids) })
-					c.measure(clock() - at)
-					c.connections(1)
+				if rand.IntN(2) == 0 {
+					c.kill(n)
+				} else {
+					c.term(n)
 				}
-			},
+				if n.Name == t.Node {
+					c.successor(t, c.ttl+5*time.Second)
+				}
+			}
+			c.balanced(the)
+		},
+	}
+}
+
+func thousandScenario() Scenario {
+	return Scenario{
+		Name: "thousand", Fault: "1,000 ids on one node, which is killed",
+		Holds: "another serves all; a node has at most 17 connections to Redis", TTL: 10 * ttl, Rounds: 5, Long: 2,
+		Measure: "kill to the last of 1,000 begun",
+		Play: func(c *Cluster, rounds int) {
+			var ids []string
+			for i := range 1000 {
+				ids = append(ids, fmt.Sprintf("id-%d", i))
+			}
+			cfg := c.config(ids...)
+			cfg.Store = "" // a store for each is not the point
+			c.start("a", cfg)
+			held := func(n *Node) (held int) {
+				for _, id := range ids {
+					if t := c.current(id); t != nil && t.Node == n.Name && t.End() == never {
+						held++
+					}
+				}
+				return held
+			}
+			c.wait(time.Minute, "all run on the first node", func() bool { return held(c.nodes["a"]) == len(ids) })
+			for i := range rounds {
+				c.round()
+				from, to := []string{"a", "b"}[i%2], []string{"b", "a"}[i%2]
+				c.start(to, cfg)
+				c.connections(2)
+				c.pause(c.ttl / 2)
+				c.kill(c.nodes[from])
+				at := clock()
+				c.wait(c.ttl+time.Minute, "the other node runs all", func() bool { return held(c.nodes[to]) == len(ids) })
+				c.measure(clock() - at)
+				c.connections(1)
+			}
 		},
 	}
 }
@@ -375,63 +403,69 @@ func badHandlers() Scenario {
 			for _, name := range runners {
 				c.start(name, cfg)
 			}
-			all := func(how string) {
-				for _, n := range c.nodes {
-					c.tell(n, "behave %s %s", the, how)
-				}
-			}
 			kinds := []string{"ignore", "return", "panic", "deaf", "sluggish"}
 			for i := range max(rounds, len(kinds)) {
 				c.round()
-				t := c.holder(the)
-				n := c.on(t)
-				starts := len(c.live[the])
-				switch kind := kinds[i%len(kinds)]; kind {
-				case "ignore":
-					c.let(t, "ignore")
-					s := c.successor(t, c.ttl+5*time.Second)
-					if s.Node == t.Node {
-						c.Findings.add(s.Begin, "a second handler beside one that ignores Exit")
-					}
-					c.wait(5*time.Second, "the log says that a handler ignores Exit", func() bool { return c.logged(n.Name, "ignores Exit") > 0 })
-					if s := c.stats(n); s.Overdue == 0 {
-						c.Findings.add(clock(), "Overdue is 0")
-					}
-					c.tell(n, "behave %s well", the)
-					c.wait(5*time.Second, "it returns", func() bool { return t.Returned != never })
-				case "return", "panic":
-					all(kind)
-					c.pause(time.Second)
-					all("well")
-					// Three nodes that back off from 10 ms on, twice as long each time.
-					if n := len(c.live[the]) - starts; n > 60 {
-						c.Findings.add(clock(), "%s: %d tenures in a second", kind, n)
-					}
-					if kind == "panic" && (c.logged(n.Name, "handler panicked") == 0 || c.stats(n).Panics == 0) {
-						c.Findings.add(clock(), "a panic was neither logged nor counted")
-					}
-				case "deaf":
-					all("deaf")
-					c.pause(100 * time.Millisecond)
-					c.tell(n, "send 1 50ms 64 0 %s", the)
-					c.tell(c.nodes[runners[(slices.Index(runners, nameOf(n.Name))+1)%3]], "send 1 50ms 64 0 %s", the)
-					c.pause(c.ttl)
-					c.unharmed(t)
-					c.quiet()
-					all("well")
-				case "sluggish":
-					c.let(t, "sluggish")
-					c.pause(50 * time.Millisecond)
-					c.tell(n, "leave %s", the)
-					s := c.successor(t, c.ttl+5*time.Second)
-					// On a busy machine it may take longer than its lease has left.
-					if s.Begin < t.Returned && excuse() < c.ttl/4 {
-						c.Findings.add(s.Begin, "the lock was released before the handler had returned")
-					}
-					c.tell(n, "run %s", the)
-				}
+				c.misbehave(kinds[i%len(kinds)])
 			}
 		},
+	}
+}
+
+// misbehave has the holder's handler, or all, do one of these, and looks at what comes
+// of it.
+func (c *Cluster) misbehave(kind string) {
+	t := c.holder(the)
+	n := c.on(t)
+	starts := len(c.live[the])
+	all := func(how string) {
+		for _, n := range c.nodes {
+			c.tell(n, "behave %s %s", the, how)
+		}
+	}
+	switch kind {
+	case "ignore":
+		c.let(t, "ignore")
+		s := c.successor(t, c.ttl+5*time.Second)
+		if s.Node == t.Node {
+			c.Findings.add(s.Begin, "a second handler beside one that ignores Exit")
+		}
+		c.wait(5*time.Second, "the log says that a handler ignores Exit", func() bool { return c.logged(n.Name, "ignores Exit") > 0 })
+		if s := c.stats(n); s.Overdue == 0 {
+			c.Findings.add(clock(), "Overdue is 0")
+		}
+		c.tell(n, "behave %s well", the)
+		c.wait(5*time.Second, "it returns", func() bool { return t.Returned != never })
+	case "return", "panic":
+		all(kind)
+		c.pause(time.Second)
+		all("well")
+		// Three nodes that back off from 10 ms on, twice as long each time.
+		if n := len(c.live[the]) - starts; n > 60 {
+			c.Findings.add(clock(), "%s: %d tenures in a second", kind, n)
+		}
+		if kind == "panic" && (c.logged(n.Name, "handler panicked") == 0 || c.stats(n).Panics == 0) {
+			c.Findings.add(clock(), "a panic was neither logged nor counted")
+		}
+	case "deaf":
+		all("deaf")
+		c.pause(100 * time.Millisecond)
+		c.tell(n, "send 1 50ms 64 0 %s", the)
+		c.tell(c.nodes[runners[(slices.Index(runners, nameOf(n.Name))+1)%3]], "send 1 50ms 64 0 %s", the)
+		c.pause(c.ttl)
+		c.unharmed(t)
+		c.quiet()
+		all("well")
+	case "sluggish":
+		c.let(t, "sluggish")
+		c.pause(50 * time.Millisecond)
+		c.tell(n, "leave %s", the)
+		s := c.successor(t, c.ttl+5*time.Second)
+		// On a busy machine it may take longer than its lease has left.
+		if s.Begin < t.Returned && excuse() < c.ttl/4 {
+			c.Findings.add(s.Begin, "the lock was released before the handler had returned")
+		}
+		c.tell(n, "run %s", the)
 	}
 }
 

@@ -14,9 +14,8 @@ func TestMain(m *testing.M) {
 	if config := os.Getenv(partEnv); config != "" {
 		partMain(config)
 	}
-	// Limits in milliseconds are for the long version, on a machine that does
-	// nothing else.
-	leeway = 500 * time.Millisecond
+	// Limits on times are for the long version, on a machine that does nothing else.
+	leeway = 5 * time.Second
 	os.Exit(m.Run())
 }
 
@@ -27,7 +26,12 @@ func TestFaults(t *testing.T) {
 }
 
 func TestLongFaults(t *testing.T) {
-	playSome(t, func(s Scenario) bool { return s.Long > 0 })
+	playSome(t, func(s Scenario) bool { return s.Long > 0 && s.Name != "thousand" })
+}
+
+// A thousand leases of a node are all lost where others keep it from its turn.
+func TestLongFaultsOfAThousandIDs(t *testing.T) {
+	playSome(t, func(s Scenario) bool { return s.Name == "thousand" })
 }
 
 // TestFaultsWithKeys and its long half are a part of it between nodes with keys.
@@ -47,10 +51,14 @@ func playSome(t *testing.T, wanted func(Scenario) bool) {
 			continue
 		}
 		t.Run(s.Name, func(t *testing.T) {
-			if !s.Alone {
+			if !s.Alone || s.P50+s.P99 == 0 { // only limits need a machine to themselves
 				t.Parallel()
 			}
-			row := play(s, max(3-s.Long, 1))
+			rounds := max(3-s.Long, 1)
+			if s.Service != nil { // which takes long to start
+				rounds = 1
+			}
+			row := play(s, rounds)
 			t.Log(row.summary())
 			for _, n := range row.Notes {
 				t.Log(n)

@@ -168,7 +168,7 @@ func checkTenures(h History, ttl, wait time.Duration) (bad findings, outside, fo
 					continue
 				}
 				if slices.ContainsFunc(wipes, func(w [2]time.Duration) bool {
-					return a.Begin < w[1] && w[0] < b.Begin && a.End() < w[1]+ttl
+					return a.Begin < w[1] && w[0] < b.Begin && min(a.End(), b.End()) < w[1]+ttl
 				}) {
 					forgotten = append(forgotten, overlap)
 					continue

@@ -221,88 +221,104 @@ func (n *Hosts) heal() {
 // hostScenarios are about the networks that people have.
 func hostScenarios() []Scenario {
 	return []Scenario{
-		{
-			Name: "hosts", Fault: "three hosts: one with an IPv4 address, one with a name for an IPv6 and an IPv4 address, of which each other host reaches one, one behind NAT; kill −9 of a holder, planned hand-overs, cut ways",
-			Holds: reached, TTL: 2 * ttl, Measure: measured,
-			Play: func(c *Cluster, rounds int) {
-				n := c.networked(cable{}, func(n *Hosts) error {
-					b, u := n.all["b"], n.all["u"]
-					return errors.Join(n.behind("c"), b.settle("e0", "fd77::b/64"), u.settle("e0", "fd77::c/64"),
-						n.name("b.gone", "fd77::b", b.ip),
-						u.name("b.gone", "10.77.0.99", "fd77::b")) // nobody has the first
-				}, func(name string, cfg *NodeConfig) {
-					switch name {
-					case "b":
-						cfg.Addr, cfg.Bind = fmt.Sprintf("tcp://b.gone:%d", port), fmt.Sprintf("tcp://*:%d", port)
-					case "c":
-						cfg.Bind = fmt.Sprintf("tcp://%s:%d", inside, port)
-					}
-				})
+		hostsScenario(),
+		hostsFarScenario(),
+		hostsMtuScenario(),
+		hostsMovedScenario(),
+	}
+}
+
+func hostsScenario() Scenario {
+	return Scenario{
+		Name: "hosts", Fault: "three hosts: one with an IPv4 address, one with a name for an IPv6 and an IPv4 address, of which each other host reaches one, one behind NAT; kill −9 of a holder, planned hand-overs, cut ways",
+		Holds: reached, TTL: 2 * ttl, Measure: measured,
+		Play: func(c *Cluster, rounds int) {
+			n := c.networked(cable{}, func(n *Hosts) error {
+				b, u := n.all["b"], n.all["u"]
+				return errors.Join(n.behind("c"), b.settle("e0", "fd77::b/64"), u.settle("e0", "fd77::c/64"),
+					n.name("b.gone", "fd77::b", b.ip),
+					u.name("b.gone", "10.77.0.99", "fd77::b")) // nobody has the first
+			}, func(name string, cfg *NodeConfig) {
+				switch name {
+				case "b":
+					cfg.Addr, cfg.Bind = fmt.Sprintf("tcp://b.gone:%d", port), fmt.Sprintf("tcp://*:%d", port)
+				case "c":
+					cfg.Bind = fmt.Sprintf("tcp://%s:%d", inside, port)
+				}
+			})
+			if n == nil {
+				return
+			}
+			for i := range rounds {
+				c.round()
+				c.shake(n, i)
+			}
+		},
+	}
+}
+
+func hostsFarScenario() Scenario {
+	return Scenario{
+		Name: "hosts-far", Fault: "50 ms and 2 % loss from host to host, each way, and half of that to Redis; kill −9 of a holder, planned hand-overs, cut ways",
+		Holds: reached, TTL: 8 * ttl, Measure: measured, Rounds: 30, Long: 2,
+		Play: func(c *Cluster, rounds int) {
+			n := c.networked(cable{late: 25 * time.Millisecond, loss: .01}, nil, nil)
+			for i := range rounds {
 				if n == nil {
 					return
 				}
-				for i := range rounds {
-					c.round()
-					c.shake(n, i)
-				}
-			},
+				c.round()
+				c.shake(n, i)
+			}
 		},
-		{
-			Name: "hosts-far", Fault: "50 ms and 2 % loss from host to host, each way, and half of that to Redis; kill −9 of a holder, planned hand-overs, cut ways",
-			Holds: reached, TTL: 8 * ttl, Measure: measured, Rounds: 30, Long: 2,
-			Play: func(c *Cluster, rounds int) {
-				n := c.networked(cable{late: 25 * time.Millisecond, loss: .01}, nil, nil)
-				for i := range rounds {
-					if n == nil {
-						return
-					}
-					c.round()
-					c.shake(n, i)
-				}
-			},
-		},
-		{
-			Name: "hosts-mtu", Fault: "an MTU of 1280 and messages of 100,000 bytes; kill −9 of a holder, planned hand-overs, cut ways",
-			Holds: reached, TTL: 2 * ttl, Measure: measured, Rounds: 30, Long: 2,
-			Play: func(c *Cluster, rounds int) {
-				n := c.networked(cable{mtu: 1280}, nil, nil)
-				for i := range rounds {
-					if n == nil {
-						return
-					}
-					c.round()
-					c.tell(c.nodes["s"], "send 1 20ms 100000 0 %s", strings.Join(three, " "))
-					c.shake(n, i)
-				}
-			},
-		},
-		{
-			Name: "hosts-moved", Fault: "the address of one host, which its node has a name for, changes",
-			Holds: reached, TTL: 4 * ttl, Measure: measured, Rounds: 30, Long: 1,
-			Play: func(c *Cluster, rounds int) {
-				n := c.networked(cable{}, func(n *Hosts) error { return n.name("b.gone", n.all["b"].ip) }, func(name string, cfg *NodeConfig) {
-					if name == "b" {
-						cfg.Addr, cfg.Bind = fmt.Sprintf("tcp://b.gone:%d", port), fmt.Sprintf("tcp://*:%d", port)
-					}
-				})
+	}
+}
+
+func hostsMtuScenario() Scenario {
+	return Scenario{
+		Name: "hosts-mtu", Fault: "an MTU of 1280 and messages of 100,000 bytes; kill −9 of a holder, planned hand-overs, cut ways",
+		Holds: reached, TTL: 2 * ttl, Measure: measured, Rounds: 30, Long: 2,
+		Play: func(c *Cluster, rounds int) {
+			n := c.networked(cable{mtu: 1280}, nil, nil)
+			for i := range rounds {
 				if n == nil {
 					return
 				}
-				for _, name := range []string{"a", "c"} { // leave all to b
-					other := c.nodes[name]
-					c.term(other)
-					c.resume(name, other.Config, other.wrap...)
+				c.round()
+				c.tell(c.nodes["s"], "send 1 20ms 100000 0 %s", strings.Join(three, " "))
+				c.shake(n, i)
+			}
+		},
+	}
+}
+
+func hostsMovedScenario() Scenario {
+	return Scenario{
+		Name: "hosts-moved", Fault: "the address of one host, which its node has a name for, changes",
+		Holds: reached, TTL: 4 * ttl, Measure: measured, Rounds: 30, Long: 1,
+		Play: func(c *Cluster, rounds int) {
+			n := c.networked(cable{}, func(n *Hosts) error { return n.name("b.gone", n.all["b"].ip) }, func(name string, cfg *NodeConfig) {
+				if name == "b" {
+					cfg.Addr, cfg.Bind = fmt.Sprintf("tcp://b.gone:%d", port), fmt.Sprintf("tcp://*:%d", port)
 				}
-				for i := range rounds {
-					c.round()
-					b := n.all["b"]
-					was := b.ip
-					b.ip = fmt.Sprintf("10.77.0.%d", 100+i%100)
-					c.must(errors.Join(b.do("ip addr del "+was+"/24 dev e0", "ip addr add "+b.ip+"/24 dev e0"), n.name("b.gone", b.ip)))
-					c.reach()
-					c.pause(anytime(c.ttl))
-				}
-			},
+			})
+			if n == nil {
+				return
+			}
+			for _, name := range []string{"a", "c"} { // leave all to b
+				other := c.nodes[name]
+				c.term(other)
+				c.resume(name, other.Config, other.wrap...)
+			}
+			for i := range rounds {
+				c.round()
+				b := n.all["b"]
+				was := b.ip
+				b.ip = fmt.Sprintf("10.77.0.%d", 100+i%100)
+				c.must(errors.Join(b.do("ip addr del "+was+"/24 dev e0", "ip addr add "+b.ip+"/24 dev e0"), n.name("b.gone", b.ip)))
+				c.reach()
+				c.pause(anytime(c.ttl))
+			}
 		},
 	}
 }

@@ -157,8 +157,13 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
 		})
 	}
-	// What ends a hold has had its effect before the next grant, or never has
-	// one. Without this bound the search would try them everywhere.
+	settle(ops, grants)
+	return ops
+}
+
+// settle bounds what ends a hold: it has had its effect before the next grant, or never
+// has one. Without this bound the search would try it everywhere.
+func settle(ops, grants []porcupine.Operation) {
 	for i, op := range ops {
 		in := op.Input.(lockInput)
 		if op.Return != int64(never) || in.op == LockCall && in.token == 0 && op.Output.(lockOutput).outcome == "unknown" {
@@ -170,7 +175,6 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 			}
 		}
 	}
-	return ops
 }
 
 // checkLock reports whether the lock of an id behaved as one lock.

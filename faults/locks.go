@@ -30,6 +30,8 @@ var openers = map[string]func(NodeConfig) gone.LockFactory{
 	"go-redis": goRedisLocks(func(o redis.UniversalOptions) redis.UniversalClient { return redis.NewClient(o.Simple()) }),
 	"sentinel": goRedisLocks(func(o redis.UniversalOptions) redis.UniversalClient { return redis.NewFailoverClient(o.Failover()) }),
 	"cluster":  goRedisLocks(func(o redis.UniversalOptions) redis.UniversalClient { return redis.NewClusterClient(o.Cluster()) }),
+	"etcd":     etcdLocks,
+	"postgres": postgresLocks,
 }
 
 // redigoLocks are the built-in ones, and those of a user's pool where there is a
@@ -113,6 +115,18 @@ type loggedLock struct {
 func (l loggedLock) Lock() error   { return l.calls.Lock() }
 func (l loggedLock) Extend() error { return l.calls.Extend() }
 func (l loggedLock) Unlock()       { l.calls.Unlock() }
+
+// Check is that of locks that have it.
+func (l loggedLock) Check(ctx context.Context) error {
+	if c, ok := l.fullLock.(gone.Checker); ok {
+		return c.Check(ctx)
+	}
+	_, err := l.GetValue()
+	if errors.Is(err, gone.ErrNoHolder) {
+		return nil
+	}
+	return err
+}
 
 // lockCalls makes the calls of a lock that are logged.
 type lockCalls struct {

@@ -10,8 +10,9 @@
 // A scenario ([Scenario]; ends.go, outages.go, messages.go …) starts a [Cluster] of its
 // own and does something to it, round after round. Its lock service is one redis-server,
 // or another [Service]: how that is started and what can be done to it is in a file of
-// its own with its scenarios (endpoint.go, sentinel.go, shards.go), and how nodes open
-// their locks there in locks.go. Its nodes (node.go, handler.go, senders.go) are this
+// its own with its scenarios (endpoint.go, sentinel.go, shards.go, etcd.go, postgres.go;
+// services.go has what the last two share), and how nodes open their locks there in
+// locks.go. Its nodes (node.go, handler.go, senders.go) are this
 // binary again, here or on [Hosts] of their own: a Gone, handlers and senders that obey
 // lines on stdin and append every [Event] to a log. Afterwards all logs make one
 // [History], and the checkers look at nothing else (history.go for tenures, ledger.go
@@ -23,6 +24,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -59,12 +61,8 @@ func main() {
 		os.Exit(2)
 	}
 	if *attack {
-		bad, err := attackMain(only, *out)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-		if err != nil || bad > 0 {
-			os.Exit(1)
+		if bad, err := attackMain(only, *out); err != nil || bad > 0 {
+			fail(err)
 		}
 		return
 	}
@@ -82,46 +80,62 @@ func main() {
 	}
 	if *encrypt {
 		if pairs, err = newPairs(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			fail(err)
 		}
 	}
+	endWith(os.Interrupt, syscall.SIGTERM)
+	began := time.Now()
+	rows := playAll(chosen, *rounds, *parallel, func(r *Row) { r.print(*verbose) })
+	if *out != "" {
+		_ = os.MkdirAll(filepath.Dir(*out), 0o755)
+		if err := os.WriteFile(*out, []byte(report(rows, *rounds, time.Since(began))), 0o644); err != nil {
+			fail(err)
+		}
+	}
+	if failed := broken(rows); len(failed) > 0 {
+		fail(errors.New("did not hold: " + strings.Join(failed, ", ")))
+	}
+}
+
+// broken names the rows that did not hold.
+func broken(rows []*Row) (names []string) {
+	for _, r := range rows {
+		if len(r.Findings) > 0 {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(1)
+}
+
+// endWith has all that runs end with a signal.
+func endWith(signals ...os.Signal) {
 	interrupt := make(chan os.Signal, 1)
-	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(interrupt, signals...)
 	go func() {
 		<-interrupt
 		clusters.Range(func(c, _ any) bool { c.(*Cluster).close(); return true })
 		os.Exit(1)
 	}()
-	began := time.Now()
-	rows := playAll(chosen, *rounds, *parallel, func(r *Row) {
-		fmt.Println(r.summary())
-		for i, f := range r.Findings {
-			if i == 5 && !*verbose {
-				fmt.Printf("    … and %d more\n", len(r.Findings)-i)
-				break
-			}
-			fmt.Println("    " + f.What)
+}
+
+// print shows what a row has found, all of it or the first.
+func (r *Row) print(all bool) {
+	fmt.Println(r.summary())
+	for i, f := range r.Findings {
+		if i == 5 && !all {
+			fmt.Printf("    … and %d more\n", len(r.Findings)-i)
+			break
 		}
-		for _, n := range r.Notes {
-			fmt.Println("    note: " + n)
-		}
-	})
-	if *out != "" {
-		_ = os.MkdirAll(filepath.Dir(*out), 0o755)
-		if err := os.WriteFile(*out, []byte(report(rows, *rounds, time.Since(began))), 0o644); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+		fmt.Println("    " + f.What)
 	}
-	var failed []string
-	for _, r := range rows {
-		if len(r.Findings) > 0 {
-			failed = append(failed, r.Name)
-		}
-	}
-	if len(failed) > 0 {
-		fmt.Fprintln(os.Stderr, "did not hold: "+strings.Join(failed, ", "))
-		os.Exit(1)
+	for _, n := range r.Notes {
+		fmt.Println("    note: " + n)
 	}
 }

@@ -19,240 +19,280 @@ const planned = "every send returns nil, every request its reply"
 // messageScenarios are about "every message accounted for".
 func messageScenarios() []Scenario {
 	return []Scenario{
-		{
-			Name: "messages-kill", Fault: "kill −9 of a holder while messages flow, started again on its address before its lock has expired",
-			Holds: "every result true", TTL: ttl, Bound: ttl + time.Second,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(same)
-				for range rounds {
-					c.round()
-					t := c.holder(pick(three))
-					c.pause(anytime(c.ttl / 3))
-					n := c.on(t)
-					c.kill(n)
-					c.resume(nameOf(n.Name), n.Config)
-					c.successor(t, c.ttl+5*time.Second)
-				}
-			},
-		},
-		{
-			Name: "messages-crash", Fault: "kill −9 or SIGSTOP for good of a holder with messages on their way, from senders with the default deadline and with one of five minutes",
-			Holds: "no sender waits longer than the TTL and a second (p99), whatever its deadline", TTL: ttl, Bound: ttl + time.Second,
-			Measure: "crash to the end of the sends that were on their way", P99: ttl + time.Second,
-			Play: func(c *Cluster, rounds int) {
-				patient := c.config()
-				patient.SendTimeout = 5 * time.Minute
-				for name, cfg := range map[string]NodeConfig{"a": c.config("one"), "b": c.config("one"), "s": c.config(), "u": patient} {
-					n := c.start(name, cfg)
-					c.tell(n, "behave one slow") // so that messages wait for the handler
-					if len(cfg.IDs) == 0 {
-						c.tell(n, "send 16 0s 64 0 one")
-					}
-				}
-				for i := range rounds {
-					c.round()
-					t := c.holder("one")
-					c.pause(50*time.Millisecond + anytime(c.ttl/3))
-					n := c.on(t)
-					crashed := clock()
-					if i%2 == 0 {
-						c.kill(n)
-					} else {
-						c.freeze(n)
-					}
-					c.successor(t, c.ttl+5*time.Second)
-					c.pause(crashed + 2*c.ttl + 2*time.Second - clock()) // for those that wait too long
-					c.waited(crashed)
-					if i%2 != 0 {
-						c.kill(n)
-					}
-					name := nameOf(n.Name)
-					c.tell(c.start(name, n.Config), "behave one slow")
-				}
-			},
-		},
-		{
-			Name: "messages-stop", Fault: "SIGSTOP and SIGCONT of a holder while messages flow, shorter and longer than the TTL",
-			Holds: "every result true", TTL: ttl, Bound: 2*ttl + time.Second,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(same)
-				for range rounds {
-					c.round()
-					t := c.holder(pick(three))
-					c.pause(anytime(c.ttl / 3))
-					n := c.on(t)
-					c.freeze(n)
-					c.pause(anytime(2 * c.ttl))
-					c.thaw(n)
-					c.pause(anytime(c.ttl / 5))
-				}
-			},
-		},
-		{
-			Name: "messages-handover", Fault: "planned hand-overs while messages flow: the handler returns, calls Close on itself, its node is closed",
-			Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(anew)
-				for i := range rounds {
-					c.round()
-					c.handOver(three[i%3])
-				}
-			},
-		},
-		{
-			Name: "messages-rolling", Fault: "rolling restart of all nodes while messages flow, senders among them, each on its old address",
-			Holds: planned, TTL: 10 * ttl, Bound: 500 * time.Millisecond, Planned: true,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(same)
-				for range max(rounds/4, 1) {
-					c.round()
-					for _, name := range []string{"a", "b", "c", "s", "u"} {
-						n := c.nodes[name]
-						c.term(n)
-						c.resume(name, n.Config)
-						for _, id := range three {
-							c.holder(id)
-						}
-						c.pause(anytime(50 * time.Millisecond))
-					}
-				}
-			},
-		},
+		messagesKillScenario(),
+		messagesCrashScenario(),
+		messagesStopScenario(),
+		messagesHandoverScenario(),
+		messagesRollingScenario(),
 		partition("messages-partition", "partition between a sender's node and the holder's, both ways; Redis stays in reach", true),
 		partition("messages-one-way", "partition from a sender's node to the holder's, or back; Redis stays in reach", false),
-		{
-			Name: "messages-resets", Fault: "connections between nodes are reset, or slow (5 ± 5 ms)",
-			Holds: "every result true", TTL: ttl, Bound: 500 * time.Millisecond,
-			Play: func(c *Cluster, rounds int) {
-				net := newProxies(c, append([]string{"s", "u"}, runners...))
-				c.busy(net.place)
-				for _, p := range net.to {
-					p.add("slow", "latency", "upstream", 1, `{"latency": 5, "jitter": 5}`)
-				}
-				for range rounds {
-					c.round()
-					p := net.to[pick([]string{"a", "b", "c", "s", "u"})]
-					p.add("reset", "reset_peer", "upstream", 1, fmt.Sprintf(`{"timeout": %d}`, rand.IntN(20)))
-					c.pause(anytime(100 * time.Millisecond))
-					p.remove("reset")
-					c.pause(anytime(300 * time.Millisecond))
-				}
-			},
+		messagesResetsScenario(),
+		messagesLateScenario(),
+		messagesGarbageScenario(),
+		messagesStuckScenario(),
+		messagesRedisScenario(),
+	}
+}
+
+func messagesKillScenario() Scenario {
+	return Scenario{
+		Name: "messages-kill", Fault: "kill −9 of a holder while messages flow, started again on its address before its lock has expired",
+		Holds: "every result true", TTL: ttl, Bound: ttl + time.Second,
+		Play: func(c *Cluster, rounds int) {
+			c.busy(same)
+			for range rounds {
+				c.round()
+				t := c.holder(pick(three))
+				c.pause(anytime(c.ttl / 3))
+				n := c.on(t)
+				c.kill(n)
+				c.resume(nameOf(n.Name), n.Config)
+				c.successor(t, c.ttl+5*time.Second)
+			}
 		},
-		{
-			Name: "messages-late", Fault: "connections between nodes break, and what was in them arrives up to 0.8 s later",
-			Holds: "every result true", TTL: 2 * ttl, Bound: 500 * time.Millisecond,
-			Play: func(c *Cluster, rounds int) {
-				pipes := map[string]*latePipe{}
-				c.busy(func(name string, cfg NodeConfig) (NodeConfig, []string) {
-					real := fmt.Sprintf("127.0.0.1:%d", freePort())
-					pipes[name] = c.latePipe(real)
-					cfg.Addr, cfg.Bind = "tcp://"+pipes[name].ln.Addr().String(), "tcp://"+real
-					return cfg, nil
-				})
-				// A queue of a second at the handler: a late copy finds the number of
-				// its message still open.
+	}
+}
+
+func messagesCrashScenario() Scenario {
+	return Scenario{
+		Name: "messages-crash", Fault: "kill −9 or SIGSTOP for good of a holder with messages on their way, from senders with the default deadline and with one of five minutes",
+		Holds: "no sender waits longer than the TTL and a second (p99), whatever its deadline", TTL: ttl, Bound: ttl + time.Second,
+		Measure: "crash to the end of the sends that were on their way", P99: ttl + time.Second,
+		Play: func(c *Cluster, rounds int) {
+			patient := c.config()
+			patient.SendTimeout = 5 * time.Minute
+			for name, cfg := range map[string]NodeConfig{"a": c.config("one"), "b": c.config("one"), "s": c.config(), "u": patient} {
+				n := c.start(name, cfg)
+				c.tell(n, "behave one slow") // so that messages wait for the handler
+				if len(cfg.IDs) == 0 {
+					c.tell(n, "send 16 0s 64 0 one")
+				}
+			}
+			for i := range rounds {
+				c.round()
+				t := c.holder("one")
+				c.pause(50*time.Millisecond + anytime(c.ttl/3))
+				n := c.on(t)
+				crashed := clock()
+				if i%2 == 0 {
+					c.kill(n)
+				} else {
+					c.freeze(n)
+				}
+				c.successor(t, c.ttl+5*time.Second)
+				c.pause(crashed + 2*c.ttl + 2*time.Second - clock()) // for those that wait too long
+				c.waited(crashed)
+				if i%2 != 0 {
+					c.kill(n)
+				}
+				name := nameOf(n.Name)
+				c.tell(c.start(name, n.Config), "behave one slow")
+			}
+		},
+	}
+}
+
+func messagesStopScenario() Scenario {
+	return Scenario{
+		Name: "messages-stop", Fault: "SIGSTOP and SIGCONT of a holder while messages flow, shorter and longer than the TTL",
+		Holds: "every result true", TTL: ttl, Bound: 2*ttl + time.Second,
+		Play: func(c *Cluster, rounds int) {
+			c.busy(same)
+			for range rounds {
+				c.round()
+				t := c.holder(pick(three))
+				c.pause(anytime(c.ttl / 3))
+				n := c.on(t)
+				c.freeze(n)
+				c.pause(anytime(2 * c.ttl))
+				c.thaw(n)
+				c.pause(anytime(c.ttl / 5))
+			}
+		},
+	}
+}
+
+func messagesHandoverScenario() Scenario {
+	return Scenario{
+		Name: "messages-handover", Fault: "planned hand-overs while messages flow: the handler returns, calls Close on itself, its node is closed",
+		Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
+		Play: func(c *Cluster, rounds int) {
+			c.busy(anew)
+			for i := range rounds {
+				c.round()
+				c.handOver(three[i%3])
+			}
+		},
+	}
+}
+
+func messagesRollingScenario() Scenario {
+	return Scenario{
+		Name: "messages-rolling", Fault: "rolling restart of all nodes while messages flow, senders among them, each on its old address",
+		Holds: planned, TTL: 10 * ttl, Bound: 500 * time.Millisecond, Planned: true,
+		Play: func(c *Cluster, rounds int) {
+			c.busy(same)
+			for range max(rounds/4, 1) {
+				c.round()
+				for _, name := range []string{"a", "b", "c", "s", "u"} {
+					n := c.nodes[name]
+					c.term(n)
+					c.resume(name, n.Config)
+					for _, id := range three {
+						c.holder(id)
+					}
+					c.pause(anytime(50 * time.Millisecond))
+				}
+			}
+		},
+	}
+}
+
+func messagesResetsScenario() Scenario {
+	return Scenario{
+		Name: "messages-resets", Fault: "connections between nodes are reset, or slow (5 ± 5 ms)",
+		Holds: "every result true", TTL: ttl, Bound: 500 * time.Millisecond,
+		Play: func(c *Cluster, rounds int) {
+			net := newProxies(c, append([]string{"s", "u"}, runners...))
+			c.busy(net.place)
+			for _, p := range net.to {
+				p.add("slow", "latency", "upstream", 1, `{"latency": 5, "jitter": 5}`)
+			}
+			for range rounds {
+				c.round()
+				p := net.to[pick([]string{"a", "b", "c", "s", "u"})]
+				p.add("reset", "reset_peer", "upstream", 1, fmt.Sprintf(`{"timeout": %d}`, rand.IntN(20)))
+				c.pause(anytime(100 * time.Millisecond))
+				p.remove("reset")
+				c.pause(anytime(300 * time.Millisecond))
+			}
+		},
+	}
+}
+
+func messagesLateScenario() Scenario {
+	return Scenario{
+		Name: "messages-late", Fault: "connections between nodes break, and what was in them arrives up to 0.8 s later",
+		Holds: "every result true", TTL: 2 * ttl, Bound: 500 * time.Millisecond,
+		Play: func(c *Cluster, rounds int) {
+			pipes := map[string]*latePipe{}
+			c.busy(func(name string, cfg NodeConfig) (NodeConfig, []string) {
+				real := fmt.Sprintf("127.0.0.1:%d", freePort())
+				pipes[name] = c.latePipe(real)
+				cfg.Addr, cfg.Bind = "tcp://"+pipes[name].ln.Addr().String(), "tcp://"+real
+				return cfg, nil
+			})
+			// A queue of a second at the handler: a late copy finds the number of
+			// its message still open.
+			for _, n := range c.nodes {
+				c.tell(n, "behave %s slow", three[0])
+			}
+			c.tell(c.nodes["s"], "send 250 0s 64 0 %s", three[0])
+			c.tell(c.nodes["u"], "send 250 0s 64 0 %s", three[0])
+			for range rounds {
+				c.round()
+				p := pipes[nameOf(c.holder(three[0]).Node)]
+				p.stall(300*time.Millisecond + anytime(500*time.Millisecond))
+				c.pause(20*time.Millisecond + anytime(50*time.Millisecond))
+				p.sever()
+				c.pause(500*time.Millisecond + anytime(500*time.Millisecond))
+			}
+		},
+	}
+}
+
+func messagesGarbageScenario() Scenario {
+	return Scenario{
+		Name: "messages-garbage", Fault: "garbage, malformed frames and half-open connections on every node's port",
+		Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
+		Play: func(c *Cluster, rounds int) {
+			c.busy(anew)
+			for range rounds {
+				c.round()
 				for _, n := range c.nodes {
-					c.tell(n, "behave %s slow", three[0])
+					c.must(garbage(strings.TrimPrefix(n.Addr, "tcp://"), c.onClose))
 				}
-				c.tell(c.nodes["s"], "send 250 0s 64 0 %s", three[0])
-				c.tell(c.nodes["u"], "send 250 0s 64 0 %s", three[0])
-				for range rounds {
-					c.round()
-					p := pipes[nameOf(c.holder(three[0]).Node)]
-					p.stall(300*time.Millisecond + anytime(500*time.Millisecond))
-					c.pause(20*time.Millisecond + anytime(50*time.Millisecond))
-					p.sever()
-					c.pause(500*time.Millisecond + anytime(500*time.Millisecond))
-				}
-			},
+				c.pause(anytime(100 * time.Millisecond))
+			}
+			var malformed uint64
+			for _, n := range c.nodes {
+				malformed += c.stats(n).Malformed
+			}
+			if encrypted := len(pairs) > 0; (malformed == 0) != encrypted {
+				c.Findings.add(clock(), "%d malformed frames got as far as a node", malformed)
+			}
+			c.remark("%d malformed frames were counted", malformed)
 		},
-		{
-			Name: "messages-garbage", Fault: "garbage, malformed frames and half-open connections on every node's port",
-			Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(anew)
-				for range rounds {
-					c.round()
-					for _, n := range c.nodes {
-						c.must(garbage(strings.TrimPrefix(n.Addr, "tcp://"), c.onClose))
-					}
-					c.pause(anytime(100 * time.Millisecond))
+	}
+}
+
+func messagesStuckScenario() Scenario {
+	return Scenario{
+		Name: "messages-stuck", Fault: "one handler never reads, one is slow (2 ms a message), on the node of a third",
+		Holds: "the third's senders wait ≤ 1 s; those of the stuck one get not delivered", TTL: 2 * ttl, Rounds: 20, Long: 2,
+		Play: func(c *Cluster, rounds int) {
+			cfg := c.config("stuck", "slow", "well")
+			cfg.SendTimeout = 2 * time.Second
+			a := c.start("a", cfg)
+			c.tell(a, "behave stuck deaf")
+			c.tell(a, "behave slow slow")
+			c.holder("stuck")
+			writes := c.counts[Wrote]
+			c.wait(10*time.Second, "the handlers do as told", func() bool { return c.counts[Wrote] > writes+9 })
+			cfg.IDs = nil
+			for _, name := range []string{"s", "u"} {
+				s := c.start(name, cfg)
+				for range 3 {
+					c.tell(s, "send 4 0s 4096 0 stuck")
+					c.tell(s, "send 4 0s 4096 5 slow")
 				}
-				var malformed uint64
-				for _, n := range c.nodes {
-					malformed += c.stats(n).Malformed
+				c.tell(s, "send 2 2ms 64 0 well")
+			}
+			for range rounds {
+				c.round()
+				c.pause(3 * time.Second)
+			}
+			var longest time.Duration
+			right := map[string][]string{"well": {"nil", "not-tried", replied, failed}, "stuck": {"not", "not-tried"}}
+			for _, e := range c.history {
+				result, _, took, _ := e.sent()
+				if want := right[e.ID]; want != nil && e.sends() && !slices.Contains(want, result) {
+					c.Findings.add(e.At, "%s handler: %s: %s", e.ID, e.Kind, e.Text)
 				}
-				if encrypted := len(pairs) > 0; (malformed == 0) != encrypted {
-					c.Findings.add(clock(), "%d malformed frames got as far as a node", malformed)
+				if e.sends() && e.ID == "well" {
+					longest = max(longest, took)
 				}
-				c.remark("%d malformed frames were counted", malformed)
-			},
+			}
+			c.remark("longest wait of a sender to the healthy handler %s", short(longest))
+			if longest > time.Second+slack() {
+				c.Findings.add(0, "a sender to the healthy handler waited %v", longest)
+			}
 		},
-		{
-			Name: "messages-stuck", Fault: "one handler never reads, one is slow (2 ms a message), on the node of a third",
-			Holds: "the third's senders wait ≤ 1 s; those of the stuck one get not delivered", TTL: 2 * ttl, Rounds: 20, Long: 2,
-			Play: func(c *Cluster, rounds int) {
-				cfg := c.config("stuck", "slow", "well")
-				cfg.SendTimeout = 2 * time.Second
-				a := c.start("a", cfg)
-				c.tell(a, "behave stuck deaf")
-				c.tell(a, "behave slow slow")
-				c.holder("stuck")
-				writes := c.counts[Wrote]
-				c.wait(10*time.Second, "the handlers do as told", func() bool { return c.counts[Wrote] > writes+9 })
-				cfg.IDs = nil
-				for _, name := range []string{"s", "u"} {
-					s := c.start(name, cfg)
-					for range 3 {
-						c.tell(s, "send 4 0s 4096 0 stuck")
-						c.tell(s, "send 4 0s 4096 5 slow")
-					}
-					c.tell(s, "send 2 2ms 64 0 well")
+	}
+}
+
+func messagesRedisScenario() Scenario {
+	return Scenario{
+		Name: "messages-redis", Fault: "Redis stands still (0.1 to 1.5 TTL) or is restarted empty while messages flow",
+		Holds: "every result true", TTL: 2 * ttl,
+		Play: func(c *Cluster, rounds int) {
+			c.busy(same)
+			for i := range rounds {
+				c.round()
+				if i%3 == 2 {
+					c.forget(func() {
+						c.redis.stop()
+						c.must(c.redis.start())
+					})
+				} else {
+					c.note(Blocked, "")
+					c.must(c.redis.freeze())
+					c.pause(c.ttl/10 + anytime(c.ttl*14/10))
+					c.must(c.redis.thaw())
+					c.note(Free, "")
 				}
-				for range rounds {
-					c.round()
-					c.pause(3 * time.Second)
-				}
-				var longest time.Duration
-				right := map[string][]string{"well": {"nil", "not-tried", replied, failed}, "stuck": {"not", "not-tried"}}
-				for _, e := range c.history {
-					result, _, took, _ := e.sent()
-					if want := right[e.ID]; want != nil && e.sends() && !slices.Contains(want, result) {
-						c.Findings.add(e.At, "%s handler: %s: %s", e.ID, e.Kind, e.Text)
-					}
-					if e.sends() && e.ID == "well" {
-						longest = max(longest, took)
-					}
-				}
-				c.remark("longest wait of a sender to the healthy handler %s", short(longest))
-				if longest > time.Second+slack() {
-					c.Findings.add(0, "a sender to the healthy handler waited %v", longest)
-				}
-			},
-		},
-		{
-			Name: "messages-redis", Fault: "Redis stands still (0.1 to 1.5 TTL) or is restarted empty while messages flow",
-			Holds: "every result true", TTL: 2 * ttl,
-			Play: func(c *Cluster, rounds int) {
-				c.busy(same)
-				for i := range rounds {
-					c.round()
-					if i%3 == 2 {
-						c.forget(func() {
-							c.redis.stop()
-							c.must(c.redis.start())
-						})
-					} else {
-						c.note(Blocked, "")
-						c.must(c.redis.freeze())
-						c.pause(c.ttl/10 + anytime(c.ttl*14/10))
-						c.must(c.redis.thaw())
-						c.note(Free, "")
-					}
-					c.pause(anytime(c.ttl))
-				}
-			},
+				c.pause(anytime(c.ttl))
+			}
 		},
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -118,9 +119,17 @@ func (n *node) close() {
 	os.Exit(0)
 }
 
+// run calls RunOne, again for some time while the service can't be used.
 func (n *node) run(id string) {
-	if _, err := n.gone.RunOne(id, n.handle); err != nil {
-		n.log.Add(Event{Kind: Failed, ID: id, Text: err.Error()})
+	for end := clock() + 10*time.Second; ; time.Sleep(50 * time.Millisecond) {
+		_, err := n.gone.RunOne(id, n.handle)
+		if err == nil {
+			return
+		}
+		if clock() > end || errors.Is(err, gone.ErrClosed) {
+			n.log.Add(Event{Kind: Failed, ID: id, Text: err.Error()})
+			return
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -74,7 +75,7 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 	p("%s. %d rounds, %d tenures, %d calls of locks, %d messages, %d requests, in %s: **%d violations**.",
 		time.Now().UTC().Format("2006-01-02"), played, tenures, calls, total.Sent, total.Requests.Asked, took.Round(time.Second), bad)
 	p("")
-	p("%s", machine())
+	p("%s etcd %s, PostgreSQL %s.", machine(), version("etcd"), version(serverBinary("postgres")))
 	if len(pairs) > 0 {
 		p("")
 		p("What went from node to node was encrypted (CURVE, with a key pair for each node).")
@@ -124,7 +125,32 @@ func (b *page) tenures(rows []*Row) {
 	p := b.line
 	p("")
 	p("## Exactly one")
+	var all []string
+	of := map[string][]*Row{}
+	for _, r := range rows {
+		on := cmp.Or(r.On, "Redis")
+		if of[on] == nil {
+			all = append(all, on)
+		}
+		of[on] = append(of[on], r)
+	}
+	for _, on := range all {
+		p("")
+		p("### On %s", on)
+		p("")
+		b.table(of[on])
+	}
 	p("")
+	p("\"Outside\" counts overlaps that a stopped process could not help, and the longest of them; \"forgotten\" those")
+	p("after Redis had lost its memory, or while a server that is no longer the one goes on, which end with the old")
+	p("holder's next Extend that gets to the new one; \"waking\" messages that were on offer on r.Data when the process")
+	p("was stopped and were taken in the instant in which it woke, at most one a stop. Etcd and PostgreSQL write to a")
+	p("disk before they answer, Redis does not.")
+}
+
+// table is that of one lock service.
+func (b *page) table(rows []*Row) {
+	p := b.line
 	p("| fault | must hold | rounds | violations | tenures | time measured | p50 | p99 | max | outside |")
 	p("|---|---|--:|--:|--:|---|--:|--:|--:|--:|")
 	for _, r := range rows {
@@ -148,11 +174,6 @@ func (b *page) tenures(rows []*Row) {
 		}
 		p("| %s | %s | %d | %d | %d | %s | %s | %s |", r.Fault, r.Holds, r.Played, len(r.Findings), r.Tenures, measure, times, outside)
 	}
-	p("")
-	p("\"Outside\" counts overlaps that a stopped process could not help, and the longest of them; \"forgotten\" those")
-	p("after Redis had lost its memory, or while a server that is no longer the one goes on, which end with the old")
-	p("holder's next Extend that gets to the new one; \"waking\" messages that were on offer on r.Data when the process")
-	p("was stopped and were taken in the instant in which it woke, at most one a stop.")
 }
 
 func (b *page) messages(rows []*Row, total Messages) {
@@ -250,10 +271,17 @@ func machine() string {
 		}
 		return strings.TrimSpace(string(out))
 	}
-	redis := "redis-server (version unknown)"
-	if f := strings.Fields(one("redis-server", "--version")); len(f) > 2 {
-		redis = "Redis " + strings.TrimPrefix(f[2], "v=")
-	}
 	kernel, _, _ := strings.Cut(one("uname", "-sr"), "-") // what follows is its builder's
-	return fmt.Sprintf("Machine: %s, %d CPUs, %s; %s, %s.", cpu, runtime.NumCPU(), kernel, runtime.Version(), redis)
+	return fmt.Sprintf("Machine: %s, %d CPUs, %s; %s, Redis %s.", cpu, runtime.NumCPU(), kernel, runtime.Version(), version("redis-server"))
+}
+
+// version is the first word that begins with a digit of what a program says.
+func version(name string) string {
+	out, _ := exec.Command(name, "--version").Output()
+	for _, word := range strings.Fields(string(out)) {
+		if word = strings.TrimPrefix(word, "v="); word != "" && word[0] >= '0' && word[0] <= '9' {
+			return word
+		}
+	}
+	return "(version unknown)"
 }

@@ -17,6 +17,7 @@ import (
 // A Scenario is one fault: what is done, what must hold, how it is played.
 type Scenario struct {
 	Name  string
+	On    string // the lock service; "" is Redis
 	Fault string // what is done
 	Holds string // what must hold, besides what is checked of every history
 
@@ -262,5 +263,5 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 
 // scenarios are all of them, in the order of the report.
 func scenarios() []Scenario {
-	return slices.Concat(nodeScenarios(), redisScenarios(), endpointScenarios(), sentinelScenarios(), shardScenarios(), messageScenarios(), requestScenarios(), hostScenarios())
+	return slices.Concat(nodeScenarios(), redisScenarios(), endpointScenarios(), sentinelScenarios(), shardScenarios(), etcdScenarios(), postgresScenarios(), messageScenarios(), requestScenarios(), hostScenarios())
 }

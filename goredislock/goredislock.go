@@ -115,9 +115,12 @@ func send(ctx context.Context, conn *redis.Conn, args []any) (any, error) {
 	return reply, err
 }
 
-// giveUp has the server end a connection. Go-redis drops it then, instead of
-// lending it again.
-func giveUp(ctx context.Context, conn *redis.Conn) { _, _ = send(ctx, conn, []any{"QUIT"}) }
+// giveUp has the server end a connection. Go-redis drops it when it sees the end, which
+// the next to borrow it may be too early for; so that is waited for.
+func giveUp(ctx context.Context, conn *redis.Conn) {
+	_, _ = send(ctx, conn, []any{"QUIT"})
+	_, _ = send(ctx, conn, []any{"PING"})
+}
 
 // explain adds what to do about an answer of a Cluster to a client of one server.
 func explain(err error) error {

@@ -198,7 +198,7 @@ func startSharded(t testing.TB) *sharded {
 	t.Helper()
 	c := &sharded{}
 	for i := range 7 {
-		s := start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0")
+		s := start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-replica-validity-factor", "0")
 		if i < 3 {
 			c.masters = append(c.masters, s)
 		} else {

@@ -102,7 +102,7 @@ func waitsWhileStopped(t *tester) {
 
 func slow(t *tester) {
 	a, b := t.pair(brief)
-	undo := t.Slow(t, brief/10)
+	undo := t.Slow(t, brief/20)
 	t.gets(a, "is free, of a service that is slow")
 	t.held(b, "another holds, of a service that is slow")
 	t.holder(b, addr)

@@ -20,11 +20,11 @@ end
 try('TIME')
 try('EXISTS', KEYS[1])
 local last, left = try('GETRANGE', KEYS[2], '0', '95'), try('PTTL', KEYS[2])
-if left == -2 then
-	last, left = '0 ', 1 -- for a moment
+if left == -2 or left == 0 then -- none, or gone in less than a millisecond
+	last, left = '0 ', 1
 end
--- Written as it is. One that lives for ever is somebody's.
-if last and left and left > 0 and try('PSETEX', KEYS[2], left, last) then
+-- Written as it is. One that lives for ever, or is longer, is somebody's.
+if last and #last < 96 and left and left > 0 and try('PSETEX', KEYS[2], left, last) then
 	try('PEXPIRE', KEYS[2], left)
 	if try('DEL', KEYS[2]) and last ~= '0 ' then
 		redis.call('PSETEX', KEYS[2], left, last)

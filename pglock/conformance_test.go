@@ -54,12 +54,6 @@ func TestALockKeepsThePromisesOfALock(t *testing.T) {
 		s := sharedServer(t)
 		locktest.Run(t, locktest.Service{Locks: locks(poolOf(t, startPooler(t, s)), s.schema(t))})
 	})
-	t.Run("where transactions are serializable, with the simple protocol", func(t *testing.T) {
-		t.Parallel()
-		s := sharedServer(t)
-		pool := s.pool(t, "default_transaction_isolation=serializable", "default_query_exec_mode=simple_protocol")
-		locktest.Run(t, locktest.Service{Locks: locks(pool, s.schema(t))})
-	})
 }
 
 // grant makes a user called node, who has the rights that a lock needs.

@@ -50,14 +50,16 @@ const (
 	// secret's own, and has ended. No row at all: others were quicker.
 	//
 	// Who finds it held writes nothing, not even a lock of the row. Where this looked at
-	// a row that others have just changed, ON CONFLICT looks again.
+	// a row that others have just changed, ON CONFLICT looks again. By then its clock is an
+	// old one: a hold of the secret's that was extended meanwhile is not cut back to it.
 	acquire = `WITH clock AS (SELECT clock_timestamp() AS now, $4::bigint * interval '1 ms' AS ttl),
 taken AS (
 	INSERT INTO %[1]s AS l (id, value, secret, token, ttl, expires)
 	SELECT encode($1::bytea, 'escape'), encode($2::bytea, 'escape'), $3::text, (extract(epoch FROM now) * 1000000)::bigint, ttl, now + ttl
 	FROM clock
 	WHERE NOT EXISTS (SELECT FROM %[1]s WHERE id = encode($1::bytea, 'escape') AND (expires > now) <> (secret = $3::text))
-	ON CONFLICT (id) DO UPDATE SET value = excluded.value, secret = excluded.secret, ttl = excluded.ttl, expires = excluded.expires,
+	ON CONFLICT (id) DO UPDATE SET value = excluded.value, secret = excluded.secret, ttl = excluded.ttl,
+		expires = CASE WHEN l.secret = excluded.secret THEN greatest(l.expires, excluded.expires) ELSE excluded.expires END,
 		token = CASE WHEN l.secret = excluded.secret THEN l.token ELSE greatest(l.token + 1, excluded.token) END
 	WHERE (l.expires > excluded.expires - excluded.ttl) = (l.secret = excluded.secret)
 	RETURNING token
@@ -83,12 +85,15 @@ WHERE id = encode($1::bytea, 'escape') AND token = $2::bigint AND expires > cloc
 WHERE id = encode($1::bytea, 'escape') AND secret = $2::text AND token = $3::bigint AND expires > clock_timestamp()`
 
 	// release ends the hold with the secret, which stays: a copy of Lock's request that
-	// comes late finds that it is over. $1 id, $2 secret, $3 channel.
+	// comes late finds that it is over. It does not wait for the disk or for replicas: a
+	// crash may forget it, and then the hold lasts for its TTL, but not once another has
+	// been granted the lock, as what is written comes in order. $1 id, $2 secret,
+	// $3 channel.
 	release = `WITH released AS (
 	UPDATE %[1]s SET expires = '-infinity' WHERE id = encode($1::bytea, 'escape') AND secret = $2::text AND expires > '-infinity'
 	RETURNING token
 )
-SELECT pg_notify($3::text, token || ' 0 ' || encode($1::bytea, 'hex')) FROM released`
+SELECT pg_notify($3::text, token || ' 0 ' || encode($1::bytea, 'hex')), set_config('synchronous_commit', 'off', true) FROM released`
 
 	// holder returns whether the server is a standby, and value and token of the hold
 	// that lives. $1 id.

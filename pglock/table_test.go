@@ -201,3 +201,32 @@ func TestRefusedLocksWriteNothing(t *testing.T) {
 		t.Errorf("the row's transactions were %v and are %v", before, after)
 	}
 }
+
+// A request that was held up in the server goes by a clock of long ago.
+func TestACopyOfALockThatComesLateDoesNotShortenTheHold(t *testing.T) {
+	t.Parallel()
+	s := sharedServer(t)
+	schema := s.schema(t)
+	l := lock(t, pglock.New(s.pool(t, "application_name=late"), in(schema), expiry(time.Minute)), "x")
+	must(t, l.Lock())
+	tx, err := s.pool(t).Begin(t.Context())
+	must(t, err)
+	_, err = tx.Exec(t.Context(), fmt.Sprintf("SELECT FROM %q.gone_locks FOR UPDATE", schema))
+	must(t, err)
+	late := make(chan error, 1)
+	go func() {
+		_, err := l.AcquireAgain(l.Secret())
+		late <- err
+	}()
+	eventually(t, 10*time.Second, "the copy waits for the row", func() bool {
+		return s.do(t, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'late' AND wait_event_type = 'Lock'") == int64(1)
+	})
+	// The hold is extended before the copy's turn.
+	var expires time.Time
+	must(t, tx.QueryRow(t.Context(), fmt.Sprintf("UPDATE %q.gone_locks SET expires = clock_timestamp() + ttl RETURNING expires", schema)).Scan(&expires))
+	must(t, tx.Commit(t.Context()))
+	must(t, <-late)
+	if now := s.do(t, fmt.Sprintf("SELECT expires FROM %q.gone_locks", schema)).(time.Time); now.Before(expires) {
+		t.Errorf("the hold ends %v earlier", expires.Sub(now))
+	}
+}

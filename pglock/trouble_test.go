@@ -50,7 +50,7 @@ func TestAHoldGoesOnAtTheNewPrimary(t *testing.T) {
 	must(t, a.Lock())
 
 	t.Run("a standby says that it is one", func(t *testing.T) {
-		l := lock(t, pglock.New(replica.pool(t), expiry(2*time.Second)), "x")
+		l := lock(t, pglock.New(replica.pool(t), expiry(time.Minute)), "x")
 		open(t, l.Lock(), "INSERT INTO", "read-only transaction")
 		open(t, l.Check(t.Context()), "read-only transaction")
 		_, err := l.GetValue()
@@ -103,7 +103,11 @@ func TestAServerThatOnlyReadsIsGivenUp(t *testing.T) {
 	before := s.do(t, pids)
 	set("on")
 	eventually(t, 10*time.Second, "it is asked to write", func() bool {
+		began := time.Now()
 		err := l.Extend()
+		if d := time.Since(began); d > 4*time.Second {
+			t.Fatalf("it has gone on to ask for %v", d)
+		}
 		if err != nil {
 			open(t, err, "UPDATE", "read-only transaction")
 		}
@@ -125,20 +129,34 @@ func TestAServerThatOnlyReadsIsGivenUp(t *testing.T) {
 func TestSerializableTransactionsAreNotInEachOthersWay(t *testing.T) {
 	t.Parallel()
 	s := sharedServer(t)
-	schema := s.schema(t)
-	var wg sync.WaitGroup
-	for range 4 {
-		l := lock(t, pglock.New(s.pool(t, "default_transaction_isolation=serializable"), in(schema), expiry(time.Hour)), "x")
-		wg.Go(func() {
-			for range 50 {
-				if err := l.Lock(); err != nil && !errors.Is(err, gone.ErrLockHeld) {
-					t.Errorf("Lock: %v", err)
-				}
-				l.Unlock()
+	for _, mode := range []string{"cache_statement", "exec", "simple_protocol"} {
+		t.Run(mode, func(t *testing.T) {
+			schema := s.schema(t)
+			pool := s.pool(t, "default_transaction_isolation=serializable", "default_query_exec_mode="+mode)
+			locks := pglock.New(pool, in(schema), expiry(time.Hour))
+			const id = `it's \ "any" id` + "\xff"
+			var wg sync.WaitGroup
+			for range 4 {
+				l := lock(t, locks, id)
+				wg.Go(func() {
+					for range 50 {
+						err := l.Lock()
+						if err == nil {
+							err = l.Extend()
+						} else if errors.Is(err, gone.ErrLockHeld) {
+							_, err = l.GetValue()
+						}
+						if err != nil && !errors.Is(err, gone.ErrNoHolder) {
+							t.Error(err)
+						}
+						l.Unlock()
+					}
+				})
 			}
+			wg.Wait()
+			waits(t, lock(t, locks, id))
 		})
 	}
-	wg.Wait()
 }
 
 func TestConnectionsThatHangCostOneRequest(t *testing.T) {
@@ -158,7 +176,7 @@ func TestConnectionsThatHangCostOneRequest(t *testing.T) {
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	must(t, err)
 	defer pool.Close()
-	l := lock(t, pglock.New(pool, expiry(8*time.Second)), "x")
+	l := lock(t, pglock.New(pool, expiry(20*time.Second)), "x")
 	must(t, l.Lock())
 	var wg sync.WaitGroup
 	for range 20 { // so that there are all connections

@@ -297,7 +297,7 @@ func (w *watch) heard(hearing bool) {
 }
 
 // tell passes on a notification: "<token> <TTL, ms> <id, hex>", where no TTL is a
-// release. Anybody may have sent it, so it only has others look.
+// release. Anybody may have sent it, so it can only wake, and puts off no look.
 func (w *watch) tell(payload string) {
 	var (
 		token, ms int64
@@ -313,12 +313,8 @@ func (w *watch) tell(payload string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, x := range slices.Clone(w.waits[string(id)]) {
-		switch lasts := ms > 0; {
-		case lasts && x.held && token != x.seen, !lasts && !x.held:
+		if lasts := ms > 0; lasts && x.held && token != x.seen || !lasts && !x.held {
 			w.wake(x)
-		case lasts && !x.held:
-			x.until = time.Now().Add(min(time.Duration(min(ms, x.ttl.Milliseconds()+1))*time.Millisecond, x.ttl))
-			w.arm(x)
 		}
 	}
 }

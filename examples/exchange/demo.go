@@ -19,7 +19,7 @@ const (
 )
 
 type config struct {
-	redis          string // a URL; "" is an embedded one
+	lockService    // none: an embedded Redis
 	nodes, clients int
 	logs           string // directory of the nodes' logs and the exchange's journal
 	tell           func(format string, args ...any)
@@ -41,7 +41,7 @@ func startDemo(cfg config) (_ *demo, err error) {
 			_ = d.close()
 		}
 	}()
-	if d.redis == "" {
+	if d.lockService == (lockService{}) {
 		d.redisd = miniredis.NewMiniRedis()
 		d.redisd.ClockTTL(true) // keys expire as they do in Redis, by the clock
 		if err := d.redisd.Start(); err != nil {
@@ -52,7 +52,7 @@ func startDemo(cfg config) (_ *demo, err error) {
 	if d.exchange, err = startExchange("127.0.0.1:0", d.journal()); err != nil {
 		return nil, err
 	}
-	d.cluster = newCluster(d.nodes, d.logs, "-redis", d.redis, "-exchange", d.exchange.Addr(), "-account", firm)
+	d.cluster = newCluster(d.nodes, d.logs, append(d.lockService.args(), "-exchange", d.exchange.Addr(), "-account", firm)...)
 	errs := make(chan error)
 	for _, n := range d.cluster.views() {
 		go func() { errs <- d.cluster.start(n.name) }()

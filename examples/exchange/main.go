@@ -36,6 +36,7 @@ func runDemo(args []string) error {
 	}
 	cfg := config{tell: func(format string, args ...any) { fmt.Printf("  "+format+"\n", args...) }}
 	flags.StringVar(&cfg.redis, "redis", "", "Redis, as a URL; an embedded one by default")
+	cfg.define(flags)
 	flags.IntVar(&cfg.nodes, "nodes", 3, "number of nodes, 2 to 9")
 	flags.IntVar(&cfg.clients, "traders", 6, "number of traders, 1 to 26")
 	script := flags.Bool("script", false, "play the story without a person")

@@ -31,16 +31,16 @@ func TestMain(m *testing.M) {
 
 func TestTheStoryHoldsWithARealRedis(t *testing.T) {
 	t.Parallel()
-	playStory(t, startRedis(t))
+	playStory(t, lockService{redis: startRedis(t)})
 }
 
 func TestTheStoryHoldsWithTheEmbeddedRedis(t *testing.T) {
 	t.Parallel()
-	playStory(t, "")
+	playStory(t, lockService{})
 }
 
-func playStory(t *testing.T, redis string) {
-	d := startTestDemo(t, redis)
+func playStory(t *testing.T, service lockService) {
+	d := startTestDemo(t, service)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	if err := d.play(ctx, 1); err != nil {
@@ -50,7 +50,7 @@ func playStory(t *testing.T, redis string) {
 
 func TestWhatAPersonTypesIsDone(t *testing.T) {
 	t.Parallel()
-	d := startTestDemo(t, startRedis(t))
+	d := startTestDemo(t, lockService{redis: startRedis(t)})
 	for _, command := range []string{"kill", "start", "freeze", "", "thaw", "stop", "start", "cut"} {
 		if err := d.settle(t.Context()); err != nil {
 			t.Fatal(err)
@@ -61,6 +61,26 @@ func TestWhatAPersonTypesIsDone(t *testing.T) {
 	}
 	if err := d.do(t.Context(), "bless", ""); err == nil {
 		t.Error("an unknown command is no error")
+	}
+}
+
+func TestAnotherNodeTakesOverOnWhateverService(t *testing.T) {
+	for name, service := range map[string]func(*testing.T) lockService{
+		"etcd":       func(t *testing.T) lockService { return lockService{etcd: startEtcd(t)} },
+		"PostgreSQL": func(t *testing.T) lockService { return lockService{postgres: startPostgres(t)} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := startTestDemo(t, service(t))
+			for _, command := range []string{"kill", "start", "stop", "start"} {
+				if err := d.settle(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := d.do(t.Context(), command, ""); err != nil {
+					t.Errorf("%s: %v", command, err)
+				}
+			}
+		})
 	}
 }
 
@@ -126,10 +146,10 @@ func superviseUntilKilled(redis string) int {
 
 // startTestDemo starts the demo. It ends with the test, and is judged then; the
 // nodes' logs are shown when the test has failed.
-func startTestDemo(t *testing.T, redis string) *demo {
+func startTestDemo(t *testing.T, service lockService) *demo {
 	t.Helper()
 	logs := t.TempDir()
-	d, err := startDemo(config{redis: redis, nodes: 3, clients: 6, logs: logs, tell: t.Logf})
+	d, err := startDemo(config{lockService: service, nodes: 3, clients: 6, logs: logs, tell: t.Logf})
 	if err != nil {
 		showLogs(t, logs)
 		t.Fatal(err)

@@ -21,7 +21,9 @@ const expiry = 2 * time.Second
 // stdout is one line, the address to post to; its log goes to stderr.
 func runNode(args []string) error {
 	flags := flag.NewFlagSet("node", flag.ExitOnError)
-	redis := flags.String("redis", "redis://127.0.0.1:6379", "Redis, as a URL")
+	var service lockService
+	flags.StringVar(&service.redis, "redis", "redis://127.0.0.1:6379", "Redis, as a URL")
+	service.define(flags)
 	addr := flags.String("gone", "tcp://127.0.0.1:0", "address that the other nodes reach this one at")
 	http := flags.String("http", "127.0.0.1:0", "address of the web server")
 	supervised := flags.Bool("supervised", false, "end when stdin is closed")
@@ -40,12 +42,17 @@ func runNode(args []string) error {
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 
-	g, err := gone.NewGone(*addr, gone.RedisLocks(*redis, func(l *gone.RedisLock) { l.Expiry = expiry }))
+	locks, end, err := service.locks(stop)
+	if err != nil {
+		return err
+	}
+	defer end()
+	g, err := gone.NewGone(*addr, locks)
 	if err != nil {
 		return err
 	}
 	defer g.Close()
-	if _, err := g.RunOne(d.account, d.run); err != nil {
+	if err := compete(stop, g, d.account, d.run); err != nil {
 		return err
 	}
 	w := &web{gone: g, id: d.account}
@@ -53,4 +60,13 @@ func runNode(args []string) error {
 	// All that was posted here is answered. Now the session is handed over, if
 	// it is here.
 	return cmp.Or(err, g.Close())
+}
+
+// compete calls RunOne, again for some time while the lock service can't be used.
+func compete(ctx context.Context, g *gone.Gone, id string, handler func(*gone.GoneRunner)) (err error) {
+	for began := time.Now(); ; pause(ctx, 200*time.Millisecond) {
+		if _, err = g.RunOne(id, handler); err == nil || ctx.Err() != nil || time.Since(began) > patience/3 {
+			return err
+		}
+	}
 }

@@ -18,7 +18,8 @@ import (
 )
 
 type config struct {
-	redis, irc    string // addresses; "" means an embedded server
+	lockService          // its redis: "" means an embedded server
+	irc           string // address; "" means an embedded server
 	room          string
 	http          string // address of the load balancer
 	webs, workers int
@@ -84,7 +85,7 @@ func startDemo(ctx context.Context, cfg config) (_ *demo, err error) {
 	d.end = append(d.end, d.lb.Close)
 
 	d.cluster = newCluster(d.webs, d.workers, d.logs, d.lb.set,
-		"-id", d.id, "-redis", d.redis, "-irc", d.irc, "-room", d.config.room)
+		append(d.lockService.args(), "-id", d.id, "-irc", d.irc, "-room", d.config.room)...)
 	d.end = append(d.end, func() { d.failed = d.cluster.close() })
 	errs := make(chan error)
 	for _, n := range d.cluster.nodes {

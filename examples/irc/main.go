@@ -30,6 +30,7 @@ func runDemo(args []string) int {
 	}
 	var cfg config
 	flags.StringVar(&cfg.redis, "redis", "", "address of Redis; an embedded one by default")
+	cfg.define(flags)
 	flags.StringVar(&cfg.irc, "irc", "", "address of an IRC server; an embedded one by default")
 	flags.StringVar(&cfg.room, "room", "#gone", "the room")
 	flags.StringVar(&cfg.http, "http", "127.0.0.1:0", "address of the load balancer; port 0 is any free port")

@@ -32,11 +32,34 @@ func TestMain(m *testing.M) {
 }
 
 func TestTheStoryHoldsWithARealRedisAndARealIRCServer(t *testing.T) {
-	playStory(t, config{redis: startRedisServer(t), irc: startNgircd(t)})
+	playStory(t, config{lockService: lockService{redis: startRedisServer(t)}, irc: startNgircd(t)})
 }
 
 func TestTheStoryHoldsWithTheEmbeddedServers(t *testing.T) {
 	playStory(t, config{})
+}
+
+func TestAnotherNodeTakesOverWithTheLockInEtcd(t *testing.T) {
+	t.Parallel()
+	d := startTestDemo(t, config{webs: 2, lockService: lockService{etcd: startEtcd(t)}})
+	for _, text := range []string{"before", "after"} {
+		if _, _, err := d.say(t.Context(), text); err != nil {
+			t.Fatal(err)
+		}
+		holder, ok := d.cluster.holder()
+		if !ok {
+			t.Fatal("nobody has the bot")
+		}
+		if err := d.cluster.kill(holder.name); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.cluster.start(holder.name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if holder, _ := d.lock(); holder != "" {
+		t.Errorf("Redis has a lock, of %s", holder)
+	}
 }
 
 func TestAPostRepeatedUnderItsKeyIsSaidOnce(t *testing.T) {
@@ -300,4 +323,15 @@ func freeAddr(t *testing.T) string {
 	}
 	t.Fatal("no port is free")
 	return ""
+}
+
+// startEtcd starts an etcd of one member.
+func startEtcd(t *testing.T) (url string) {
+	return "http://" + startServer(t, "etcd", func(dir, port string) []string {
+		client, peer := "http://127.0.0.1:"+port, "http://"+freeAddr(t)
+		return []string{
+			"--data-dir", dir, "--listen-client-urls", client, "--advertise-client-urls", client,
+			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
+		}
+	})
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -31,7 +30,9 @@ func runNode(args []string) int {
 	role := flags.String("role", "web", "what the node does besides competing for the bot: web or worker")
 	id := flags.String("id", "irc-bot", "the singleton's id: the same on all nodes")
 	addr := flags.String("gone", "tcp://127.0.0.1:0", "address that the other nodes reach this one at")
-	redisAddr := flags.String("redis", "127.0.0.1:6379", "address of Redis")
+	var service lockService
+	flags.StringVar(&service.redis, "redis", "127.0.0.1:6379", "address of Redis")
+	service.define(flags)
 	ircAddr := flags.String("irc", "127.0.0.1:6667", "address of the IRC server")
 	room := flags.String("room", "#gone", "the room")
 	httpAddr := flags.String("http", "127.0.0.1:0", "address of the web server")
@@ -48,20 +49,13 @@ func runNode(args []string) int {
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 
-	tcp, err := net.ResolveTCPAddr("tcp", *redisAddr)
+	locks, end, err := service.locks(stop)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 2
+		return 1
 	}
-	lock := func(id, value string) (gone.GoneLock, error) {
-		l, err := gone.NewRedisLock(tcp, id, value)
-		if err != nil {
-			return nil, err
-		}
-		l.Expiry = expiry
-		return l, nil
-	}
-	g, err := gone.NewGone(*addr, lock,
+	defer end()
+	g, err := gone.NewGone(*addr, locks,
 		gone.WithSendTimeout(sendWithin),
 		gone.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
@@ -70,10 +64,10 @@ func runNode(args []string) int {
 	}
 	defer g.Close()
 
-	pool := newPool(*redisAddr)
+	pool := newPool(service.redis)
 	defer pool.Close()
 	b := &bot{node: *name, server: *ircAddr, room: *room, redis: pool, log: log}
-	if _, err := g.RunOne(*id, b.run); err != nil {
+	if err := compete(stop, g, *id, b.run); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -94,6 +88,15 @@ func runNode(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// compete calls RunOne, again for some time while the lock service can't be used.
+func compete(ctx context.Context, g *gone.Gone, id string, handler func(*gone.GoneRunner)) (err error) {
+	for began := time.Now(); ; pause(ctx, 200*time.Millisecond) {
+		if _, err = g.RunOne(id, handler); err == nil || ctx.Err() != nil || time.Since(began) > sendWithin {
+			return err
+		}
+	}
 }
 
 func newPool(addr string) *redis.Pool {

@@ -185,7 +185,9 @@ func (v *view) draw(fresh bool) {
 		}
 		add(style, "  %-8s %-9s %-40s %s", n.name, n.state, process, what)
 	}
-	if lock == "" {
+	if where := v.demo.elsewhere(); where != "" {
+		add(faint, "  lock     in %s", where)
+	} else if lock == "" {
 		add(faint, "  lock     free")
 	} else {
 		add(faint, "  lock     %s, for another %.1f s", lock, ttl.Seconds())

@@ -58,7 +58,12 @@ func (m *Mesh) Reach(ctx context.Context) error {
 		case <-arrived:
 			return nil
 		case <-taken:
-			return ErrElsewhere
+			select { // this process may have been stopped meanwhile
+			case <-arrived:
+				return nil
+			default:
+				return ErrElsewhere
+			}
 		case <-ctx.Done():
 			return cmp.Or(conn.Trouble(), context.Cause(ctx))
 		case <-again.C:

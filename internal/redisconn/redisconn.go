@@ -130,8 +130,9 @@ func (c *Client) With(ctx context.Context, key string, ask func(do) error) (err 
 		again := true
 		none := c.redis.With(ctx, key, func(do do) bool {
 			err = ask(do)
-			again = err != nil && !isSaid(err) || misplaced(err)
-			return !misplaced(err)
+			wrong := misplaced(err)
+			again = wrong || err != nil && !isSaid(err)
+			return !wrong
 		})
 		if none != nil {
 			err, again = none, !isSaid(none) // such as WRONGPASS

@@ -1,0 +1,122 @@
+package gone
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+)
+
+// service is what a node knows of its lock service.
+type service struct {
+	checked  atomic.Bool // it has been found fit once
+	degraded sync.Once   // what it lacks is logged
+}
+
+// idOfCheck is an id that nobody runs, for a node that has none yet.
+const idOfCheck = "gone:check"
+
+// Check is for readiness probes. It returns nil when this node's address leads to this
+// very process, over a new connection, and the lock service can be used. It looks until
+// the context ends, for some seconds at most. The error wraps one or both of
+//
+//	ErrDuplicateAddress  another process has this node's address, or had it 15 s ago
+//	ErrUnreachable       the address does not lead here, as far as this node can see;
+//	                     and ErrRefused where a process with another key is there
+//	ErrLockService       and what the lock service said, or the context's error
+//
+// or is ErrClosed. Behind a NAT a node may not reach itself while others do: leave
+// ErrUnreachable out of account there. So it is where a name gets its address only
+// when the probe has succeeded: a headless Service of Kubernetes needs
+// publishNotReadyAddresses.
+//
+// The lock service is asked by [Checker] where the lock has it. Else it is asked who
+// holds an id that this node runs, or "gone:check" if there is none.
+func (g *Gone) Check(ctx context.Context) error {
+	if !g.enter() {
+		return ErrClosed
+	}
+	defer g.leave()
+	ctx, cancel := context.WithTimeout(ctx, g.opts.sendTimeout)
+	defer cancel()
+	defer context.AfterFunc(g.ctx, cancel)()
+	asked := make(chan error, 1)
+	g.sending.Add(1)
+	go func() { // the lock can't be interrupted
+		defer g.leave()
+		asked <- g.askService(ctx)
+	}()
+	address := g.checkAddress(ctx)
+	var service error
+	select {
+	case service = <-asked:
+	case <-ctx.Done():
+		select { // the address may have taken all the time
+		case service = <-asked:
+		default:
+			service = because(ErrLockService, ctx.Err())
+		}
+	}
+	if g.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return errors.Join(address, service)
+}
+
+// askService asks the lock service something that it answers if it can be used.
+func (g *Gone) askService(ctx context.Context) error {
+	err := g.routes.with(g.idToAsk(), func(r *route) error {
+		if c, ok := r.lock.(Checker); ok {
+			return g.checkLock(ctx, c)
+		}
+		_, err := r.lock.GetValue()
+		return err
+	})
+	switch {
+	case err == nil, errors.Is(err, ErrNoHolder):
+		return nil
+	case errors.Is(err, ErrClosed):
+		return err
+	}
+	return because(ErrLockService, err)
+}
+
+// checkLock asks a lock what is wrong with its service. What only degrades it is logged,
+// once.
+func (g *Gone) checkLock(ctx context.Context, c Checker) error {
+	err := c.Check(ctx)
+	if errors.Is(err, ErrDegraded) {
+		g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
+		return nil
+	}
+	return err
+}
+
+// idToAsk is an id that this node runs, always the same while it does: for each there is
+// a lock of its own.
+func (g *Gone) idToAsk() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	first := ""
+	for id := range g.byID {
+		if first == "" || id < first {
+			first = id
+		}
+	}
+	return cmp.Or(first, idOfCheck)
+}
+
+// firstAsk asks who holds an id, and before that, until the lock service has said once
+// that all is well, whether it can be competed for.
+func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
+	if c, ok := lock.(Checker); ok && !g.service.checked.Load() {
+		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
+		defer cancel()
+		if err := g.checkLock(ctx, c); err != nil {
+			return "", err
+		}
+		g.service.checked.Store(true)
+	}
+	return lock.GetValue()
+}
