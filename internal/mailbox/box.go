@@ -41,6 +41,7 @@ type Box struct {
 	open    open
 	results []result // not reported yet
 	dirty   bool     // the room will report them
+	taken   taken
 
 	reported time.Time // when reportOne did
 
@@ -77,7 +78,11 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 		m.Payload = b.room.copy(m.Payload)
 	}
 	if m.Batch == 0 && b.idleLocked() {
-		switch took, r := b.tryLocked(b.delivery(m, m.Payload)); {
+		took, r := b.tryLocked(b.delivery(m, m.Payload))
+		if took {
+			b.takenLocked(m, len(m.Payload))
+		}
+		switch {
 		case r != nil:
 			b.openLocked(m, r)
 			return 0
@@ -100,7 +105,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 
 // delivery is data of a message as the handler gets it.
 func (b *Box) delivery(m *Message, data []byte) Delivery {
-	d := Delivery{Data: data}
+	d := Delivery{Data: data, Context: m.Context}
 	if m.Origin != nil {
 		d.From = m.Origin.From()
 	}
@@ -228,6 +233,7 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) (took bool, r *Request) 
 	}
 	d := b.delivery(m, data)
 	if took, r = b.tryLocked(d); took {
+		b.takenLocked(m, len(data))
 		return took, r
 	}
 	b.soonLocked()
@@ -236,6 +242,9 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) (took bool, r *Request) 
 	took, whole := b.inbox.wait(d, b.Data, b.exit.Done(), b.pump.kick, caller)
 	b.mu.Lock()
 	b.pump.offered = nil
+	if took {
+		b.takenLocked(m, len(data))
+	}
 	if whole {
 		return took, d.Request
 	}
@@ -417,6 +426,7 @@ func (b *Box) takeLocked(m *Message, most int, into []Delivery) []Delivery {
 			data = b.room.copy(data)
 		}
 		d := b.delivery(m, data)
+		b.takenLocked(m, len(data))
 		b.receivedLocked(m, d.Request)
 		return append(into, d)
 	}
@@ -425,6 +435,7 @@ func (b *Box) takeLocked(m *Message, most int, into []Delivery) []Delivery {
 		if most == 1 { // who takes one at a time owns it, as in offer
 			data = b.room.copy(data)
 		}
+		b.takenLocked(m, len(data))
 		into = append(into, b.delivery(m, data))
 	}
 	if m.left() == 0 {
@@ -445,6 +456,13 @@ func (b *Box) Waiting() (n, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.queue.n, b.queue.bytes
+}
+
+// Received is how many messages the handler has received, and their bytes.
+func (b *Box) Received() (n, bytes uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.taken.n, b.taken.bytes
 }
 
 // Left is what the lease has left.

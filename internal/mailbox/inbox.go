@@ -4,6 +4,7 @@ package mailbox
 type Delivery struct {
 	Data    []byte
 	From    string   // the identity of the sender's process; empty: it is this one
+	Context []byte   // what else the sender has said; nil: nothing
 	Request *Request // nil: its sender does not wait for a reply
 }
 

@@ -27,24 +27,33 @@ func (b *Box) Hand(data []byte) bool {
 		return false
 	}
 	took, _ := b.tryLocked(Delivery{Data: b.room.copy(data)})
+	if took {
+		b.takenLocked(nil, len(data))
+	}
 	return took
 }
 
-// Send hands over data of a sender on this node, for which Hand was too early or
-// which asks for a reply, and returns its end. Try is for a handler that is
-// receiving right now.
-func (b *Box) Send(ctx context.Context, data []byte, deadline time.Time, try, asks bool) Answer {
+// A Call is a message of a sender on this node.
+type Call struct {
+	Data      []byte
+	Context   []byte // what else it has to say; nil: nothing
+	Deadline  time.Time
+	Try, Asks bool // it is for a handler that is receiving right now; it wants a reply
+}
+
+// Send hands over a message for which Hand was too early, or not enough, and returns
+// its end.
+func (b *Box) Send(ctx context.Context, call Call) Answer {
 	b.mu.Lock()
 	if b.over {
 		b.mu.Unlock()
 		return Answer{Status: wire.Ended}
 	}
-	if try && (b.queue.head != nil || b.pump.takers == 0) {
+	if call.Try && (b.queue.head != nil || b.pump.takers == 0) {
 		b.mu.Unlock()
 		return Answer{Status: wire.Busy}
 	}
-	m := b.room.local(data, deadline)
-	m.Asks = asks
+	m := b.room.local(call)
 	b.queue.push(m)
 	b.room.tick.By(b.queue.earliest)
 	if b.pump.busy || b.pump.takers > 0 || b.pump.took {

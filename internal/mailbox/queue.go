@@ -48,7 +48,9 @@ type Message struct {
 	Chain   *Chain // nil for none
 	Origin  Origin // nil for a sender on this node, whose Payload stays its own
 	Number  uint64
-	Asks    bool // for a reply
+	Asks    bool      // for a reply
+	Context []byte    // what else its sender has said; nil: nothing
+	Since   time.Time // it is here; zero where nobody asks
 
 	got        int // of the batch, received
 	withdrawn  bool

@@ -37,7 +37,7 @@ func (b *Box) reportOne(more ...result) {
 
 // soonLocked has the results reported before long.
 func (b *Box) soonLocked() {
-	if len(b.results) > 0 && !b.dirty {
+	if (len(b.results) > 0 || len(b.taken.untold) > 0) && !b.dirty {
 		b.dirty = true
 		b.room.reports.add(b, reportAfter)
 	}
@@ -49,9 +49,12 @@ func (b *Box) report() {
 	b.reporting.Lock()
 	defer b.reporting.Unlock()
 	b.mu.Lock()
-	rs := b.results
-	b.results, b.dirty = nil, false
+	rs, took := b.results, b.taken.untold
+	b.results, b.taken.untold, b.dirty = nil, nil, false
 	b.mu.Unlock()
+	for _, t := range took {
+		b.room.Observe(t)
+	}
 	for i, r := range rs {
 		if r.s != 0 {
 			r.Answer(r.number, r.count, r.s)

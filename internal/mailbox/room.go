@@ -18,6 +18,9 @@ const callAfter = time.Millisecond
 
 // A Room has the boxes of a node: at most one for an id.
 type Room struct {
+	// Observe is told of what handlers receive, soon after they have; nil: nobody asks.
+	Observe func(Taken)
+
 	tick    *pulse.Pulse // the owner's, which calls Tick
 	largest int          // reply
 	reports agenda       // of boxes with results to report
@@ -28,8 +31,9 @@ type Room struct {
 
 	withdrawn chan struct{} // closed when senders on this node wait no longer
 
-	mu    sync.RWMutex
-	boxes map[string]*Box
+	mu     sync.RWMutex
+	boxes  map[string]*Box
+	before taken // by handlers of tenures that are over
 }
 
 // An agenda has boxes looked at after a while.
@@ -91,6 +95,20 @@ func (r *Room) end(b *Box) {
 	if r.boxes[b.ID] == b {
 		delete(r.boxes, b.ID)
 	}
+	n, bytes := b.Received()
+	r.before.n, r.before.bytes = r.before.n+n, r.before.bytes+bytes
+}
+
+// Received is how many messages the handlers of this node have received, and their bytes.
+func (r *Room) Received() (n, bytes uint64) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	n, bytes = r.before.n, r.before.bytes
+	for _, b := range r.boxes {
+		m, s := b.Received()
+		n, bytes = n+m, bytes+s
+	}
+	return n, bytes
 }
 
 // Box returns that of an id's tenure, nil if there is none.
@@ -128,9 +146,12 @@ func (r *Room) Message() *Message {
 }
 
 // local makes the message of a sender on this node.
-func (r *Room) local(data []byte, deadline time.Time) *Message {
+func (r *Room) local(call Call) *Message {
 	m := r.Message()
-	m.Payload, m.Expires = data, deadline
+	m.Payload, m.Expires, m.Context, m.Asks = call.Data, call.Deadline, call.Context, call.Asks
+	if r.Observe != nil {
+		m.Since = time.Now()
+	}
 	if m.done == nil {
 		m.done = make(chan Answer, 1)
 	}

@@ -11,14 +11,15 @@ import (
 // their own, in which none is received behind one that was not.
 type batch struct {
 	*Stream
-	msgs  [][]byte
-	sent  int        // how many are, or were, under way
-	under []*Request // in order
+	context []byte // of each item
+	msgs    [][]byte
+	sent    int        // how many are, or were, under way
+	under   []*Request // in order
 }
 
 // SendBatch sends messages in order, and returns how many were received and the
-// end of the first that was not.
-func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, deadline time.Time) (received int, end Result) {
+// end of the first that was not. What goes with them is as in [Call].
+func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, context []byte, deadline time.Time) (received int, end Result) {
 	if !s.fresh() {
 		return 0, Result{Status: Elsewhere, Unsent: true}
 	}
@@ -27,7 +28,7 @@ func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, deadline time.Tim
 		return 0, Result{Status: Elsewhere, Unsent: true}
 	}
 	defer own.close()
-	b := &batch{Stream: own, msgs: msgs}
+	b := &batch{Stream: own, context: context, msgs: msgs}
 	end.Status = wire.Received
 	for received < len(msgs) {
 		if status := b.post(ctx, deadline); status != 0 && len(b.under) == 0 {
@@ -61,7 +62,8 @@ func (b *batch) post(ctx context.Context, deadline time.Time) (why wire.Status) 
 		if why != 0 {
 			break
 		}
-		r := b.side.mux.request(nil, b.msgs[b.sent:b.sent+n], deadline, 0)
+		r := b.side.mux.request()
+		r.Context, r.Deadline, r.msgs = b.context, deadline, b.msgs[b.sent:b.sent+n]
 		if _, why = b.Stream.post(r, time.Now()); why != 0 {
 			b.side.mux.free(r)
 			b.room.Release(c)

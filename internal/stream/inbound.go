@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"sync/atomic"
 	"time"
 
@@ -116,11 +117,12 @@ func (m *Mux) Receive(l *link.Link, body []byte) (err error) {
 		return nil
 	}
 	var (
-		a   answers
-		in  *inbound
-		out *Stream
-		r   = wire.NewReader(body)
-		now = time.Now()
+		a    answers
+		in   *inbound
+		out  *Stream
+		said said
+		r    = wire.NewReader(body)
+		now  = time.Now()
 	)
 	for {
 		it, bad := r.Next()
@@ -142,11 +144,13 @@ func (m *Mux) Receive(l *link.Link, body []byte) (err error) {
 		case wire.Close:
 			s.closed(it.Stream)
 			in = nil
+		case wire.Context:
+			said.stream, said.number, said.what = it.Stream, it.Number, it.Payload
 		case wire.Request, wire.Batch:
 			if in == nil || in.number != it.Stream {
 				in = s.inbound(it.Stream)
 			}
-			if status := in.request(it, len(body), now); status != 0 {
+			if status := in.request(it, said.of(it), len(body), now); status != 0 {
 				a.add(in, it.Number, status)
 			}
 		case wire.Cancel:
@@ -159,6 +163,21 @@ func (m *Mux) Receive(l *link.Link, body []byte) (err error) {
 	a.write()
 	l.Flush()
 	return err
+}
+
+// said is what a Context has said of the request that follows at once.
+type said struct {
+	stream, number uint64
+	what           []byte
+}
+
+// of returns a copy of what was said of a request; nil: nothing was.
+func (s *said) of(it *wire.Item) (what []byte) {
+	if s.what != nil && s.stream == it.Stream && s.number == it.Number {
+		what = bytes.Clone(s.what)
+	}
+	s.what = nil
+	return what
 }
 
 func (s *side) outbound(number uint64) *Stream {
@@ -205,7 +224,7 @@ func (s *side) closed(number uint64) {
 
 // request takes a Request or a Batch, and returns its status if that is known
 // at once, else 0.
-func (in *inbound) request(it *wire.Item, frame int, now time.Time) wire.Status {
+func (in *inbound) request(it *wire.Item, context []byte, frame int, now time.Time) wire.Status {
 	if it.Number+1 <= in.next { // two would be one to who answers them
 		return wire.Busy
 	}
@@ -231,6 +250,7 @@ func (in *inbound) request(it *wire.Item, frame int, now time.Time) wire.Status 
 	m := in.side.mux.room.Message()
 	m.Payload, m.Origin, m.Number, m.Chain = it.Payload, in, it.Number, in.chain
 	m.Batch, m.Asks = int(it.Count), it.Flags&wire.WantsReply != 0
+	m.Context, m.Since = context, now
 	// A budget of more than a day is as good as a day.
 	m.Expires = now.Add(time.Duration(min(it.Budget, 24*3600*1000)) * time.Millisecond)
 	in.pending.Add(1)

@@ -37,7 +37,9 @@ type Mux struct {
 
 // LargestFrame is the largest frame that is sent where messages have at most so
 // many bytes.
-func LargestFrame(maxSize int) int { return max(maxSize, batchBytes) + link.FrameSize + wire.Overhead }
+func LargestFrame(maxSize int) int {
+	return max(maxSize, batchBytes) + link.FrameSize + wire.Overhead + 2*wire.MaxContext
+}
 
 // NewMux makes a mux. Its owner calls [Mux.Tick] whenever tick beats, and
 // [Mux.Ended] for each link that has.
@@ -45,14 +47,12 @@ func NewMux(room *mailbox.Room, maxSize int, tick *pulse.Pulse) *Mux {
 	return &Mux{tick: tick, room: room, maxSize: maxSize, sides: map[*link.Link]*side{}}
 }
 
-// request returns one that is not under way yet.
-func (m *Mux) request(data []byte, msgs [][]byte, deadline time.Time, flags uint64) *Request {
-	r, _ := m.spare.Get().(*Request)
-	if r == nil {
-		r = &Request{done: make(chan Result, 1)}
+// request returns a blank one, which is not under way yet.
+func (m *Mux) request() *Request {
+	if r, _ := m.spare.Get().(*Request); r != nil {
+		return r
 	}
-	r.data, r.msgs, r.deadline, r.flags = data, msgs, deadline, flags
-	return r
+	return &Request{done: make(chan Result, 1)}
 }
 
 // free takes back a request that has ended.

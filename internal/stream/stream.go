@@ -50,12 +50,18 @@ type Result struct {
 	Unsent bool   // it has not left this process
 }
 
+// A Call is what is to be sent.
+type Call struct {
+	Data     []byte
+	Context  []byte // what goes with it, at most wire.MaxContext; nil: nothing
+	Deadline time.Time
+	Flags    uint64 // of the wire
+}
+
 // A Request is under way to a tenure, under one number.
 type Request struct {
-	data      []byte
+	Call
 	msgs      [][]byte // of a batch
-	deadline  time.Time
-	flags     uint64
 	number    uint64
 	pos       link.Position
 	withdrawn time.Time
@@ -63,7 +69,7 @@ type Request struct {
 	done      chan Result // capacity 1
 }
 
-func (r *Request) asks() bool { return r.flags&wire.WantsReply != 0 }
+func (r *Request) asks() bool { return r.Flags&wire.WantsReply != 0 }
 
 // A Stream is the requests from this process to one tenure. Its methods may be
 // called concurrently.
@@ -138,19 +144,20 @@ func (s *Stream) Link() *link.Link { return s.side.link }
 
 // Send sends a request and waits for its end. When ctx ends, or the deadline
 // passes, the request is withdrawn.
-func (s *Stream) Send(ctx context.Context, data []byte, deadline time.Time, flags uint64, now time.Time) Result {
-	room, c := s.share(len(data), flags)
+func (s *Stream) Send(ctx context.Context, call Call, now time.Time) Result {
+	room, c := s.share(len(call.Data), call.Flags)
 	if !room.TryAcquire(c) {
-		if flags&wire.Try != 0 {
+		if call.Flags&wire.Try != 0 {
 			return Result{Status: wire.Busy}
 		}
-		if status := s.enter(ctx, room, c, deadline); status != 0 {
+		if status := s.enter(ctx, room, c, call.Deadline); status != 0 {
 			return Result{Status: status}
 		}
 		now = time.Now()
 	}
 	defer room.Release(c)
-	r := s.side.mux.request(data, nil, deadline, flags)
+	r := s.side.mux.request()
+	r.Call = call
 	defer s.side.mux.free(r)
 	flush, status := s.post(r, now)
 	if status != 0 {
@@ -194,14 +201,17 @@ func (s *Stream) post(r *Request, now time.Time) (flush bool, why wire.Status) {
 		w.Open(s.number, s.flags, s.Token, s.ID)
 	}
 	s.add(r)
+	if r.Context != nil {
+		w.Context(s.number, r.number, r.Context)
+	}
 	if r.msgs != nil {
-		r.pos = l.Position(w.Batch(s.number, r.number, budget(r.deadline.Sub(now)), r.msgs))
+		r.pos = l.Position(w.Batch(s.number, r.number, budget(r.Deadline.Sub(now)), r.msgs))
 	} else {
-		r.pos = l.Position(w.Request(s.number, r.number, budget(r.deadline.Sub(now)), r.flags, r.data))
+		r.pos = l.Position(w.Request(s.number, r.number, budget(r.Deadline.Sub(now)), r.Flags, r.Data))
 	}
 	flush = l.End()
 	s.used = now
-	s.watchLocked(r.deadline)
+	s.watchLocked(r.Deadline)
 	s.side.mux.tick.By(now.Add(link.ProbeAfter))
 	return flush, 0
 }
@@ -353,12 +363,12 @@ func (s *Stream) tick(now time.Time) (next time.Time) {
 		return s.earliest
 	}
 	for _, r := range s.unanswered() {
-		if r.withdrawn.IsZero() && !now.Before(r.deadline) && s.withdrawLocked(r, now) {
+		if r.withdrawn.IsZero() && !now.Before(r.Deadline) && s.withdrawLocked(r, now) {
 			continue
 		}
 		switch {
 		case r.withdrawn.IsZero():
-			next = pulse.Earliest(next, r.deadline)
+			next = pulse.Earliest(next, r.Deadline)
 		case now.Sub(r.withdrawn) < withdrawGrace:
 			next = pulse.Earliest(next, r.withdrawn.Add(withdrawGrace))
 		default:

@@ -46,9 +46,13 @@
 //	4  Batch    stream:uv number:uv budget:uv count:uv (len:uv payload) × count
 //	5  Void     anything; the sender took it back
 //	6  Cancel   stream:uv number:uv
+//	7  Context  stream:uv number:uv anything
 //	16 Answer   stream:uv number:uv count:uv status:u8 current:uv
 //	17 Reply    stream:uv number:uv payload
 //	18 Failure  stream:uv number:uv text
+//
+// Context says what else the sender has to say of the Request or Batch that follows
+// at once, as a trace that goes on in the handler. Who does not know it loses no more.
 //
 // Every Request and Batch that is not taken back gets one answer: an Answer,
 // which can be for count requests with adjoining numbers, a Reply, or a Failure.
@@ -103,6 +107,7 @@ const (
 	Batch   Kind = 4
 	Void    Kind = 5
 	Cancel  Kind = 6
+	Context Kind = 7
 	Answer  Kind = 16
 	Reply   Kind = 17
 	Failure Kind = 18
@@ -136,6 +141,9 @@ const (
 var ErrMalformed = errors.New("wire: malformed frame")
 
 const headerSize = 35
+
+// MaxContext bounds what a Context says, in bytes.
+const MaxContext = 4 << 10
 
 // Overhead bounds what a frame with one payload needs besides the payload.
 const Overhead = headerSize + 2*(1+binary.MaxVarintLen64) + 8*binary.MaxVarintLen64 + MaxID
@@ -308,6 +316,10 @@ func (it *Item) parse(b []byte) (known, ok bool) {
 		ok = it.answer(b)
 	case Reply, Failure:
 		ok = uv(&it.Stream, &it.Number)
+		it.Payload = b
+	case Context:
+		ok = uv(&it.Stream, &it.Number) && len(b) <= MaxContext
+		it.Payload = b
 		it.Payload = b
 	default:
 		return false, true

@@ -67,6 +67,12 @@ func (w *Writer) Open(stream, flags, token uint64, id string) {
 // Close appends the end of a stream.
 func (w *Writer) Close(stream uint64) { w.begin(Close, 0, stream) }
 
+// Context appends what is to be said of the Request or Batch that follows.
+func (w *Writer) Context(stream, number uint64, said []byte) {
+	w.begin(Context, len(said), stream, number)
+	w.buf = append(w.buf, said...)
+}
+
 // Request appends a request and returns its offset for Withdraw.
 func (w *Writer) Request(stream, number, budget, flags uint64, payload []byte) (at int) {
 	at = len(w.buf)

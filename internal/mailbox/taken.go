@@ -1,0 +1,37 @@
+package mailbox
+
+import "time"
+
+// A Taken is what a handler has received.
+type Taken struct {
+	ID     string
+	Token  uint64
+	From   string // identity; empty: this process
+	Bytes  int
+	Queued time.Duration // from its arrival at this node
+}
+
+// taken counts what the handler of a box has received.
+type taken struct {
+	n, bytes uint64
+	untold   []Taken // to Observe
+}
+
+// takenLocked notes that the handler has a payload of a message; nil: it is of a sender
+// on this node, and has not waited.
+func (b *Box) takenLocked(m *Message, size int) {
+	b.taken.n++
+	b.taken.bytes += uint64(size)
+	if b.room.Observe == nil {
+		return
+	}
+	t := Taken{ID: b.ID, Token: b.Token, Bytes: size}
+	if m != nil {
+		t.Queued = time.Since(m.Since)
+		if m.Origin != nil {
+			t.From = m.Origin.From()
+		}
+	}
+	b.taken.untold = append(b.taken.untold, t)
+	b.soonLocked()
+}
