@@ -161,4 +161,3 @@ func (g *Gone) busy(c *candidate) bool {
 	}
 	return c != nil
 }
-
