@@ -103,7 +103,7 @@ func (g *Gone) suspect(id string) {
 // as far as is known.
 func (rs *routes) strange(id string) (strange bool) {
 	err := rs.with(id, func(r *route) error {
-		identity, token, err := holder(r.lock)
+		identity, token, err := r.rs.count.holder(r.lock)
 		if err != nil {
 			return err
 		}

@@ -125,14 +125,14 @@ func (g *Gone) look(roster Roster) error {
 	if err != nil {
 		return err
 	}
-	if err := roster.Enter(string(note), rosterTTL); err != nil {
+	if err := g.count.lock.roster.note(roster.Enter(string(note), rosterTTL)); err != nil {
 		return err
 	}
 	if !g.opts.balance {
 		return nil
 	}
 	notes, err := roster.Entered()
-	if err != nil {
+	if g.count.lock.roster.note(err) != nil {
 		return err
 	}
 	g.see(entries(notes))
@@ -229,11 +229,14 @@ func (g *Gone) Nodes(ctx context.Context) ([]Node, error) {
 	}
 	var nodes []Node
 	for identity, e := range es {
-		addr, _, _ := strings.Cut(identity, " ")
-		nodes = append(nodes, Node{addr, e.Since, e.Held, e.Weight, e.Draining, e.Version})
+		nodes = append(nodes, e.shown(identity))
 	}
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.Addr, b.Addr) })
 	return nodes, nil
+}
+
+func (e entry) shown(identity string) Node {
+	return Node{addrOf(identity), e.Since, e.Held, e.Weight, e.Draining, e.Version}
 }
 
 func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
@@ -251,7 +254,7 @@ func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
 	go func() { // the lock can't be interrupted
 		defer g.leave()
 		notes, err := g.member.lock.(Roster).Entered()
-		got <- result{notes, err}
+		got <- result{notes, g.count.lock.roster.note(err)}
 	}()
 	select {
 	case r := <-got:

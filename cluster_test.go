@@ -32,7 +32,7 @@ func balanced(t *testing.T, ids int, test func(t *testing.T, m *members), opts .
 		ids *= 5
 	}
 	synctest.Test(t, func(t *testing.T) {
-		m := &members{T: t, Nodes: gonetest.Cluster(t, 0, append(opts, gone.WithBalance())...)}
+		m := &members{T: t, Nodes: gonetest.Cluster(t, 0, append(opts, gone.WithBalance(), gone.WithControl())...)}
 		for i := range ids {
 			m.ids = append(m.ids, fmt.Sprint("id", i))
 		}

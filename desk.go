@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -19,22 +19,26 @@ type desk struct{ box *mailbox.Box }
 const (
 	deskID    = "\x00desk"
 	deskToken = 1
-	deskMost  = 64 // questions at a time; others wait
+	deskMost  = 64  // questions at a time; others wait
+	aboutMost = 500 // tenures in one answer
 )
 
 // A question is what one node asks another.
 type question struct {
-	Ask     string // take, come or move
+	Ask     string // take, come, move, about, drain or resume
 	Cluster string
 	IDs     []string `json:",omitempty"`
 	Most    int      `json:",omitempty"` // take: so many of them, as far as that is the node's share; 0: all
 	To      string   `json:",omitempty"` // move: identity of a node
+	After   string   `json:",omitempty"` // about: tenures with higher ids
 }
 
 // An answer is what it gets.
 type answer struct {
 	Error   string            `json:",omitempty"`
 	Tickets map[string]string `json:",omitempty"` // take: of the ids that the node takes
+	About   *Status           `json:",omitempty"`
+	More    bool              `json:",omitempty"` // about: there are tenures with higher ids
 }
 
 // openDesk answers questions until the node is closed.
@@ -77,8 +81,10 @@ func (g *Gone) serve(d mailbox.Delivery) {
 		a, err = g.invite(q.IDs, q.Most)
 	case q.Ask == "come":
 		g.come(q.IDs)
-	case q.Ask == "move" && len(q.IDs) == 1:
-		err = g.give(d.Request.Context(), q.IDs[0], q.To)
+	case q.Ask == "about":
+		a = g.about(q.After)
+	case q.Ask == "move" || q.Ask == "drain" || q.Ask == "resume":
+		err = g.obey(d.Request.Context(), q)
 	default:
 		err = fmt.Errorf("gone: this version does not know how to %q", q.Ask)
 	}
@@ -87,6 +93,33 @@ func (g *Gone) serve(d mailbox.Delivery) {
 	}
 	reply, _ := json.Marshal(a)
 	_ = d.Request.Reply(reply, false)
+}
+
+// obey does what another node wants this one to, where it may.
+func (g *Gone) obey(ctx context.Context, q question) error {
+	switch {
+	case !g.opts.control:
+		return fmt.Errorf("gone: the node at %s was not started with WithControl, so others can't have it %s", g.Addr(), q.Ask)
+	case q.Ask == "drain":
+		return g.Drain(ctx)
+	case q.Ask == "resume":
+		return g.Resume()
+	case len(q.IDs) != 1:
+		return errors.New("gone: which id?")
+	case q.To == "":
+		return g.giveAny(ctx, q.IDs[0])
+	}
+	return g.give(ctx, q.IDs[0], q.To)
+}
+
+// about is a page of this node's status.
+func (g *Gone) about(after string) answer {
+	most := max(1, min(aboutMost, g.opts.maxMessageSize/1024))
+	s := g.status(after, most+1)
+	more := len(s.Tenures) > most
+	s.Tenures = s.Tenures[:min(most, len(s.Tenures))]
+	s.Past = s.Past[:min(most, len(s.Past))]
+	return answer{About: &s, More: more}
 }
 
 // ask asks the node with an identity.
@@ -100,7 +133,7 @@ func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, 
 		return a, ErrClosed
 	}
 	defer g.leave()
-	addr, _, _ := strings.Cut(identity, " ")
+	addr := addrOf(identity)
 	l, err := g.mesh.To(identity)
 	if err != nil {
 		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
@@ -114,7 +147,7 @@ func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, 
 	if !ok {
 		deadline = time.Now().Add(g.opts.sendTimeout)
 	}
-	end := s.Send(ctx, data, deadline, wire.WantsReply, time.Now())
+	end := s.Send(ctx, stream.Call{Data: data, Deadline: deadline, Flags: wire.WantsReply}, time.Now())
 	switch {
 	case ctx.Err() != nil:
 		return a, ctx.Err()

@@ -42,6 +42,7 @@ type Gone struct {
 	desk    desk
 	member  membership
 	count   counters
+	past    history
 	node    *node
 
 	closeErr error
@@ -152,7 +153,7 @@ func newGone(o options, newLock LockFactory) *Gone {
 	}
 	g.node = &node{
 		stage: g, now: o.now, log: g.log, count: &g.count,
-		addr: g.Addr, send: g.SendDataContext, request: g.Request, yield: g.yield,
+		past: &g.past, observe: &g.opts.observers, addr: g.Addr, send: g.SendDataContext, request: g.Request, yield: g.yield,
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.own.log, g.own.addr = g.log, g.Addr
@@ -165,10 +166,13 @@ func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []by
 	g.tick = pulse.New(g.housekeep)
 	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches, Twin: g.own.meet}, g.tick)
 	g.room = mailbox.NewRoom(g.tick, g.opts.maxMessageSize)
+	if g.opts.Received != nil {
+		g.room.Observe = g.received
+	}
 	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
 	g.routes = &routes{
 		self: end.identity, here: g.here, runs: g.runsHere, own: &g.own, newLock: g.newLock,
-		mesh: g.mesh, streams: g.streams, ctx: g.ctx, ids: map[string]*route{},
+		mesh: g.mesh, streams: g.streams, count: &g.count, ctx: g.ctx, ids: map[string]*route{},
 	}
 }
 
@@ -233,6 +237,7 @@ func (g *Gone) changes() {
 	g.changing.Lock()
 	defer g.changing.Unlock()
 	for _, c := range g.mesh.Changes() {
+		g.linked(c)
 		switch c.What {
 		case link.Silent:
 			g.routes.silent(c.Link)
@@ -325,30 +330,4 @@ func (g *Gone) close() error {
 	g.end.close()
 	g.routes.close()
 	return errors.Join(late...)
-}
-
-// Stats are counts since the node was started, but for Held.
-type Stats struct {
-	Held      int    // tenures that run now
-	Tenures   uint64 // tenures begun
-	Lost      uint64 // tenures that ended because the lock or the lease was lost
-	Panics    uint64 // handlers that panicked
-	Overdue   uint64 // handlers that did not return in time after Exit had closed
-	Malformed uint64 // frames received that were not well-formed
-	Refused   uint64 // connections and frames refused for their key
-	Twins     uint64 // signs of another process with this node's address
-}
-
-// Stats returns the node's counters.
-func (g *Gone) Stats() Stats {
-	return Stats{
-		Held:      int(g.count.held.Load()),
-		Tenures:   g.count.tenures.Load(),
-		Lost:      g.count.lost.Load(),
-		Panics:    g.count.panics.Load(),
-		Overdue:   g.count.overdue.Load(),
-		Malformed: g.malformed.Load(),
-		Refused:   g.end.keys.Refused(),
-		Twins:     g.own.twins.Load(),
-	}
 }

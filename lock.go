@@ -117,15 +117,6 @@ func ttlOf(l GoneLock) time.Duration {
 	return DefaultExpiry
 }
 
-// holder asks a lock who holds it: the node's identity, and the token.
-func holder(l GoneLock) (identity string, token uint64, err error) {
-	if f, ok := l.(Fencer); ok {
-		return f.Holder()
-	}
-	identity, err = l.GetValue()
-	return identity, 0, err
-}
-
 func closeLock(l GoneLock) {
 	if c, ok := l.(io.Closer); ok {
 		_ = c.Close()

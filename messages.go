@@ -19,12 +19,13 @@ type Message struct {
 
 	of      *GoneRunner
 	from    string // identity; empty: this node
+	said    []byte // for [Propagator]
 	request *mailbox.Request
 }
 
 // set makes it the message of a delivery.
 func (m *Message) set(r *GoneRunner, d mailbox.Delivery) {
-	m.Data, m.of, m.from, m.request = d.Data, r, d.From, d.Request
+	m.Data, m.of, m.from, m.said, m.request = d.Data, r, d.From, d.Context, d.Request
 }
 
 // Context is r.Context(). Where the sender waits for a reply it is for as long as it
@@ -32,13 +33,17 @@ func (m *Message) set(r *GoneRunner, d mailbox.Delivery) {
 // returned, or until the lock is lost. So on Close a handler can still answer what it
 // has received.
 func (m *Message) Context() context.Context {
-	switch {
-	case m.request != nil:
-		return m.request.Context()
-	case m.of != nil:
-		return m.of.Context()
+	if m.of == nil {
+		return context.Background()
 	}
-	return context.Background()
+	ctx := m.of.Context()
+	if m.request != nil {
+		ctx = m.request.Context()
+	}
+	if m.of.c == nil {
+		return ctx
+	}
+	return m.of.c.node.observe.extract(ctx, m.said)
 }
 
 // From is the advertised address of the sender's node.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,6 +68,15 @@ func (g *Gone) give(ctx context.Context, id, to string) error {
 		return err
 	}
 	return g.pass(ctx, id, heir{a.Tickets[id], to})
+}
+
+// giveAny hands an id that is held here over to whichever node takes it.
+func (g *Gone) giveAny(ctx context.Context, id string) error {
+	h, err := g.anyHeir(ctx, id)
+	if err != nil {
+		return err
+	}
+	return g.pass(ctx, id, h)
 }
 
 // offer asks a node to take some ids, at most so many of them as are its share, or
@@ -175,30 +183,25 @@ func (g *Gone) come(ids []string) {
 	}
 }
 
-// Move hands an id over to the node at addr, and returns when that has been told to
-// take it. Any node may be asked. The error wraps ErrNoHolder when nobody holds the
-// id. When addr is not in the roster, drains, has weight 0 or does not run the id, the
-// error says so, and nothing has changed.
+// Move hands an id over to the node at addr, or to the one that has least for its
+// weight if addr is empty, and returns when that has been told to take it. Any node may
+// be asked, where the one that holds the id was started with [WithControl]. The error
+// wraps ErrNoHolder when nobody holds the id. When addr is not in the roster, drains, has
+// weight 0 or does not run the id, the error says so, and nothing has changed.
 func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	es, err := g.roster(ctx)
-	if err != nil {
-		return err
-	}
 	to := ""
-	for identity := range es {
-		if at, _, _ := strings.Cut(identity, " "); at == addr {
-			to = identity
+	if addr != "" {
+		var err error
+		if to, err = g.identityOf(ctx, addr); err != nil {
+			return err
 		}
 	}
-	if to == "" {
-		return fmt.Errorf("gone: no node at %s in cluster %q", addr, g.opts.cluster)
-	}
 	var at string
-	err = g.routes.with(id, func(r *route) (err error) {
-		at, _, err = holder(r.lock)
+	err := g.routes.with(id, func(r *route) (err error) {
+		at, _, err = g.count.holder(r.lock)
 		return err
 	})
 	switch {
@@ -206,10 +209,37 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 		return err
 	case at == to:
 		return nil
-	case at == g.end.identity:
-		return g.give(ctx, id, to)
+	case at != g.end.identity:
+		_, err = g.ask(ctx, at, question{Ask: "move", IDs: []string{id}, To: to})
+		return err
+	case to == "":
+		return g.giveAny(ctx, id)
 	}
-	_, err = g.ask(ctx, at, question{Ask: "move", IDs: []string{id}, To: to})
+	return g.give(ctx, id, to)
+}
+
+// DrainNode is Drain of the node at addr, which was started with [WithControl]. When ctx
+// ends before it is done it goes on.
+func (g *Gone) DrainNode(ctx context.Context, addr string) error { return g.order(ctx, addr, "drain") }
+
+// ResumeNode is Resume of the node at addr, which was started with [WithControl].
+func (g *Gone) ResumeNode(ctx context.Context, addr string) error {
+	return g.order(ctx, addr, "resume")
+}
+
+func (g *Gone) order(ctx context.Context, addr, what string) error {
+	identity, err := g.identityOf(ctx, addr)
+	if err != nil {
+		return err
+	}
+	switch {
+	case identity != g.end.identity:
+		_, err = g.ask(ctx, identity, question{Ask: what})
+	case what == "drain":
+		err = g.Drain(ctx)
+	default:
+		err = g.Resume()
+	}
 	return err
 }
 

@@ -37,7 +37,9 @@ type options struct {
 	balance        bool
 	weight         float64
 	now            func() time.Duration // the clock of leases
-	lookup         zmq.Lookup           // of other nodes' names, and of its own
+	observers
+	control bool
+	lookup  zmq.Lookup // of other nodes' names, and of its own
 }
 
 // An Option changes a default of [NewGone].
@@ -76,6 +78,18 @@ func WithBalance() Option { return func(o *options) { o.balance = true } }
 // WithWeight is this node's share of the ids beside those of others; 1 where it is
 // not used. With 0 it never holds any.
 func WithWeight(w float64) Option { return func(o *options) { o.weight = w } }
+
+// WithObserver has an observer told what happens at the node. Given several times, the
+// last counts.
+func WithObserver(ob Observer) Option { return func(o *options) { o.Observer = ob } }
+
+// WithPropagator takes what belongs to a call to the handler's [Message.Context]. The
+// nodes of senders and holders should have the same.
+func WithPropagator(p Propagator) Option { return func(o *options) { o.propagator = p } }
+
+// WithControl lets other nodes of the cluster drain and resume this one, and have it move
+// its ids, as [Gone.Move] does on any node.
+func WithControl() Option { return func(o *options) { o.control = true } }
 
 // WithLogger logs there instead of to [slog.Default].
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }

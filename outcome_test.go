@@ -631,7 +631,7 @@ func TestANodeThatIsClosedIsFreed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.Send(context.Background(), nil, time.Now().Add(time.Minute), 0, time.Now())
+		s.Send(context.Background(), stream.Call{Deadline: time.Now().Add(time.Minute)}, time.Now())
 		if err := g.Close(); err != nil {
 			t.Error(err)
 		}
@@ -652,7 +652,9 @@ func (n *member) ask(to *member, token uint64) <-chan stream.Result {
 	s, err := n.streams.Open(l, "a", token)
 	n.c.wants(err)
 	end := make(chan stream.Result, 1)
-	go func() { end <- s.Send(context.Background(), nil, time.Now().Add(time.Minute), 0, time.Now()) }()
+	go func() {
+		end <- s.Send(context.Background(), stream.Call{Deadline: time.Now().Add(time.Minute)}, time.Now())
+	}()
 	return end
 }
 

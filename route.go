@@ -25,6 +25,7 @@ type routes struct {
 	newLock LockFactory
 	mesh    *link.Mesh
 	streams *stream.Mux
+	count   *counters
 	ctx     context.Context // ends with the Gone
 
 	looks sync.WaitGroup // look goroutines, which use the locks
@@ -382,7 +383,7 @@ func (r *route) lookOnce(ctx context.Context) (*stream.Stream, error) {
 		r.rs.looks.Go(func() { // the lock can't be interrupted
 			defer close(looked)
 			defer r.release()
-			identity, token, err := holder(r.lock)
+			identity, token, err := r.rs.count.holder(r.lock)
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.learnLocked(identity, token, err)
@@ -410,7 +411,7 @@ func (r *route) lookLocked() {
 func (r *route) look() {
 	for pause := lookFirst; ; pause = min(2*pause, lookMost) {
 		began := time.Now()
-		identity, token, err := holder(r.lock)
+		identity, token, err := r.rs.count.holder(r.lock)
 		r.mu.Lock()
 		nobody := r.learnLocked(identity, token, err)
 		if errors.Is(r.err, ErrRefused) {

@@ -105,7 +105,11 @@ func (r *GoneRunner) Extend() error {
 		return fmt.Errorf("%w: Extend is for the runner that the handler was given", ErrLockLost)
 	}
 	quiet, _ := r.lease.Quiet()
+	began := time.Now()
 	err := r.lease.Extend(r.ctx)
+	if told := r.c.node.observe.Extended; told != nil {
+		told(Extended{r.c.id, r.token, time.Since(began), err})
+	}
 	if quiet > r.lease.TTL()/2 && !errors.Is(err, ErrLockLost) {
 		r.c.reportPace(quiet)
 	}
@@ -197,11 +201,13 @@ type candidate struct {
 // A node is what the candidates of one node share.
 type node struct {
 	stage
-	now   func() time.Duration
-	log   *slog.Logger
-	count *counters
-	addr  func() string
-	send  func(ctx context.Context, id string, data []byte) error
+	now     func() time.Duration
+	log     *slog.Logger
+	count   *counters
+	past    *history
+	observe *observers
+	addr    func() string
+	send    func(ctx context.Context, id string, data []byte) error
 
 	request func(ctx context.Context, id string, data []byte) ([]byte, error)
 	yield   func(c *candidate) error
@@ -219,12 +225,6 @@ type stage interface {
 // called once when WaitFree would have returned. It must not block.
 type sleeper interface {
 	whenFree(wake func()) error
-}
-
-// counters are what Stats shows.
-type counters struct {
-	tenures, lost, panics, overdue atomic.Uint64
-	held                           atomic.Int64
 }
 
 // luck is how a candidate has fared.
@@ -286,7 +286,7 @@ func (c *candidate) run() {
 
 // attempt tries to get the lock.
 func (c *candidate) attempt() error {
-	err := c.lock.Lock()
+	err := c.node.count.lock.lock.note(c.lock.Lock())
 	switch {
 	case err == nil:
 		c.luck.faults, c.luck.early = backoff{}, 0
@@ -383,6 +383,7 @@ type insideOf struct{}
 type tenure struct {
 	*GoneRunner
 	began    time.Duration
+	since    time.Time
 	returned chan struct{} // closed when the handler has
 	exit     context.CancelCauseFunc
 	close    func() // ends the stage's part
@@ -395,7 +396,7 @@ type tenure struct {
 func (c *candidate) begin(sent time.Duration) *tenure {
 	ctx, exit := context.WithCancelCause(context.WithValue(c.ctx, insideOf{}, c.id))
 	held, over := context.WithCancel(context.WithoutCancel(ctx))
-	l := lease.New(c.lock, ttlOf(c.lock), sent, c.node.now, func(cause error) {
+	l := lease.New(extender{c.lock, &c.node.count.lock.extend}, ttlOf(c.lock), sent, c.node.now, func(cause error) {
 		exit(cause)
 		over()
 	})
@@ -409,7 +410,7 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	if f, ok := c.lock.(Fencer); ok {
 		r.token = f.FencingToken()
 	}
-	t := &tenure{GoneRunner: r, began: c.node.now(), returned: make(chan struct{}), over: make(chan struct{}), exit: exit}
+	t := &tenure{GoneRunner: r, began: c.node.now(), since: time.Now(), returned: make(chan struct{}), over: make(chan struct{}), exit: exit}
 	left := func() time.Duration {
 		if ctx.Err() != nil {
 			return 0
@@ -421,6 +422,9 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	c.node.count.held.Add(1)
 	c.running.Store(true)
 	c.current.Store(t)
+	if told := c.node.observe.Began; told != nil {
+		told(t.show())
+	}
 	go func() {
 		defer close(t.returned) // also when the handler calls runtime.Goexit
 		defer c.rescue()
@@ -473,6 +477,11 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	}
 	c.reportLoss(t)
 	ran := c.node.now() - t.began
+	p := PastTenure{c.id, t.token, t.since, time.Now(), cause.Error()}
+	c.node.past.add(p)
+	if told := c.node.observe.Ended; told != nil {
+		told(p)
+	}
 	if errors.Is(cause, ErrYielded) {
 		c.luck.fails = backoff{}
 		if h := t.heir.Load(); h != nil && h.ticket == "" { // others come first

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/Diggs/go-one/internal/mailbox"
@@ -123,21 +122,18 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	got := make(chan answer, 1)
 	go func() { // the lock can't be interrupted
 		defer g.leave()
-		var addr string
-		var token uint64
-		err := g.routes.with(id, func(r *route) (err error) {
-			addr, token, err = holder(r.lock)
+		var h Holder
+		err := g.routes.with(id, func(r *route) error {
+			identity, token, err := g.count.holder(r.lock)
+			h = g.show(id, identity, token)
 			return err
 		})
-		b := g.room.Box(id)
-		here := addr == g.end.identity && b != nil && (token == 0 || token == b.Token)
-		addr, _, _ = strings.Cut(addr, " ")
 		if err == nil {
-			if err = zmq.CheckAddress(addr); err != nil {
+			if err = zmq.CheckAddress(h.Addr); err != nil {
 				err = ofHolder(id, err)
 			}
 		}
-		got <- answer{Holder{addr, token, here}, err}
+		got <- answer{h, err}
 	}()
 	select {
 	case a := <-got:
@@ -148,6 +144,13 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	case <-ctx.Done():
 		return Holder{}, ctx.Err()
 	}
+}
+
+// show makes a Holder of what the lock service says.
+func (g *Gone) show(id, identity string, token uint64) Holder {
+	b := g.room.Box(id)
+	here := identity == g.end.identity && b != nil && (token == 0 || token == b.Token)
+	return Holder{addrOf(identity), token, here}
 }
 
 // enter and leave count the calls that use the transport or the routes. After
@@ -175,6 +178,7 @@ type shipment struct {
 	ctx      context.Context
 	id       string
 	data     []byte   // of a single message
+	said     []byte   // what goes with them, for [Propagator]; nil: nothing
 	msgs     [][]byte // of a batch
 	n        int      // how many are to be sent
 	sent     int      // how many of them were received by the handler
@@ -221,9 +225,9 @@ func (s *shipment) tooLarge(limit int) int {
 	return 0
 }
 
-// ship tries until everything is received, an outcome is unknown, or the time
+// deliver tries until everything is received, an outcome is unknown, or the time
 // is up. Each attempt is over for good before the next begins.
-func (g *Gone) ship(s *shipment) error {
+func (g *Gone) deliver(s *shipment) error {
 	if err := checkID(s.id); err != nil {
 		return because(ErrNotDelivered, err)
 	}
@@ -235,8 +239,9 @@ func (g *Gone) ship(s *shipment) error {
 	if err := s.ctx.Err(); err != nil {
 		return because(ErrNotDelivered, err)
 	}
-	if s.msgs == nil && s.n == 1 && !s.asks() { // what needs no look at a clock
+	if s.msgs == nil && s.n == 1 && !s.asks() && s.said == nil { // what needs no look at a clock
 		if b := g.room.Box(s.id); b != nil && b.Hand(s.data) {
+			s.sent = 1
 			return nil
 		}
 	}
@@ -399,11 +404,11 @@ func (s *shipment) local(b *mailbox.Box) wire.Status {
 		if s.sent > 0 && s.ctx.Err() != nil {
 			return wire.Expired
 		}
-		if s.n > 1 && b.Hand(s.next()) { // a single one has just been tried
+		if s.n > 1 && s.said == nil && b.Hand(s.next()) { // a single one has just been tried
 			s.sent++
 			continue
 		}
-		a := b.Send(s.ctx, s.next(), s.deadline, s.try(), s.asks())
+		a := b.Send(s.ctx, mailbox.Call{Data: s.next(), Context: s.said, Deadline: s.deadline, Try: s.try(), Asks: s.asks()})
 		if a.Status != wire.Received {
 			return a.Status
 		}
@@ -414,13 +419,15 @@ func (s *shipment) local(b *mailbox.Box) wire.Status {
 }
 
 func (s *shipment) remote(to *stream.Stream) (end stream.Result) {
+	call := stream.Call{Context: s.said, Deadline: s.deadline, Flags: s.flags}
 	if s.n-s.sent > 1 {
 		var n int
-		n, end = to.SendBatch(s.ctx, s.msgs[s.sent:s.n], s.deadline)
+		n, end = to.SendBatch(s.ctx, s.msgs[s.sent:s.n], call)
 		s.sent += n
 		return end
 	}
-	end = to.Send(s.ctx, s.next(), s.deadline, s.flags, s.now)
+	call.Data = s.next()
+	end = to.Send(s.ctx, call, s.now)
 	if end.Status == wire.Received {
 		s.sent++
 		s.reply, s.failed = end.Reply, end.Failed

@@ -120,6 +120,7 @@ func (c *candidate) release(t *tenure) {
 		}
 	}
 	c.lock.Unlock()
+	_ = c.node.count.lock.unlock.note(nil)
 }
 
 // Yield hands the id over to another node of the cluster, the one that has least for
@@ -141,7 +142,7 @@ const yieldFor = time.Second
 func (g *Gone) yield(c *candidate) error {
 	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
 	defer cancel()
-	es, err := g.roster(ctx)
+	h, err := g.anyHeir(ctx, c.id)
 	if errors.Is(err, ErrNoRoster) {
 		c.yield(heir{})
 		return nil
@@ -149,17 +150,25 @@ func (g *Gone) yield(c *candidate) error {
 	if err != nil {
 		return err
 	}
+	if t := c.yield(h); t != nil {
+		go g.bring(g.ctx, t)
+	}
+	return nil
+}
+
+// anyHeir finds a node that takes an id, the one that has least for its weight first.
+func (g *Gone) anyHeir(ctx context.Context, id string) (heir, error) {
+	es, err := g.roster(ctx)
+	if err != nil {
+		return heir{}, err
+	}
 	why := errors.New("there is none")
 	for _, to := range g.byRoom(es) {
-		a, err := g.offer(ctx, to, []string{c.id}, 0)
-		if err != nil {
-			why = err
-			continue
+		a, err := g.offer(ctx, to, []string{id}, 0)
+		if err == nil {
+			return heir{a.Tickets[id], to}, nil
 		}
-		if t := c.yield(heir{a.Tickets[c.id], to}); t != nil {
-			go g.bring(g.ctx, t)
-		}
-		return nil
+		why = err
 	}
-	return fmt.Errorf("gone: no other node takes %q: %w", c.id, why)
+	return heir{}, fmt.Errorf("gone: no other node takes %q: %w", id, why)
 }

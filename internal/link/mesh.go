@@ -121,7 +121,8 @@ type Change struct {
 type What uint8
 
 const (
-	Silent    What = iota // nothing arrives any more, as far as is known
+	Opened    What = iota // what was appended leaves now
+	Silent                // nothing arrives any more, as far as is known
 	Recovered             // it does again
 	Ended
 )
@@ -135,6 +136,7 @@ type Mesh struct {
 
 	secret atomic.Pointer[[32]byte] // see reckon
 	kept   atomic.Int64             // bytes, by all links
+	resent atomic.Uint64            // frames
 	news   atomic.Bool              // there are changes
 	mirror mirror
 
@@ -380,8 +382,8 @@ func (m *Mesh) Changes() []Change {
 	return cs
 }
 
-// all returns all links.
-func (m *Mesh) all() []*Link {
+// All returns all links.
+func (m *Mesh) All() []*Link {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	ls := make([]*Link, 0, len(m.links))
@@ -393,7 +395,7 @@ func (m *Mesh) all() []*Link {
 
 // Tick does what time demands, and returns when to call again.
 func (m *Mesh) Tick(now time.Time) (next time.Time) {
-	for _, l := range m.all() {
+	for _, l := range m.All() {
 		at, over := l.tick(now)
 		if over {
 			m.mu.Lock()
@@ -428,7 +430,7 @@ func (m *Mesh) settleUp(now time.Time) (next time.Time) {
 
 // Idle returns the open links over which nothing went for so long.
 func (m *Mesh) Idle(now time.Time, most time.Duration) (ls []*Link) {
-	for _, l := range m.all() {
+	for _, l := range m.All() {
 		if l.idle(now, most) {
 			ls = append(ls, l)
 		}
@@ -438,12 +440,15 @@ func (m *Mesh) Idle(now time.Time, most time.Duration) (ls []*Link) {
 
 // Drop ends the links to identities that are no longer welcome.
 func (m *Mesh) Drop(welcome func(identity string) bool) {
-	for _, l := range m.all() {
+	for _, l := range m.All() {
 		if !welcome(l.Identity) {
 			l.end(errUnwelcome)
 		}
 	}
 }
+
+// Resent is how many frames were sent again.
+func (m *Mesh) Resent() uint64 { return m.resent.Load() }
 
 // Count is how many links there are, ended ones of late included.
 func (m *Mesh) Count() int {
@@ -458,7 +463,7 @@ func (m *Mesh) Refuse() {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
-	for _, l := range m.all() {
+	for _, l := range m.All() {
 		l.Refuse()
 	}
 }
@@ -471,7 +476,7 @@ func (m *Mesh) Farewell(patience time.Duration) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	var waits []*Link
-	for _, l := range m.all() {
+	for _, l := range m.All() {
 		if l.Bye() {
 			waits = append(waits, l)
 		}

@@ -385,6 +385,8 @@ func (l *Link) nextLocked(now time.Time) (uint64, []byte) {
 	wire.PutHeader(f.bytes, wire.Header{Kind: kind, Link: l.remote, From: l.id, Number: number, Ack: l.in.taken})
 	if number > o.given && f.small {
 		o.small++
+	} else if number <= o.given {
+		l.mesh.resent.Add(1)
 	}
 	o.next++
 	o.ack, l.in.told, l.in.prove = false, l.in.taken, false

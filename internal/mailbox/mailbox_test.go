@@ -185,7 +185,7 @@ func (h *handler) send(payload string, d time.Duration, try bool) wire.Status {
 	if h.Hand([]byte(payload)) {
 		return wire.Received
 	}
-	return h.Send(context.Background(), []byte(payload), time.Now().Add(d), try, false).Status
+	return h.Send(context.Background(), Call{Data: []byte(payload), Deadline: time.Now().Add(d), Try: try}).Status
 }
 
 // next is what the handler receives, "" when there is nothing.
@@ -359,7 +359,7 @@ func TestWhoGivesUpOnThisNodeIsNotReceived(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		for range 1000 {
 			all.Go(func() {
-				if s := h.Send(ctx, []byte("x"), time.Now().Add(time.Hour), false, false).Status; s != wire.Expired {
+				if s := h.Send(ctx, Call{Data: []byte("x"), Deadline: time.Now().Add(time.Hour)}).Status; s != wire.Expired {
 					t.Errorf("told %d", s)
 				}
 			})
@@ -655,7 +655,7 @@ func TestEachMessageLeavesOnceThroughDataInboxOrTake(t *testing.T) {
 					senders.Go(func() {
 						ctx, cancel := context.WithTimeout(context.Background(), budget)
 						defer cancel()
-						local.note(number, h.Send(ctx, fmt.Append(nil, "local ", number), time.Now().Add(time.Hour), rand.IntN(4) == 0, false).Status)
+						local.note(number, h.Send(ctx, Call{Data: fmt.Append(nil, "local ", number), Deadline: time.Now().Add(time.Hour), Try: rand.IntN(4) == 0}).Status)
 					})
 				case 1:
 					if s := h.batch(b, chain, number, 1+r.IntN(20), budget); s != 0 {
@@ -735,14 +735,14 @@ func TestAFullBoxEmptiesInOneGo(t *testing.T) {
 func TestWhatTheHandlerGetsIsItsOwn(t *testing.T) {
 	inBox(t, func(h *handler, o *origin) {
 		data := []byte("mine")
-		go func() { _ = h.Send(context.Background(), data, time.Now().Add(time.Hour), false, false) }()
+		go func() { _ = h.Send(context.Background(), Call{Data: data, Deadline: time.Now().Add(time.Hour)}) }()
 		synctest.Wait()
 		got := <-h.Data
 		copy(got, "his ")
 		if string(data) != "mine" {
 			t.Error("a sender's data was changed by the handler")
 		}
-		go func() { _ = h.Send(context.Background(), data, time.Now().Add(time.Hour), false, false) }()
+		go func() { _ = h.Send(context.Background(), Call{Data: data, Deadline: time.Now().Add(time.Hour)}) }()
 		synctest.Wait()
 		got = h.Take(1, nil)[0].Data
 		copy(got, "his ")

@@ -93,7 +93,9 @@ func TestARequestThatIsReceivedFromDataHasAnEmptyReply(t *testing.T) {
 			t.Errorf("%q, %v", got, o.told)
 		}
 		got := make(chan Answer, 1)
-		go func() { got <- h.Send(context.Background(), []byte("here"), time.Now().Add(time.Hour), false, true) }()
+		go func() {
+			got <- h.Send(context.Background(), Call{Data: []byte("here"), Deadline: time.Now().Add(time.Hour), Asks: true})
+		}()
 		h.next()
 		if a := <-got; a.Status != wire.Received || len(a.Reply) > 0 || a.Failed {
 			t.Error(a)
@@ -130,7 +132,7 @@ func TestWhatTheHandlerHasNotAnsweredWhenItReturnsIsAnsweredForIt(t *testing.T) 
 		h.asks(o, 3, time.Hour)
 		here := make(chan Answer, 1)
 		one, two := h.whole().Request, h.whole().Request
-		go func() { here <- h.Send(context.Background(), nil, time.Now().Add(time.Hour), false, true) }()
+		go func() { here <- h.Send(context.Background(), Call{Deadline: time.Now().Add(time.Hour), Asks: true}) }()
 		h.end()
 		if o.get(3) != wire.Ended {
 			t.Error("what was not received: ", o.told)
@@ -199,7 +201,9 @@ func TestARequestIsOverWhenItsSenderWaitsNoLonger(t *testing.T) {
 		call, cancel := context.WithCancel(context.Background())
 		for _, end := range []func(){cancel, func() { time.Sleep(time.Second) }} {
 			got := make(chan Answer, 1)
-			go func() { got <- h.Send(call, []byte("x"), time.Now().Add(time.Second), false, true) }()
+			go func() {
+				got <- h.Send(call, Call{Data: []byte("x"), Deadline: time.Now().Add(time.Second), Asks: true})
+			}()
 			r := h.whole().Request
 			ctx := r.Context()
 			end()
@@ -218,7 +222,7 @@ func TestAReplyOverTheLimitIsAnErrorAndTheSenderHearsOfIt(t *testing.T) {
 			t.Error(err, o.told)
 		}
 		got := make(chan Answer, 1)
-		go func() { got <- h.Send(context.Background(), nil, time.Now().Add(time.Hour), false, true) }()
+		go func() { got <- h.Send(context.Background(), Call{Deadline: time.Now().Add(time.Hour), Asks: true}) }()
 		if err := h.whole().Request.Reply(make([]byte, largest+1), true); !errors.Is(err, ErrTooLarge) {
 			t.Error(err)
 		}
@@ -327,7 +331,7 @@ func TestEachRequestHasOneEndWhateverHappensAtOnce(t *testing.T) {
 						if rand.IntN(3) == 0 {
 							time.AfterFunc(time.Duration(rand.IntN(3000))*time.Microsecond, cancel)
 						}
-						a := h.Send(ctx, fmt.Append(nil, number), time.Now().Add(budget), false, true)
+						a := h.Send(ctx, Call{Data: fmt.Append(nil, number), Deadline: time.Now().Add(budget), Asks: true})
 						mu.Lock()
 						defer mu.Unlock()
 						ends[number] = a

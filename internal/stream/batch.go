@@ -11,15 +11,15 @@ import (
 // their own, in which none is received behind one that was not.
 type batch struct {
 	*Stream
-	context []byte // of each item
-	msgs    [][]byte
-	sent    int        // how many are, or were, under way
-	under   []*Request // in order
+	call  Call // of each item
+	msgs  [][]byte
+	sent  int        // how many are, or were, under way
+	under []*Request // in order
 }
 
 // SendBatch sends messages in order, and returns how many were received and the
-// end of the first that was not. What goes with them is as in [Call].
-func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, context []byte, deadline time.Time) (received int, end Result) {
+// end of the first that was not. The call says what they have in common.
+func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, call Call) (received int, end Result) {
 	if !s.fresh() {
 		return 0, Result{Status: Elsewhere, Unsent: true}
 	}
@@ -28,10 +28,10 @@ func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, context []byte, d
 		return 0, Result{Status: Elsewhere, Unsent: true}
 	}
 	defer own.close()
-	b := &batch{Stream: own, context: context, msgs: msgs}
+	b := &batch{Stream: own, call: call, msgs: msgs}
 	end.Status = wire.Received
 	for received < len(msgs) {
-		if status := b.post(ctx, deadline); status != 0 && len(b.under) == 0 {
+		if status := b.post(ctx); status != 0 && len(b.under) == 0 {
 			// Who waited for room in vain waited for the handler.
 			return received, Result{Status: status, Unsent: status != wire.Expired}
 		}
@@ -51,11 +51,11 @@ func (s *Stream) SendBatch(ctx context.Context, msgs [][]byte, context []byte, d
 
 // post posts as much as there is room for, and waits for room only if nothing is
 // under way.
-func (b *batch) post(ctx context.Context, deadline time.Time) (why wire.Status) {
+func (b *batch) post(ctx context.Context) (why wire.Status) {
 	for b.sent < len(b.msgs) && why == 0 {
 		n, c := b.some()
 		if len(b.under) == 0 {
-			why = b.enter(ctx, b.room, c, deadline)
+			why = b.enter(ctx, b.room, c, b.call.Deadline)
 		} else if !b.room.TryAcquire(c) {
 			break
 		}
@@ -63,7 +63,7 @@ func (b *batch) post(ctx context.Context, deadline time.Time) (why wire.Status) 
 			break
 		}
 		r := b.side.mux.request()
-		r.Context, r.Deadline, r.msgs = b.context, deadline, b.msgs[b.sent:b.sent+n]
+		r.Call, r.msgs = b.call, b.msgs[b.sent:b.sent+n]
 		if _, why = b.Stream.post(r, time.Now()); why != 0 {
 			b.side.mux.free(r)
 			b.room.Release(c)

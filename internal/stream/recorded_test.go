@@ -175,10 +175,10 @@ func (a *actor) call(ctx context.Context, verb string, s *stream.Stream, data st
 		for m := range strings.SplitSeq(data, ",") {
 			msgs = append(msgs, []byte(m))
 		}
-		n, end := s.SendBatch(ctx, msgs, deadline)
+		n, end := s.SendBatch(ctx, msgs, stream.Call{Deadline: deadline})
 		return fmt.Sprintf("%s ended: %d, status %d", data, n, end.Status)
 	}
-	end := s.Send(ctx, []byte(data), deadline, map[string]uint64{"send": 0, "try": wire.Try, "ask": wire.WantsReply}[verb], time.Now())
+	end := s.Send(ctx, stream.Call{Data: []byte(data), Deadline: deadline, Flags: map[string]uint64{"send": 0, "try": wire.Try, "ask": wire.WantsReply}[verb]}, time.Now())
 	text := fmt.Sprintf("%.20s ended: status %d", data, end.Status)
 	if end.Reply != nil {
 		text += fmt.Sprintf(", reply %q, failed %v", end.Reply, end.Failed)

@@ -175,7 +175,7 @@ func ready() {}
 func in(d time.Duration) time.Time { return time.Now().Add(d) }
 
 func send(s *stream.Stream, data string, d time.Duration) stream.Result {
-	return s.Send(context.Background(), []byte(data), in(d), 0, time.Now())
+	return s.Send(context.Background(), stream.Call{Data: []byte(data), Deadline: in(d)}, time.Now())
 }
 
 func batch(n int, size int) (msgs [][]byte) {
@@ -245,11 +245,11 @@ func TestWhatIsWithdrawnIsNotReceived(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		began := time.Now()
-		r := s.Send(ctx, []byte("x"), in(time.Hour), 0, time.Now())
+		r := s.Send(ctx, stream.Call{Data: []byte("x"), Deadline: in(time.Hour)}, time.Now())
 		if d := time.Since(began); r.Status != wire.Expired || d > 1010*time.Millisecond {
 			t.Errorf("%+v after %v", r, d)
 		}
-		n, r := s.SendBatch(ctx, batch(10, 0), in(time.Hour))
+		n, r := s.SendBatch(ctx, batch(10, 0), stream.Call{Deadline: in(time.Hour)})
 		if n != 0 || r.Status != wire.Expired {
 			t.Errorf("%d, %+v", n, r)
 		}
@@ -268,7 +268,7 @@ func TestAWithdrawalThatIsNotAnsweredLeavesAnUnknownOutcomeSoon(t *testing.T) {
 			cancel()
 		})
 		began := time.Now()
-		r := s.Send(ctx, []byte("x"), in(time.Hour), 0, time.Now())
+		r := s.Send(ctx, stream.Call{Data: []byte("x"), Deadline: in(time.Hour)}, time.Now())
 		if d := time.Since(began); r.Status != stream.Unknown || d > 710*time.Millisecond {
 			t.Errorf("%+v after %v", r, d)
 		}
@@ -285,7 +285,7 @@ func TestWhatHasNotLeftIsNeverUnknown(t *testing.T) {
 		for _, f := range []func() stream.Result{
 			func() stream.Result { return send(s, "no", time.Second) },
 			func() stream.Result {
-				_, r := s.SendBatch(context.Background(), batch(3, 0), in(time.Second))
+				_, r := s.SendBatch(context.Background(), batch(3, 0), stream.Call{Deadline: in(time.Second)})
 				return r
 			},
 		} {
@@ -353,7 +353,7 @@ func TestAStreamThatWasNotUsedForLongIsNotTrusted(t *testing.T) {
 	inBubble(t, ready, func(_ *linktest.Network, _, _ *process, s *stream.Stream, h *tenure) {
 		single := func() stream.Result { return send(s, "x", time.Second) }
 		many := func() stream.Result {
-			_, r := s.SendBatch(context.Background(), batch(3, 0), in(time.Second))
+			_, r := s.SendBatch(context.Background(), batch(3, 0), stream.Call{Deadline: in(time.Second)})
 			return r
 		}
 		for _, f := range []func() stream.Result{single, many} {
@@ -384,7 +384,7 @@ func TestABatchIsReceivedInOrderInFewFrames(t *testing.T) {
 			return linktest.Fate{Delay: time.Millisecond}
 		})
 		const n = 5000
-		got, r := s.SendBatch(context.Background(), batch(n, 100), in(10*time.Second))
+		got, r := s.SendBatch(context.Background(), batch(n, 100), stream.Call{Deadline: in(10 * time.Second)})
 		if got != n || r.Status != wire.Received {
 			t.Errorf("%d, %+v", got, r)
 		}
@@ -435,7 +435,7 @@ func TestABatchIsReceivedUpToItsFirstRefusal(t *testing.T) {
 			case 5:
 				timer = time.AfterFunc(at, a.mux.Withdraw)
 			}
-			n, end := s.SendBatch(ctx, batch(400, 2000), deadline)
+			n, end := s.SendBatch(ctx, batch(400, 2000), stream.Call{Deadline: deadline})
 			if timer != nil {
 				timer.Stop()
 			}
@@ -494,20 +494,20 @@ func TestAWindowIsBoundedAndItsReasonIsTheHandler(t *testing.T) {
 			var all sync.WaitGroup
 			data := make([]byte, c.size)
 			for range c.most + 10 {
-				all.Go(func() { s.Send(ctx, data, in(time.Hour), 0, time.Now()) })
+				all.Go(func() { s.Send(ctx, stream.Call{Data: data, Deadline: in(time.Hour)}, time.Now()) })
 			}
 			time.Sleep(time.Second)
 			if n, bytes := h.Waiting(); n != c.most {
 				t.Errorf("%d messages of %d bytes wait, %d bytes, want %d", n, c.size, bytes, c.most)
 			}
-			if r := s.Send(ctx, data, in(time.Hour), wire.Try, time.Now()); r.Status != wire.Busy {
+			if r := s.Send(ctx, stream.Call{Data: data, Deadline: in(time.Hour), Flags: wire.Try}, time.Now()); r.Status != wire.Busy {
 				t.Errorf("try: %+v", r)
 			}
 			began := time.Now()
 			if r := send(s, "x", time.Second); r.Status != wire.Expired || r.Unsent || time.Since(began) != time.Second {
 				t.Errorf("%+v after %v", r, time.Since(began))
 			}
-			if n, r := s.SendBatch(ctx, batch(2, 0), in(time.Second)); n != 0 || r.Status != wire.Expired || r.Unsent {
+			if n, r := s.SendBatch(ctx, batch(2, 0), stream.Call{Deadline: in(time.Second)}); n != 0 || r.Status != wire.Expired || r.Unsent {
 				t.Errorf("batch: %d, %+v", n, r)
 			}
 			cancel()
@@ -519,11 +519,11 @@ func TestAWindowIsBoundedAndItsReasonIsTheHandler(t *testing.T) {
 
 func TestAMessageThatIsTooLargeForTheHolderIsNamed(t *testing.T) {
 	inBubble(t, ready, func(_ *linktest.Network, _, _ *process, s *stream.Stream, _ *tenure) {
-		if r := s.Send(context.Background(), make([]byte, maxSize+1), in(time.Second), 0, time.Now()); r.Status != wire.Oversized {
+		if r := s.Send(context.Background(), stream.Call{Data: make([]byte, maxSize+1), Deadline: in(time.Second)}, time.Now()); r.Status != wire.Oversized {
 			t.Errorf("%+v", r)
 		}
 		msgs := [][]byte{{1}, make([]byte, maxSize+1), {2}}
-		if n, r := s.SendBatch(context.Background(), msgs, in(time.Second)); n != 0 && n != 1 || r.Status != wire.Oversized {
+		if n, r := s.SendBatch(context.Background(), msgs, stream.Call{Deadline: in(time.Second)}); n != 0 && n != 1 || r.Status != wire.Oversized {
 			t.Errorf("%d, %+v", n, r)
 		}
 	})
@@ -678,7 +678,7 @@ func TestWhatWaitsOfASenderThatIsGoneIsDropped(t *testing.T) {
 		time.Sleep(time.Second)
 		a.free()
 		c := start(t, net, here) // whose Hello says so
-		if r := c.stream(there, 7).Send(context.Background(), nil, in(time.Second), wire.Try, time.Now()); r.Status != wire.Busy {
+		if r := c.stream(there, 7).Send(context.Background(), stream.Call{Deadline: in(time.Second), Flags: wire.Try}, time.Now()); r.Status != wire.Busy {
 			t.Errorf("%+v", r)
 		}
 		if n, _ := h.Waiting(); n != 0 {

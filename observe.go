@@ -1,0 +1,220 @@
+package gone
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/Diggs/go-one/internal/link"
+	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// An Observer is told what happens at a node. A function that is nil is not called. The
+// others are called concurrently, by goroutines that wait for them, so they should return
+// at once; what they are given they may keep.
+type Observer struct {
+	// Sending is told that a send begins. The context that it returns goes on in place of
+	// the caller's: to the [Propagator], and to Sent.
+	Sending func(ctx context.Context, id string) context.Context
+	// Sent is told how a call of SendData, SendDataContext, TrySendData, SendBatch or
+	// Request has ended.
+	Sent func(Sent)
+	// Received is told what a handler of this node has received, some 100 µs later at most.
+	Received func(Received)
+	// Extended is told what has come of a [GoneRunner.Extend], with all its attempts.
+	Extended func(Extended)
+	// Began and Ended are told of the tenures of this node.
+	Began func(Tenure)
+	Ended func(PastTenure)
+	// Link is told what becomes of the links to other nodes.
+	Link func(LinkChange)
+}
+
+// Sent is one call that sends.
+type Sent struct {
+	Context  context.Context // of the call, or what Sending has made of it
+	ID       string
+	Messages int // in the call
+	Received int // of them, by the handler
+	Bytes    int // of all messages
+	Request  bool
+	Took     time.Duration
+	Err      error
+}
+
+// Received is one message that a handler has received.
+type Received struct {
+	ID     string
+	Token  uint64
+	From   string // address of the sender's node
+	Bytes  int
+	Queued time.Duration // since it arrived at this node
+}
+
+// Extended is one [GoneRunner.Extend].
+type Extended struct {
+	ID    string
+	Token uint64
+	Took  time.Duration
+	Err   error
+}
+
+// A LinkChange is what has become of the link to another node.
+type LinkChange struct {
+	Addr  string
+	State LinkState
+	Err   error // why, where that is known; wraps ErrRefused where a key is refused
+}
+
+// LinkState is how a link to another node is.
+type LinkState string
+
+const (
+	LinkOpening LinkState = "opening"
+	LinkOpen    LinkState = "open"
+	LinkSilent  LinkState = "silent" // nothing that was sent is acknowledged
+	LinkEnded   LinkState = "ended"  // for good; a new one may follow
+)
+
+// A Propagator takes what belongs to a call, as its trace, to the handler's
+// [Message.Context]: those of OpenTelemetry are of this form, but for the type of the
+// map. What it injects must not have more than 4 KiB, with its keys; more stays here.
+type Propagator interface {
+	Inject(ctx context.Context, carrier map[string]string)
+	Extract(ctx context.Context, carrier map[string]string) context.Context
+}
+
+// observers are what a node's user wants to be told and taken along.
+type observers struct {
+	Observer
+	propagator Propagator
+}
+
+// sending begins a send that somebody observes.
+func (o *observers) sending(s *shipment) {
+	if o.Sending != nil {
+		s.ctx = o.Sending(s.ctx, s.id)
+	}
+	if o.propagator == nil {
+		return
+	}
+	said := map[string]string{}
+	o.propagator.Inject(s.ctx, said)
+	if len(said) == 0 {
+		return
+	}
+	if b, err := json.Marshal(said); err == nil && len(b) <= wire.MaxContext {
+		s.said = b
+	}
+}
+
+// extract makes the context of a message of which its sender has said something.
+func (o *observers) extract(ctx context.Context, said []byte) context.Context {
+	var carrier map[string]string
+	if said == nil || o.propagator == nil || json.Unmarshal(said, &carrier) != nil {
+		return ctx
+	}
+	return o.propagator.Extract(ctx, carrier)
+}
+
+// ship sends, counts, and tells who observes.
+func (g *Gone) ship(s *shipment) error {
+	o := &g.opts.observers
+	if o.Sending == nil && o.Sent == nil && o.propagator == nil {
+		err := g.deliver(s)
+		g.count.send(s, err)
+		return err
+	}
+	began := time.Now()
+	o.sending(s)
+	err := g.deliver(s)
+	g.count.send(s, err)
+	if o.Sent != nil {
+		messages, bytes := s.size()
+		o.Sent(Sent{s.ctx, s.id, messages, s.sent, bytes, s.asks(), time.Since(began), err})
+	}
+	return err
+}
+
+// size is how many messages a shipment has, and their bytes.
+func (s *shipment) size() (messages, bytes int) {
+	if s.msgs == nil {
+		return 1, len(s.data)
+	}
+	for _, m := range s.msgs {
+		bytes += len(m)
+	}
+	return len(s.msgs), bytes
+}
+
+func (c *counters) send(s *shipment, err error) {
+	if s.sent > 0 {
+		c.sent.Add(uint64(s.sent))
+	}
+	if err == nil {
+		return
+	}
+	all, _ := s.size()
+	switch left := uint64(all - s.sent); {
+	case errors.Is(err, ErrOutcomeUnknown):
+		c.unknown.Add(left)
+	default:
+		c.refused.Add(left)
+	}
+}
+
+// received tells of what a handler has received.
+func (g *Gone) received(t mailbox.Taken) {
+	if t.ID == deskID {
+		return
+	}
+	from := g.Addr()
+	if t.From != "" {
+		from = addrOf(t.From)
+	}
+	g.opts.observers.Received(Received{t.ID, t.Token, from, t.Bytes, t.Queued})
+}
+
+// linked tells of a change of a link.
+func (g *Gone) linked(c link.Change) {
+	if g.opts.Link == nil {
+		return
+	}
+	change := LinkChange{Addr: addrOf(c.Link.Identity), State: LinkOpen}
+	switch c.What {
+	case link.Silent:
+		change.State, change.Err = LinkSilent, c.Link.Trouble()
+	case link.Ended:
+		change.State, change.Err = LinkEnded, c.Link.Trouble()
+	}
+	g.opts.Link(change)
+}
+
+// calls counts requests of one kind to the lock service.
+func (c *callCount) note(err error) error {
+	c.calls.Add(1)
+	if err != nil && !errors.Is(err, ErrLockHeld) && !errors.Is(err, ErrLockLost) && !errors.Is(err, ErrNoHolder) {
+		c.failed.Add(1)
+	}
+	return err
+}
+
+// holder asks a lock who holds it: the node's identity, and the token.
+func (c *counters) holder(l GoneLock) (identity string, token uint64, err error) {
+	if f, ok := l.(Fencer); ok {
+		identity, token, err = f.Holder()
+	} else {
+		identity, err = l.GetValue()
+	}
+	return identity, token, c.lock.holder.note(err)
+}
+
+// An extender is a lock whose Extends are counted.
+type extender struct {
+	GoneLock
+	count *callCount
+}
+
+func (e extender) Extend() error { return e.count.note(e.GoneLock.Extend()) }

@@ -1,0 +1,310 @@
+package gone_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonetest"
+)
+
+// notes is an observer that writes down what it is told.
+type notes struct {
+	mu       sync.Mutex
+	sent     []gone.Sent
+	received []gone.Received
+	extended []gone.Extended
+	began    []gone.Tenure
+	ended    []gone.PastTenure
+	links    []gone.LinkChange
+}
+
+func noted[E any](n *notes, list *[]E) func(E) {
+	return func(e E) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		*list = append(*list, e)
+	}
+}
+
+func (n *notes) option() gone.Option {
+	return gone.WithObserver(gone.Observer{
+		Sent: noted(n, &n.sent), Received: noted(n, &n.received), Extended: noted(n, &n.extended),
+		Began: noted(n, &n.began), Ended: noted(n, &n.ended), Link: noted(n, &n.links),
+	})
+}
+
+func TestAnObserverIsToldWhatHappens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		var there, here notes
+		holder, sender := c.Start(there.option()), c.Start(here.option())
+		runOne(t, holder, "a", func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				time.Sleep(time.Second)
+				_ = m.Reply([]byte("yes"))
+			}
+		})
+		var all sync.WaitGroup
+		for range 2 {
+			all.Go(func() { must(t, sender.SendData("a", []byte("1234"))) })
+		}
+		all.Wait()
+		_, err := sender.Request(t.Context(), "a", []byte("12345"))
+		must(t, err)
+		_, err = sender.SendBatch(t.Context(), "a", [][]byte{{1}, {2, 3}})
+		must(t, err)
+		if err := sender.TrySendData("nobody", nil); !errors.Is(err, gone.ErrNoHolder) {
+			t.Error(err)
+		}
+		must(t, holder.SendData("a", []byte("here")))
+		time.Sleep(gone.DefaultExpiry)
+		must(t, holder.Close())
+		time.Sleep(time.Second)
+
+		here.mu.Lock()
+		defer here.mu.Unlock()
+		there.mu.Lock()
+		defer there.mu.Unlock()
+		if len(here.sent) != 5 {
+			t.Fatalf("sent: %+v", here.sent)
+		}
+		ask, batch, try := here.sent[2], here.sent[3], here.sent[4]
+		switch {
+		case !ask.Request || ask.Received != 1 || ask.Bytes != 5 || ask.Took < time.Second || ask.Err != nil:
+			t.Errorf("Request: %+v", ask)
+		case batch.Messages != 2 || batch.Received != 2 || batch.Bytes != 3 || batch.Request || batch.Err != nil:
+			t.Errorf("SendBatch: %+v", batch)
+		case try.ID != "nobody" || try.Received != 0 || !errors.Is(try.Err, gone.ErrNotDelivered):
+			t.Errorf("TrySendData: %+v", try)
+		}
+		if len(there.received) != 6 || there.received[0].From != sender.Addr() || there.received[5].From != holder.Addr() {
+			t.Fatalf("received: %+v", there.received)
+		}
+		if first, second := there.received[0].Queued, there.received[1].Queued; first > time.Second/2 || second < time.Second/2 {
+			t.Errorf("in the queue for %v and %v", first, second)
+		}
+		if n := len(there.extended); n < 2 || there.extended[0].ID != "a" || there.extended[0].Err != nil {
+			t.Errorf("extended: %+v", there.extended)
+		}
+		if len(there.began) != 1 || len(there.ended) != 1 || there.ended[0].Cause != gone.ErrClosed.Error() ||
+			there.ended[0].Token != there.began[0].Token || there.ended[0].Ended.Sub(there.ended[0].Since) < gone.DefaultExpiry {
+			t.Errorf("began %+v, ended %+v", there.began, there.ended)
+		}
+		if n := len(here.links); n != 2 || here.links[0].State != gone.LinkOpen || here.links[1].State != gone.LinkEnded || here.links[0].Addr != holder.Addr() {
+			t.Errorf("links: %+v", here.links)
+		}
+		s := sender.Stats()
+		if s.Sent != 5 || s.NotDelivered != 1 || s.Unknown != 0 || s.Received != 0 {
+			t.Errorf("the sender's: %+v", s)
+		}
+		if s := holder.Stats(); s.Received != 6 || s.ReceivedBytes != 4+4+5+3+4 || s.Lock.Lock.Total == 0 || s.Lock.Extend.Total < 2 || s.Lock.Extend.Failed != 0 {
+			t.Errorf("the holder's: %+v", s)
+		}
+	})
+}
+
+func TestAnObserverIsToldOfASilentLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		var here notes
+		holder, sender := c.Start(), c.Start(here.option())
+		runOne(t, holder, "a", answer)
+		must(t, sender.SendData("a", nil))
+		c.Cut(holder)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_ = sender.SendDataContext(ctx, "a", nil)
+		c.Cut()
+		time.Sleep(10 * time.Second)
+		here.mu.Lock()
+		defer here.mu.Unlock()
+		var states []gone.LinkState
+		for _, l := range here.links {
+			states = append(states, l.State)
+		}
+		if fmt.Sprint(states) != fmt.Sprint([]gone.LinkState{gone.LinkOpen, gone.LinkSilent, gone.LinkOpen}) {
+			t.Error(states)
+		}
+		if s := sender.Stats(); s.Resent == 0 || s.Links != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// carried is a propagator of one value.
+type carried struct{}
+
+type carriedKey struct{}
+
+func (carried) Inject(ctx context.Context, carrier map[string]string) {
+	if v, ok := ctx.Value(carriedKey{}).(string); ok {
+		carrier["v"] = v
+	}
+}
+
+func (carried) Extract(ctx context.Context, carrier map[string]string) context.Context {
+	return context.WithValue(ctx, carriedKey{}, carrier["v"])
+}
+
+func TestWhatBelongsToACallReachesTheHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0, gone.WithPropagator(carried{}))
+		holder, sender := c.Start(), c.Start()
+		var got []string
+		runOne(t, holder, "a", func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				v, _ := m.Context().Value(carriedKey{}).(string)
+				got = append(got, string(m.Data)+"="+v)
+				if m.WantsReply() && m.Context().Err() != nil {
+					t.Error(m.Context().Err())
+				}
+				_ = m.Reply(nil)
+			}
+		})
+		with := func(v string) context.Context { return context.WithValue(t.Context(), carriedKey{}, v) }
+		for _, g := range []*gone.Gone{sender, holder} {
+			must(t, g.SendDataContext(with("1"), "a", []byte("send")))
+			must(t, g.SendData("a", []byte("plain")))
+			_, err := g.Request(with("2"), "a", []byte("ask"))
+			must(t, err)
+			_, err = g.SendBatch(with("3"), "a", [][]byte{[]byte("b1"), []byte("b2")})
+			must(t, err)
+			must(t, g.SendDataContext(with(strings.Repeat("x", 5000)), "a", []byte("huge")))
+		}
+		time.Sleep(time.Second)
+		want := "[send=1 plain= ask=2 b1=3 b2=3 huge=]"
+		if fmt.Sprint(got[:6]) != want || fmt.Sprint(got[6:]) != want {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+func TestANodeTellsOthersOfItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0, gone.WithMaxMessageSize(8<<10))
+		a, b := c.Start(), c.Start()
+		for i := range 50 {
+			runOne(t, a, fmt.Sprintf("id%02d", i), answer)
+		}
+		short := runOne(t, a, "short", answer)
+		time.Sleep(5 * time.Second)
+		must(t, b.SendData("id07", []byte("x")))
+		must(t, short.Close())
+		time.Sleep(time.Second)
+		s, err := b.Status(t.Context(), a.Addr())
+		must(t, err)
+		own, err := a.Status(t.Context(), a.Addr())
+		must(t, err)
+		if len(s.Tenures) != 50 || s.Tenures[7].ID != "id07" || s.Tenures[7].Received != 1 || s.Tenures[7].Token == 0 {
+			t.Errorf("%d tenures, %+v", len(s.Tenures), s.Tenures[min(7, len(s.Tenures)-1)])
+		}
+		if len(own.Tenures) != 50 || !own.Tenures[7].Since.Equal(s.Tenures[7].Since) {
+			t.Errorf("own: %+v", own.Tenures)
+		}
+		if len(s.Past) != 1 || s.Past[0].ID != "short" || s.Stats.Held != 50 || s.Node.Addr != a.Addr() || len(s.Links) != 1 || s.Links[0].State != gone.LinkOpen {
+			t.Errorf("%+v, %+v, %+v", s.Past, s.Node, s.Links)
+		}
+		if _, err := b.Status(t.Context(), "tcp://nowhere.test:1"); err == nil {
+			t.Error("a node that is not there has a status")
+		}
+	})
+}
+
+// Who may speak to a node may ask it; to steer it takes WithControl.
+func TestANodeIsSteeredByOthersOnlyWhereItAllowsThat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		closed, open, by := c.Start(), c.Start(gone.WithControl()), c.Start()
+		runOne(t, closed, "closed", answer)
+		runOne(t, open, "open", answer)
+		time.Sleep(time.Second)
+		for _, id := range []string{"closed", "open"} {
+			runOne(t, by, id, answer)
+		}
+		time.Sleep(5 * time.Second)
+		for what, err := range map[string]error{
+			"drain": by.DrainNode(t.Context(), closed.Addr()), "resume": by.ResumeNode(t.Context(), closed.Addr()),
+			"move": by.Move(t.Context(), "closed", by.Addr()), "move to any": by.Move(t.Context(), "closed", ""),
+		} {
+			if err == nil || !strings.Contains(err.Error(), "WithControl") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if closed.Stats().Held != 1 {
+			t.Error("something was moved")
+		}
+		must(t, by.Move(t.Context(), "open", by.Addr()))
+		time.Sleep(time.Second)
+		if h, err := by.Holder(t.Context(), "open"); err != nil || !h.Here {
+			t.Errorf("after Move: %+v, %v", h, err)
+		}
+		must(t, by.Move(t.Context(), "open", ""))
+		time.Sleep(time.Second)
+		if open.Stats().Held != 1 {
+			t.Error("after Move to any node it is not at the other")
+		}
+		must(t, by.DrainNode(t.Context(), open.Addr()))
+		if nodes, err := by.Nodes(t.Context()); err != nil || open.Stats().Held != 0 {
+			t.Errorf("after Drain: %+v, %v", nodes, err)
+		}
+		must(t, by.ResumeNode(t.Context(), open.Addr()))
+		must(t, by.DrainNode(t.Context(), by.Addr())) // its own needs no leave
+		time.Sleep(5 * time.Second)
+		if open.Stats().Held != 1 {
+			t.Error("after Resume it takes nothing")
+		}
+	})
+}
+
+func TestWatchYieldsEachHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 3)
+		ctx, cancel := context.WithCancel(t.Context())
+		var seen []string
+		var over sync.WaitGroup
+		over.Go(func() {
+			for h, err := range c.Node(2).Watch(ctx, "a") {
+				switch {
+				case errors.Is(err, gone.ErrNoHolder):
+					seen = append(seen, "nobody")
+				case err != nil:
+					seen = append(seen, "trouble")
+				default:
+					seen = append(seen, h.Addr)
+				}
+			}
+		})
+		time.Sleep(time.Second)
+		first := runOne(t, c.Node(0), "a", answer)
+		time.Sleep(time.Second)
+		second := runOne(t, c.Node(1), "a", answer)
+		time.Sleep(time.Minute)
+		must(t, first.Close())
+		time.Sleep(5 * time.Second)
+		must(t, second.Close())
+		time.Sleep(5 * time.Second)
+		c.Locks.Intercept(func(c gonetest.Call, serve func() error) error { return errors.New("down") })
+		time.Sleep(time.Minute)
+		c.Locks.Intercept(nil)
+		time.Sleep(5 * time.Second)
+		cancel()
+		over.Wait()
+		want := fmt.Sprint([]string{"nobody", c.Node(0).Addr(), c.Node(1).Addr(), "nobody", "trouble", "nobody"})
+		if fmt.Sprint(seen) != want {
+			t.Errorf("%v, want %v", seen, want)
+		}
+		must(t, c.Node(2).Close())
+		for _, err := range c.Node(2).Watch(t.Context(), "a") {
+			if !errors.Is(err, gone.ErrClosed) {
+				t.Error(err)
+			}
+		}
+	})
+}

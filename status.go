@@ -1,0 +1,267 @@
+package gone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Tenure is one that runs on a node.
+type Tenure struct {
+	ID           string
+	Token        uint64    // its fencing token; 0 where the lock has none
+	Since        time.Time // on the node's clock, as all times here
+	Deadline     time.Time // when its lease ends unless extended
+	LastExtend   time.Time // when an Extend last began or returned; Since before the first
+	Stopping     bool      // Exit has closed
+	Waiting      int       // messages of other nodes, which the handler has not received
+	WaitingBytes int
+	Received     uint64 // messages, by the handler
+}
+
+// A PastTenure is one that has ended.
+type PastTenure struct {
+	ID    string
+	Token uint64
+	Since time.Time
+	Ended time.Time
+	Cause string // what [context.Cause] of the runner's context said
+}
+
+// A LinkStatus is how the link to another node is.
+type LinkStatus struct {
+	Addr  string
+	State LinkState
+	Err   string `json:",omitempty"` // why nothing arrives, where that is known
+	Kept  int    // bytes that were sent and are not acknowledged, or wait to be sent
+}
+
+// Stats are counts since the node was started, but for Held, Waiting, WaitingBytes and
+// Links, which are of now.
+type Stats struct {
+	Held      int    // tenures that run now
+	Tenures   uint64 // tenures begun
+	Lost      uint64 // tenures that ended because the lock or the lease was lost
+	Panics    uint64 // handlers that panicked
+	Overdue   uint64 // handlers that did not return in time after Exit had closed
+	Malformed uint64 // frames received that were not well-formed
+	Refused   uint64 // connections and frames refused for their key
+	Twins     uint64 // signs of another process with this node's address
+
+	Sent          uint64 // messages of this node that were received by their handler
+	NotDelivered  uint64 // … that were not and never will be
+	Unknown       uint64 // … of which nobody can tell, or that had no reply
+	Received      uint64 // messages that handlers here have received
+	ReceivedBytes uint64
+	Waiting       int    // messages of other nodes, for handlers here
+	WaitingBytes  int    //
+	Links         int    // to other nodes
+	Resent        uint64 // frames that were sent again
+	Lock          LockStats
+}
+
+// LockStats are the calls of the lock service.
+type LockStats struct{ Lock, Extend, Unlock, Holder, Roster Calls }
+
+// Calls are those of one kind. Failed are the ones that said neither yes nor no.
+type Calls struct{ Total, Failed uint64 }
+
+// counters are what Stats shows.
+type counters struct {
+	tenures, lost, panics, overdue atomic.Uint64
+	held                           atomic.Int64
+
+	sent, refused, unknown atomic.Uint64 // messages
+	lock                   struct{ lock, extend, unlock, holder, roster callCount }
+}
+
+type callCount struct{ calls, failed atomic.Uint64 }
+
+func (c *callCount) get() Calls { return Calls{c.calls.Load(), c.failed.Load()} }
+
+// Stats returns the node's counters.
+func (g *Gone) Stats() Stats {
+	s := Stats{
+		Held:         int(g.count.held.Load()),
+		Tenures:      g.count.tenures.Load(),
+		Lost:         g.count.lost.Load(),
+		Panics:       g.count.panics.Load(),
+		Overdue:      g.count.overdue.Load(),
+		Malformed:    g.malformed.Load(),
+		Refused:      g.end.keys.Refused(),
+		Twins:        g.own.twins.Load(),
+		Sent:         g.count.sent.Load(),
+		NotDelivered: g.count.refused.Load(),
+		Unknown:      g.count.unknown.Load(),
+		Links:        g.mesh.Count(),
+		Resent:       g.mesh.Resent(),
+		Lock: LockStats{
+			g.count.lock.lock.get(), g.count.lock.extend.get(), g.count.lock.unlock.get(),
+			g.count.lock.holder.get(), g.count.lock.roster.get(),
+		},
+	}
+	s.Received, s.ReceivedBytes = g.room.Received()
+	for _, b := range g.room.All() {
+		if b == g.desk.box {
+			n, bytes := b.Received()
+			s.Received, s.ReceivedBytes = s.Received-n, s.ReceivedBytes-bytes
+			continue
+		}
+		n, bytes := b.Waiting()
+		s.Waiting, s.WaitingBytes = s.Waiting+n, s.WaitingBytes+bytes
+	}
+	return s
+}
+
+// Tenures returns those that run on this node, by id.
+func (g *Gone) Tenures() []Tenure {
+	g.mu.Lock()
+	ts := make([]Tenure, 0, len(g.byID))
+	for _, c := range g.byID {
+		if t := c.current.Load(); t != nil {
+			ts = append(ts, t.show())
+		}
+	}
+	g.mu.Unlock()
+	for i := range ts {
+		t := &ts[i]
+		if b := g.room.Box(t.ID); b != nil {
+			t.Waiting, t.WaitingBytes = b.Waiting()
+			t.Received, _ = b.Received()
+		}
+	}
+	slices.SortFunc(ts, func(a, b Tenure) int { return strings.Compare(a.ID, b.ID) })
+	return ts
+}
+
+// show is what a tenure is known by, without its messages.
+func (t *tenure) show() Tenure {
+	quiet, _ := t.lease.Quiet()
+	return Tenure{
+		ID: t.c.id, Token: t.token, Since: t.since, Deadline: t.Deadline(),
+		LastExtend: time.Now().Add(-quiet), Stopping: t.ctx.Err() != nil,
+	}
+}
+
+// pastMost is how many tenures that have ended a node remembers.
+const pastMost = 1000
+
+// A history is the tenures of a node that have ended, the latest last.
+type history struct {
+	mu sync.Mutex
+	ts []PastTenure
+}
+
+func (h *history) add(t PastTenure) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.ts) == 2*pastMost {
+		h.ts = slices.Delete(h.ts, 0, pastMost)
+	}
+	h.ts = append(h.ts, t)
+}
+
+// latest returns the latest of an id, or of all, that one first.
+func (h *history) latest(id string, most int) (ts []PastTenure) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, t := range slices.Backward(h.ts[max(0, len(h.ts)-pastMost):]) {
+		if len(ts) == most {
+			break
+		}
+		if id == "" || t.ID == id {
+			ts = append(ts, t)
+		}
+	}
+	return ts
+}
+
+// A Status is what a node says of itself.
+type Status struct {
+	Node    Node
+	Stats   Stats
+	Links   []LinkStatus
+	Tenures []Tenure     // by id
+	Past    []PastTenure // the latest first; of the last thousand
+}
+
+// Status returns what the node at an advertised address says of itself; this node's own
+// needs no network. The error wraps ErrUnreachable, ErrClosed, or the context's error.
+func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
+	if addr == g.Addr() {
+		s = g.status("", int(^uint(0)>>1))
+		return s, nil
+	}
+	identity, err := g.identityOf(ctx, addr)
+	if err != nil {
+		return s, err
+	}
+	for after := ""; ; {
+		a, err := g.ask(ctx, identity, question{Ask: "about", After: after})
+		switch {
+		case err != nil:
+			return Status{}, err
+		case a.About == nil:
+			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addr)
+		case after == "":
+			s = *a.About
+		default:
+			s.Tenures = append(s.Tenures, a.About.Tenures...)
+		}
+		if !a.More || len(a.About.Tenures) == 0 {
+			return s, nil
+		}
+		after = a.About.Tenures[len(a.About.Tenures)-1].ID
+	}
+}
+
+// identityOf is what a node is dialled by: with keys only the roster knows.
+func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
+	es, err := g.roster(ctx)
+	if err != nil && !errors.Is(err, ErrNoRoster) {
+		return "", err
+	}
+	for identity := range es {
+		if addrOf(identity) == addr {
+			return identity, nil
+		}
+	}
+	if g.end.keys != nil || err == nil {
+		return "", fmt.Errorf("gone: no node at %s in cluster %q", addr, g.opts.cluster)
+	}
+	return addr, nil
+}
+
+// status is this node's, with most tenures whose ids come after one.
+func (g *Gone) status(after string, most int) Status {
+	e := g.entry()
+	s := Status{Node: e.shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures(), Past: g.past.latest("", min(most, pastMost))}
+	if after != "" {
+		s.Past = nil
+		at, _ := slices.BinarySearchFunc(s.Tenures, after+"\x00", func(t Tenure, id string) int { return strings.Compare(t.ID, id) })
+		s.Tenures = s.Tenures[at:]
+	}
+	s.Tenures = s.Tenures[:min(most, len(s.Tenures))]
+	for _, l := range g.mesh.All() {
+		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkOpening}
+		state, kept := l.Health()
+		ls.State, ls.Kept = LinkState(state), kept
+		if why := l.Trouble(); why != nil {
+			ls.Err = why.Error()
+		}
+		s.Links = append(s.Links, ls)
+	}
+	slices.SortFunc(s.Links, func(a, b LinkStatus) int { return strings.Compare(a.Addr, b.Addr) })
+	return s
+}
+
+// addrOf is the address in an identity.
+func addrOf(identity string) string {
+	addr, _, _ := strings.Cut(identity, " ")
+	return addr
+}
