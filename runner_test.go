@@ -225,7 +225,7 @@ func compete(now func() time.Duration, lock GoneLock, handler RunHandler) *candi
 
 // onStage makes a candidate that is to be given a handler, and to be run.
 func onStage(s stage, now func() time.Duration, lock GoneLock) *candidate {
-	return newCandidate("id", lock, nil, &node{stage: s, now: now, log: slog.New(&logbook{}), count: &counters{}}, nil)
+	return newCandidate("id", lock, nil, &node{stage: s, now: now, log: slog.New(&logbook{}), count: &counters{}, past: &history{}, observe: &observers{}}, nil)
 }
 
 func logOf(one *candidate) *logbook { return one.node.log.Handler().(*logbook) }

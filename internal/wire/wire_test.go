@@ -17,6 +17,7 @@ import (
 const golden = "" +
 	"47" + "01" + "01" + "1122334455667788" + "99aabbccddeeff01" + "0000000000000003" + "0000000000000102" + // "G", version 1, Items, link, from, number 3, ack 258
 	"01" + "0e" + "07" + "01" + "8180f9c0c1c48203" + "726f6f6d" + // Open 7, chained, its token, "room"
+	"07" + "07" + "07" + "03" + "7472616365" + // Context of Request 3, "trace"
 	"03" + "0a" + "07" + "03" + "904e" + "03" + "68656c6c6f" + // Request 3 for 10000 ms, try and wants a reply, "hello"
 	"05" + "06" + "07" + "04" + "01" + "00" + "6f6e" + // Void, which was Request 4
 	"04" + "09" + "07" + "ac02" + "01" + "02" + "02" + "6869" + "00" + // Batch 300 for 1 ms of 2, "hi" and ""
@@ -30,6 +31,7 @@ const golden = "" +
 // goldenItems are those of golden.
 var goldenItems = []string{
 	"Open 7 flags 1 token 1700000000000001: room",
+	"Context 7/3: trace",
 	"Request 7/3 for 10000 ms flags 3: hello",
 	`Batch 7/300 for 1 ms: ["hi" ""]`,
 	"Cancel 7/300",
@@ -46,6 +48,7 @@ func writeGolden() []byte {
 	var w Writer
 	w.Reset(nil)
 	w.Open(7, Chained, roomToken, "room")
+	w.Context(7, 3, []byte("trace"))
 	w.Request(7, 3, 10_000, Try|WantsReply, []byte("hello"))
 	at := w.Request(7, 4, 1, 0, []byte("on"))
 	w.Batch(7, 300, 1, [][]byte{[]byte("hi"), nil})
@@ -75,6 +78,8 @@ func show(it *Item) string {
 		return fmt.Sprintf("Cancel %d/%d", it.Stream, it.Number)
 	case Answer:
 		return fmt.Sprintf("Answer %d/%d count %d status %d current %d", it.Stream, it.Number, it.Count, it.Status, it.Current)
+	case Context:
+		return fmt.Sprintf("Context %d/%d: %s", it.Stream, it.Number, it.Payload)
 	case Reply:
 		return fmt.Sprintf("Reply %d/%d: %s", it.Stream, it.Number, it.Payload)
 	case Failure:
@@ -107,6 +112,8 @@ func write(w *Writer, it *Item) {
 		w.Cancel(it.Stream, it.Number)
 	case Answer:
 		w.Answer(it.Stream, it.Number, it.Count, it.Status, it.Current)
+	case Context:
+		w.Context(it.Stream, it.Number, it.Payload)
 	case Reply:
 		w.Reply(it.Stream, it.Number, it.Payload)
 	case Failure:
@@ -178,8 +185,8 @@ func TestTheNumbersOfTheFormat(t *testing.T) {
 	if want := []FrameKind{0, 1, 2, 3, 4}; !slices.Equal(frames, want) {
 		t.Errorf("kinds of frames %v, want %v", frames, want)
 	}
-	kinds := []Kind{Open, Close, Request, Batch, Void, Cancel, Answer, Reply, Failure}
-	if want := []Kind{1, 2, 3, 4, 5, 6, 16, 17, 18}; !slices.Equal(kinds, want) {
+	kinds := []Kind{Open, Close, Request, Batch, Void, Cancel, Context, Answer, Reply, Failure}
+	if want := []Kind{1, 2, 3, 4, 5, 6, 7, 16, 17, 18}; !slices.Equal(kinds, want) {
 		t.Errorf("kinds %v, want %v", kinds, want)
 	}
 	statuses := []Status{Received, Busy, Expired, Ended, Absent, Oversized, NoReply}
@@ -252,8 +259,8 @@ func TestEveryPrefixIsMalformedOrEndsBetweenItems(t *testing.T) {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
 	}
-	// After the header, and after each of 10 items but the last.
-	if complete != 1+9 {
+	// After the header, and after each of 11 items but the last.
+	if complete != 1+10 {
 		t.Errorf("%d prefixes are frames", complete)
 	}
 }
@@ -319,10 +326,11 @@ func TestMalformedFramesAreRefused(t *testing.T) {
 		"status 0":                    item(Answer, 9, 1, 1, 0, 0),
 		"status 9":                    item(Answer, 9, 1, 1, 9, 0),
 		"a current token that is cut": item(Answer, 9, 1, 1, 1, 0x80),
+		"a context of nothing":        item(Context, 9),
 		"a reply to nothing":          item(Reply, 9),
 		"a failure of nothing":        item(Failure, 9),
 	}
-	for _, k := range []Kind{Open, Close, Request, Batch, Cancel, Answer, Reply, Failure} {
+	for _, k := range []Kind{Open, Close, Request, Batch, Cancel, Context, Answer, Reply, Failure} {
 		items[fmt.Sprint("nothing of kind ", k)] = item(k)
 		items[fmt.Sprint("stream 0 of kind ", k)] = item(k, 0, 1, 1, 1, 1, 'x')
 	}
@@ -338,7 +346,7 @@ func TestMalformedFramesAreRefused(t *testing.T) {
 
 // So a later version can say more in frames that are meant for this one as well.
 func TestUnknownItemsAreSkipped(t *testing.T) {
-	known := map[Kind]bool{Open: true, Close: true, Request: true, Batch: true, Cancel: true, Answer: true, Reply: true, Failure: true}
+	known := map[Kind]bool{Open: true, Close: true, Request: true, Batch: true, Cancel: true, Context: true, Answer: true, Reply: true, Failure: true}
 	for kind := range 256 {
 		if known[Kind(kind)] {
 			continue
@@ -501,7 +509,7 @@ func random(r *rand.Rand, n int) []byte {
 }
 
 func TestWhatWriterWritesReaderReads(t *testing.T) {
-	kinds := []Kind{Open, Close, Request, Batch, Cancel, Answer, Reply, Failure}
+	kinds := []Kind{Open, Close, Request, Batch, Cancel, Context, Answer, Reply, Failure}
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var w Writer
