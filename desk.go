@@ -26,15 +26,21 @@ const (
 type question struct {
 	Ask     string // take, come or move
 	Cluster string
-	IDs     []string `json:",omitempty"`
+	IDs     [][]byte `json:",omitempty"` // which need not be UTF-8
 	Most    int      `json:",omitempty"` // take: so many of them, as far as that is the node's share; 0: all
 	To      string   `json:",omitempty"` // move: identity of a node
 }
 
 // An answer is what it gets.
 type answer struct {
-	Error   string            `json:",omitempty"`
-	Tickets map[string]string `json:",omitempty"` // take: of the ids that the node takes
+	Error   string   `json:",omitempty"`
+	Tickets []ticket `json:",omitempty"` // take: of the ids that the node takes
+}
+
+// A ticket is [Passer]'s for one id.
+type ticket struct {
+	ID     []byte
+	Ticket string
 }
 
 // openDesk answers questions until the node is closed.
@@ -78,7 +84,7 @@ func (g *Gone) serve(d mailbox.Delivery) {
 	case q.Ask == "come":
 		g.come(q.IDs)
 	case q.Ask == "move" && len(q.IDs) == 1:
-		err = g.give(d.Request.Context(), q.IDs[0], q.To)
+		err = g.give(d.Request.Context(), string(q.IDs[0]), q.To)
 	default:
 		err = fmt.Errorf("gone: this version does not know how to %q", q.Ask)
 	}

@@ -151,12 +151,12 @@ func (g *Gone) yield(c *candidate) error {
 	}
 	why := errors.New("there is none")
 	for _, to := range g.byRoom(es) {
-		a, err := g.offer(ctx, to, []string{c.id}, 0)
+		h, err := g.heir(ctx, c.id, to)
 		if err != nil {
 			why = err
 			continue
 		}
-		if t := c.yield(heir{a.Tickets[c.id], to}); t != nil {
+		if t := c.yield(h); t != nil {
 			go g.bring(g.ctx, t)
 		}
 		return nil
