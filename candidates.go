@@ -62,6 +62,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	}
 	c := newCandidate(id, lock, handler, g.node, before)
 	g.byID[id] = c
+	g.enlist()
 	c.gate.set(g.mayRun(id))
 	go func() {
 		if before != nil {

@@ -1,6 +1,7 @@
 package gone
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -56,9 +57,13 @@ type entry struct {
 // membership is a node's part in its cluster.
 type membership struct {
 	since time.Time
-	lock  GoneLock // of the roster; nil: there is none
-	wake  chan struct{}
-	done  chan struct{} // closed when run has returned
+
+	opening sync.Once
+	lock    GoneLock // of the roster
+	err     error    // why there is none
+	listing sync.Once
+	wake    chan struct{}
+	done    chan struct{} // closed when the node is not listed any more
 
 	mu       sync.Mutex
 	draining bool
@@ -69,36 +74,74 @@ type membership struct {
 	moved    time.Time            // when the last ended
 }
 
-// join has the node enter the roster and take its part in the balance.
+// join prepares the node's part. It enters the roster when it runs its first id, or at
+// once where it is to have its share.
 func (g *Gone) join() error {
 	m := &g.member
 	m.since, m.seen = time.Now(), map[string]time.Time{}
 	m.wake, m.done = make(chan struct{}, 1), make(chan struct{})
 	g.openDesk()
-	lock, err := g.newLock(g.opts.cluster, g.end.identity)
-	if _, ok := lock.(Roster); err == nil && ok {
-		m.lock = lock
-		go g.keepListed()
-		return nil
-	}
-	close(m.done)
-	if lock != nil {
-		closeLock(lock)
-	}
-	if err == nil {
-		err = ErrNoRoster
-	}
 	if !g.opts.balance {
 		return nil
 	}
-	return fmt.Errorf("gone: WithBalance: %w", err)
+	if _, err := g.list(); err != nil {
+		return fmt.Errorf("gone: WithBalance: %w", err)
+	}
+	g.enlist()
+	return nil
+}
+
+// list is the roster.
+func (g *Gone) list() (Roster, error) {
+	m := &g.member
+	m.opening.Do(func() {
+		if m.lock, m.err = g.newLock(g.opts.cluster, g.end.identity); m.err != nil || m.lock == nil {
+			m.err = cmp.Or(m.err, ErrNoRoster)
+			return
+		}
+		if _, ok := m.lock.(Roster); !ok {
+			closeLock(m.lock)
+			m.lock, m.err = nil, ErrNoRoster
+		}
+	})
+	if m.err != nil {
+		return nil, m.err
+	}
+	return m.lock.(Roster), nil
+}
+
+// enlist has the node listed from now on.
+func (g *Gone) enlist() {
+	m := &g.member
+	m.listing.Do(func() {
+		go func() {
+			defer close(m.done)
+			if roster, err := g.list(); err == nil {
+				g.keepListed(roster)
+				closeLock(m.lock)
+			}
+		}()
+	})
+}
+
+// quit takes the node off the roster, where the lock service answers in time.
+func (g *Gone) quit() {
+	m := &g.member
+	m.listing.Do(func() {
+		close(m.done)
+		if m.lock != nil {
+			closeLock(m.lock)
+		}
+	})
+	select {
+	case <-m.done:
+	case <-time.After(farewellMost):
+	}
 }
 
 // keepListed looks at the roster, and does what follows of it.
-func (g *Gone) keepListed() {
+func (g *Gone) keepListed(roster Roster) {
 	m := &g.member
-	defer close(m.done)
-	roster := m.lock.(Roster)
 	var trouble error
 	for g.ctx.Err() == nil {
 		before, pause := trouble, rosterEvery
@@ -116,7 +159,6 @@ func (g *Gone) keepListed() {
 	if trouble == nil {
 		_ = roster.Leave()
 	}
-	closeLock(m.lock)
 }
 
 // look enters this node and looks who else is there.
@@ -219,8 +261,8 @@ func (g *Gone) mayRun(id string) bool {
 	return !m.draining && g.opts.weight > 0 && (m.view == nil || m.view.Competes(id))
 }
 
-// Nodes returns the nodes of the cluster, by address, as they have entered themselves
-// within the last 10 s. The error wraps ErrNoRoster where the lock service
+// Nodes returns the nodes of the cluster that run ids, by address, as they have entered
+// themselves within the last 10 s. The error wraps ErrNoRoster where the lock service
 // lists none, ErrClosed, the context's error, or what the lock service said.
 func (g *Gone) Nodes(ctx context.Context) ([]Node, error) {
 	es, err := g.roster(ctx)
@@ -240,9 +282,6 @@ func (e entry) shown(identity string) Node {
 }
 
 func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
-	if g.member.lock == nil {
-		return nil, ErrNoRoster
-	}
 	if !g.enter() {
 		return nil, ErrClosed
 	}
@@ -253,7 +292,12 @@ func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
 	got := make(chan result, 1)
 	go func() { // the lock can't be interrupted
 		defer g.leave()
-		notes, err := g.member.lock.(Roster).Entered()
+		roster, err := g.list()
+		if err != nil {
+			got <- result{nil, err}
+			return
+		}
+		notes, err := roster.Entered()
 		got <- result{notes, g.count.lock.roster.note(err)}
 	}()
 	select {

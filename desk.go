@@ -27,18 +27,24 @@ const (
 type question struct {
 	Ask     string // take, come, move, about, drain or resume
 	Cluster string
-	IDs     []string `json:",omitempty"`
+	IDs     [][]byte `json:",omitempty"` // which need not be UTF-8
 	Most    int      `json:",omitempty"` // take: so many of them, as far as that is the node's share; 0: all
 	To      string   `json:",omitempty"` // move: identity of a node
-	After   string   `json:",omitempty"` // about: tenures with higher ids
+	From    int      `json:",omitempty"` // about: so many tenures are known already
 }
 
 // An answer is what it gets.
 type answer struct {
-	Error   string            `json:",omitempty"`
-	Tickets map[string]string `json:",omitempty"` // take: of the ids that the node takes
-	About   *Status           `json:",omitempty"`
-	More    bool              `json:",omitempty"` // about: there are tenures with higher ids
+	Error   string   `json:",omitempty"`
+	Tickets []ticket `json:",omitempty"` // take: of the ids that the node takes
+	About   *Status  `json:",omitempty"`
+	More    bool     `json:",omitempty"` // about: there are more tenures
+}
+
+// A ticket is [Passer]'s for one id.
+type ticket struct {
+	ID     []byte
+	Ticket string
 }
 
 // openDesk answers questions until the node is closed.
@@ -82,7 +88,7 @@ func (g *Gone) serve(d mailbox.Delivery) {
 	case q.Ask == "come":
 		g.come(q.IDs)
 	case q.Ask == "about":
-		a = g.about(q.After)
+		a = g.about(q.From)
 	case q.Ask == "move" || q.Ask == "drain" || q.Ask == "resume":
 		err = g.obey(d.Request.Context(), q)
 	default:
@@ -107,15 +113,16 @@ func (g *Gone) obey(ctx context.Context, q question) error {
 	case len(q.IDs) != 1:
 		return errors.New("gone: which id?")
 	case q.To == "":
-		return g.giveAny(ctx, q.IDs[0])
+		return g.giveAny(ctx, string(q.IDs[0]))
 	}
-	return g.give(ctx, q.IDs[0], q.To)
+	return g.give(ctx, string(q.IDs[0]), q.To)
 }
 
 // about is a page of this node's status.
-func (g *Gone) about(after string) answer {
+func (g *Gone) about(from int) answer {
 	most := max(1, min(aboutMost, g.opts.maxMessageSize/1024))
-	s := g.status(after, most+1)
+	s := g.status()
+	s.Tenures = s.Tenures[min(max(from, 0), len(s.Tenures)):]
 	more := len(s.Tenures) > most
 	s.Tenures = s.Tenures[:min(most, len(s.Tenures))]
 	s.Past = s.Past[:min(most, len(s.Past))]

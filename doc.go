@@ -92,6 +92,19 @@
 // addressed to a tenure: another one, also of a process that was started anew on
 // the same address, refuses it.
 //
+// # Many ids
+//
+// With [WithBalance] each node holds its share of the ids by its weight, ± 5 % or ± 2
+// ids, within 30 s after nodes came or went; then nothing moves. Every move is a planned
+// hand-over: no send fails for it. Nodes enter themselves in a roster, which the lock
+// service keeps, and each decides for itself what it gives away; an id moves only to a
+// node that runs it, so ids that nobody else runs stay. Three nodes compete for an id,
+// those that rank first for it, and others take their place when these are gone. Without
+// the option all compete, and whoever comes first holds.
+//
+// A node that drains, or has weight 0, holds nothing and goes on sending. If no node may
+// hold an id nobody does, and senders are told ErrNoHolder.
+//
 // # When things fail
 //
 //	what happens                      what gone does
@@ -120,6 +133,7 @@
 //	two processes with one address    both are told, in the log and by [Gone.Check]
 //	a node's name leads elsewhere     looked up again about a second after the node has
 //	                                  fallen silent; of several addresses each is tried
+//	roster lost, or not readable      nothing moves until it is back
 //	wake-ups lost                     waiters try when the TTL has run out
 //
 // # The log
@@ -165,5 +179,6 @@
 // # Other lock services
 //
 // [GoneLock] has four methods. What a lock can do beyond them it says by
-// implementing [Expirer], [Fencer], [Waiter], [Checker] or [io.Closer].
+// implementing [Expirer], [Fencer], [Waiter], [Passer], [Roster], [Checker] or
+// [io.Closer].
 package gone

@@ -316,10 +316,7 @@ func (g *Gone) close() error {
 		b.Shut()
 	}
 	g.desk.close()
-	select { // its leave, where the lock service answers
-	case <-g.member.done:
-	case <-time.After(farewellMost):
-	}
+	g.quit()
 	g.mesh.Refuse()
 	g.dealtWith()
 	g.mesh.Farewell(farewellMost)

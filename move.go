@@ -24,11 +24,11 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 		if err != nil {
 			continue // what nobody takes stays
 		}
-		for id, ticket := range a.Tickets {
+		for _, t := range a.Tickets {
 			under <- struct{}{}
 			moves.Go(func() {
 				defer func() { <-under }()
-				_ = g.pass(ctx, id, heir{ticket, gift.To})
+				_ = g.pass(ctx, string(t.ID), heir{t.Ticket, gift.To})
 			})
 		}
 	}
@@ -43,19 +43,26 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 const offered = 256
 
 // some are ids that are held here, of which n are to be given away.
-func (g *Gone) some(n int) []string {
+func (g *Gone) some(n int) [][]byte {
 	held := g.held()
 	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
-	return held[:min(len(held), n+offered)]
+	held = held[:min(len(held), n+offered)]
+	room := g.opts.maxMessageSize / 2 // of the answer, with its tickets; the rest comes in the next round
+	for i, id := range held {
+		if room -= 2*len(id) + 100; room < 0 {
+			return held[:i]
+		}
+	}
+	return held
 }
 
 // held are the ids of the tenures that run here.
-func (g *Gone) held() (ids []string) {
+func (g *Gone) held() (ids [][]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, c := range g.byID {
 		if c.current.Load() != nil {
-			ids = append(ids, id)
+			ids = append(ids, []byte(id))
 		}
 	}
 	return ids
@@ -63,11 +70,23 @@ func (g *Gone) held() (ids []string) {
 
 // give hands an id that is held here over to the node with an identity.
 func (g *Gone) give(ctx context.Context, id, to string) error {
-	a, err := g.offer(ctx, to, []string{id}, 0)
+	h, err := g.heir(ctx, id, to)
 	if err != nil {
 		return err
 	}
-	return g.pass(ctx, id, heir{a.Tickets[id], to})
+	return g.pass(ctx, id, h)
+}
+
+// heir asks a node to take an id.
+func (g *Gone) heir(ctx context.Context, id, to string) (heir, error) {
+	a, err := g.offer(ctx, to, [][]byte{[]byte(id)}, 0)
+	if err == nil && len(a.Tickets) != 1 {
+		err = fmt.Errorf("gone: the node at %s has not said that it takes %q", addrOf(to), id)
+	}
+	if err != nil {
+		return heir{}, err
+	}
+	return heir{a.Tickets[0].Ticket, to}, nil
 }
 
 // giveAny hands an id that is held here over to whichever node takes it.
@@ -81,7 +100,7 @@ func (g *Gone) giveAny(ctx context.Context, id string) error {
 
 // offer asks a node to take some ids, at most so many of them as are its share, or
 // all.
-func (g *Gone) offer(ctx context.Context, to string, ids []string, most int) (answer, error) {
+func (g *Gone) offer(ctx context.Context, to string, ids [][]byte, most int) (answer, error) {
 	return g.ask(ctx, to, question{Ask: "take", IDs: ids, Most: most})
 }
 
@@ -113,7 +132,7 @@ func (g *Gone) bring(ctx context.Context, t *tenure) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := g.ask(ctx, t.heir.Load().identity, question{Ask: "come", IDs: []string{t.c.id}})
+	_, err := g.ask(ctx, t.heir.Load().identity, question{Ask: "come", IDs: [][]byte{[]byte(t.c.id)}})
 	return err
 }
 
@@ -132,7 +151,7 @@ func (g *Gone) byRoom(es map[string]entry) (to []string) {
 
 // invite promises to take ids that another node is about to hand over: all of them, or
 // at most so many as are this node's share.
-func (g *Gone) invite(ids []string, most int) (a answer, err error) {
+func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 	m := &g.member
 	m.mu.Lock()
 	room := len(ids)
@@ -147,12 +166,11 @@ func (g *Gone) invite(ids []string, most int) (a answer, err error) {
 	if away {
 		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
-	a.Tickets = map[string]string{}
 	for _, id := range ids {
-		switch c := g.runs(id); {
+		switch c := g.runs(string(id)); {
 		case c != nil:
 			if len(a.Tickets) < room {
-				a.Tickets[id] = c.ticket()
+				a.Tickets = append(a.Tickets, ticket{id, c.ticket()})
 			}
 		case most == 0:
 			return a, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
@@ -175,9 +193,9 @@ func (g *Gone) runs(id string) *candidate {
 }
 
 // come has this node compete for ids that were handed over to it.
-func (g *Gone) come(ids []string) {
+func (g *Gone) come(ids [][]byte) {
 	for _, id := range ids {
-		if c := g.runs(id); c != nil {
+		if c := g.runs(string(id)); c != nil {
 			c.gate.invite()
 		}
 	}
@@ -210,7 +228,7 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	case at == to:
 		return nil
 	case at != g.end.identity:
-		_, err = g.ask(ctx, at, question{Ask: "move", IDs: []string{id}, To: to})
+		_, err = g.ask(ctx, at, question{Ask: "move", IDs: [][]byte{[]byte(id)}, To: to})
 		return err
 	case to == "":
 		return g.giveAny(ctx, id)
@@ -285,11 +303,9 @@ func (g *Gone) setDraining(on bool) error {
 	for id, c := range g.byID {
 		c.gate.set(g.mayRun(id))
 	}
-	if m.wake != nil {
-		select {
-		case m.wake <- struct{}{}: // others are to know
-		default:
-		}
+	select {
+	case m.wake <- struct{}{}: // others are to know
+	default:
 	}
 	return nil
 }

@@ -194,30 +194,29 @@ type Status struct {
 // needs no network. The error wraps ErrUnreachable, ErrClosed, or the context's error.
 func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if addr == g.Addr() {
-		s = g.status("", int(^uint(0)>>1))
-		return s, nil
+		return g.status(), nil
 	}
 	identity, err := g.identityOf(ctx, addr)
 	if err != nil {
 		return s, err
 	}
-	for after := ""; ; {
-		a, err := g.ask(ctx, identity, question{Ask: "about", After: after})
+	for more := true; more; {
+		a, err := g.ask(ctx, identity, question{Ask: "about", From: len(s.Tenures)})
 		switch {
 		case err != nil:
 			return Status{}, err
 		case a.About == nil:
 			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addr)
-		case after == "":
+		}
+		before := s.Tenures
+		if len(before) == 0 {
 			s = *a.About
-		default:
-			s.Tenures = append(s.Tenures, a.About.Tenures...)
+		} else {
+			s.Tenures = append(before, a.About.Tenures...)
 		}
-		if !a.More || len(a.About.Tenures) == 0 {
-			return s, nil
-		}
-		after = a.About.Tenures[len(a.About.Tenures)-1].ID
+		more = a.More && len(a.About.Tenures) > 0
 	}
+	return s, nil
 }
 
 // identityOf is what a node is dialled by: with keys only the roster knows.
@@ -237,16 +236,9 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 	return addr, nil
 }
 
-// status is this node's, with most tenures whose ids come after one.
-func (g *Gone) status(after string, most int) Status {
-	e := g.entry()
-	s := Status{Node: e.shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures(), Past: g.past.latest("", min(most, pastMost))}
-	if after != "" {
-		s.Past = nil
-		at, _ := slices.BinarySearchFunc(s.Tenures, after+"\x00", func(t Tenure, id string) int { return strings.Compare(t.ID, id) })
-		s.Tenures = s.Tenures[at:]
-	}
-	s.Tenures = s.Tenures[:min(most, len(s.Tenures))]
+// status is this node's.
+func (g *Gone) status() Status {
+	s := Status{Node: g.entry().shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures(), Past: g.past.latest("", pastMost)}
 	for _, l := range g.mesh.All() {
 		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkOpening}
 		state, kept := l.Health()

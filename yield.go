@@ -164,9 +164,9 @@ func (g *Gone) anyHeir(ctx context.Context, id string) (heir, error) {
 	}
 	why := errors.New("there is none")
 	for _, to := range g.byRoom(es) {
-		a, err := g.offer(ctx, to, []string{id}, 0)
+		h, err := g.heir(ctx, id, to)
 		if err == nil {
-			return heir{a.Tickets[id], to}, nil
+			return h, nil
 		}
 		why = err
 	}
