@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -61,7 +62,7 @@ var lockModel = (&porcupine.NondeterministicModel{
 				return []any{s}
 			}
 		case UnlockCall, "":
-			if s.owner == in.owner && (s.token == in.token || in.token == 0) {
+			if s.owner == in.owner && (in.op == UnlockCall || s.token == in.token) {
 				return []any{s, free}
 			}
 			return []any{s}
@@ -80,21 +81,54 @@ var lockModel = (&porcupine.NondeterministicModel{
 // read once for each turn of its loop, in which Redis may have to wait for its own.
 const stale = 5 * time.Millisecond
 
+// A call of a lock.
+type call struct {
+	node, from string // a process, as nodes are started again
+	n          int
+}
+
+func callOf(e Event) call { return call{e.Node, e.From, e.N} }
+
+// strays are the Extends of an id whose answer proves nothing. A lease that is over
+// waits for none, so it may be of the next hold, or of the lock that is being given up:
+// that says so before the service has heard of it.
+func strays(h History, id string) map[call]bool {
+	granted := map[string]int{} // by node: the Lock of its hold, until Lock or Unlock is called
+	meant := map[call]int{}     // by Extend: the same
+	stray := map[call]bool{}
+	for _, e := range h {
+		if e.ID != id {
+			continue
+		}
+		switch e.Kind {
+		case LockCall, UnlockCall:
+			delete(granted, e.Node)
+		case LockRet:
+			if e.Text == "ok" {
+				granted[e.Node] = e.N
+			}
+		case ExtendCall:
+			meant[callOf(e)] = granted[e.Node]
+		case ExtendRet:
+			lock := meant[callOf(e)]
+			stray[callOf(e)] = lock == 0 || lock != granted[e.Node]
+		}
+	}
+	return stray
+}
+
 // lockOperations turns the calls of one id into operations of the model.
 func lockOperations(h History, id string, ttl time.Duration, guarded bool) []porcupine.Operation {
-	type call struct {
-		node string
-		n    int
-	}
 	type hold struct {
 		owner string
 		token uint64
 	}
 	var ops []porcupine.Operation
 	open := map[call]Event{}
-	confirmed := map[hold]time.Duration{} // when the last request was made that was granted
+	confirmed := map[hold]time.Duration{} // when the last request was made that was granted, or the first that may have been
 	var grants []porcupine.Operation      // in order of their return
 	client := map[string]int{}
+	stray := strays(h, id)
 	add := func(from Event, ret time.Duration, out lockOutput) {
 		owner := from.Node + " " + from.From
 		if _, ok := client[owner]; !ok {
@@ -115,7 +149,7 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 			confirmed[h] = max(confirmed[h], from.At)
 			grants = append(grants, op)
 		case from.Kind == LockCall && out.outcome == "unknown":
-			confirmed[h] = max(confirmed[h], from.At)
+			confirmed[h] = min(cmp.Or(confirmed[h], from.At), from.At)
 		case from.Kind == ExtendCall && out.outcome == "ok":
 			confirmed[h] = max(confirmed[h], from.At)
 		}
@@ -130,14 +164,18 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 			ops = append(ops, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
 		case e.ID != id:
 		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall:
-			open[call{e.Node, e.N}] = e
+			open[callOf(e)] = e
 		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet:
-			from, ok := open[call{e.Node, e.N}]
+			k := callOf(e)
+			from, ok := open[k]
 			if !ok {
 				continue
 			}
-			delete(open, call{e.Node, e.N})
+			delete(open, k)
 			outcome, _, _ := strings.Cut(e.Text, " ")
+			if e.Kind == ExtendRet && stray[k] {
+				outcome = "unknown"
+			}
 			if outcome == "held" && guarded {
 				continue // by somebody, or by the restart guard
 			}
