@@ -466,3 +466,39 @@ func TestYieldHandsOverWhereThereIsSomebody(t *testing.T) {
 		}
 	})
 }
+
+// Nodes that ask each other for moves must not wait for each other.
+func TestManyMovesAtOnceGoBothWays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 3)
+		a, b, asker := c.Node(0), c.Node(1), c.Node(2)
+		const each = 100
+		for i := range 2 * each {
+			first, second := a, b
+			if i%2 == 1 {
+				first, second = b, a
+			}
+			id := fmt.Sprint("id", i)
+			_, err := first.RunOne(id, answer)
+			must(t, err)
+			synctest.Wait()
+			_, err = second.RunOne(id, answer)
+			must(t, err)
+		}
+		time.Sleep(10 * time.Second)
+		began := time.Now()
+		var moves sync.WaitGroup
+		for i := range 2 * each {
+			moves.Go(func() {
+				to := []*gone.Gone{b, a}[i%2]
+				if err := asker.Move(t.Context(), fmt.Sprint("id", i), to.Addr()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		moves.Wait()
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
