@@ -502,3 +502,11 @@ func TestManyMovesAtOnceGoBothWays(t *testing.T) {
 		}
 	})
 }
+
+func TestIDsAreSpreadWhereMessagesAreSmall(t *testing.T) {
+	balanced(t, 60, func(t *testing.T, m *members) {
+		m.join()
+		m.join()
+		m.isSpread(2 * time.Minute)
+	}, gone.WithMaxMessageSize(1<<10))
+}

@@ -27,6 +27,9 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 		}
 		for id, ticket := range a.Tickets {
 			under <- struct{}{}
+			if ctx.Err() != nil { // the next round gives what is left
+				break
+			}
 			moves.Go(func() {
 				defer func() { <-under }()
 				_ = g.pass(ctx, id, heir{ticket, gift.To})
@@ -43,19 +46,28 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 // run all of them.
 const offered = 256
 
-// some are ids that are held here, of which n are to be given away.
+// some are ids that are held here, of which n are to be given away. A question that has
+// them all, and its answer with their tickets, must not be too large.
 func (g *Gone) some(n int) []string {
+	const ticket = 64 // bytes, with the punctuation
 	held := g.held()
 	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
-	return held[:min(len(held), n+offered)]
+	held = held[:min(len(held), n+offered)]
+	size := 0
+	for i, id := range held {
+		if size += len(id) + ticket; size > g.opts.maxMessageSize/2 {
+			return held[:i]
+		}
+	}
+	return held
 }
 
-// held are the ids of the tenures that run here.
+// held are the ids of the tenures that run here and have no heir.
 func (g *Gone) held() (ids []string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, c := range g.byID {
-		if c.current.Load() != nil {
+		if t := c.current.Load(); t != nil && t.heir.Load() == nil {
 			ids = append(ids, id)
 		}
 	}
