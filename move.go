@@ -146,9 +146,8 @@ func (g *Gone) invite(ids []string, most int) (a answer, err error) {
 			room = min(most, m.view.Room()-m.taken)
 		}
 	}
-	away := m.draining || g.opts.weight <= 0
 	m.mu.Unlock()
-	if away {
+	if g.away() {
 		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
 	a.Tickets = map[string]string{}
@@ -237,7 +236,9 @@ func (g *Gone) Drain(ctx context.Context) error {
 	for _, c := range g.byID {
 		if t := c.current.Load(); t != nil {
 			t.exit(ErrYielded)
-			ends = append(ends, t.over)
+		}
+		if over := c.gate.underway(); over != nil { // also an attempt, which may succeed
+			ends = append(ends, over)
 		}
 	}
 	g.mu.Unlock()
@@ -264,9 +265,7 @@ func (g *Gone) setDraining(on bool) error {
 	if g.closing {
 		return ErrClosed
 	}
-	for id, c := range g.byID {
-		c.gate.set(g.mayRun(id))
-	}
+	g.setGatesLocked()
 	if m.wake != nil {
 		select {
 		case m.wake <- struct{}{}: // others are to know
