@@ -27,9 +27,6 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 		}
 		for id, ticket := range a.Tickets {
 			under <- struct{}{}
-			if ctx.Err() != nil { // the next round gives what is left
-				break
-			}
 			moves.Go(func() {
 				defer func() { <-under }()
 				_ = g.pass(ctx, id, heir{ticket, gift.To})
@@ -95,6 +92,9 @@ func (g *Gone) pass(ctx context.Context, id string, h heir) error {
 	c := g.byID[id]
 	g.mu.Unlock()
 	var t *tenure
+	if ctx.Err() != nil { // the next round gives what is left
+		return ctx.Err()
+	}
 	if c != nil {
 		t = c.yield(h)
 	}

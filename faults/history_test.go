@@ -183,6 +183,7 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"an Unlock of what may have been obtained after another hold", lock, "10 a lock> 0 p 1\n11 a lock< 5 p 1 ok\n150 a extend> 5 p 2\n151 a extend< 5 p 2 lost x\n160 a lock> 5 q 3\n161 a lock< 5 q 3 unknown timeout\n165 b lock> 0 r 1\n166 b lock< 0 r 1 held\n170 a unlock> 5 q 4\n171 a unlock< 5 q 4\n175 b lock> 0 r 2\n176 b lock< 6 r 2 ok\n", ""},
 		{"a call of a process that was killed, whose successor counts from 1 as well", lock, "10 a lock> 0 1/1 1\n15 a killed 0\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n150 a lock> 0 2/1 1\n151 a lock< 5 2/1 1 ok\n", ""},
 		{"what may have been obtained runs out though another try came to nothing", lock, "10 a lock> 0 p 1\n11 a lock< 0 p 1 unknown timeout\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n50 a lock> 0 p 2\n51 a lock< 0 p 2 unknown timeout\n115 b lock> 0 r 2\n116 b lock< 5 r 2 ok\n", ""},
+		{"what may have been obtained is released where too few replicas know", lock, "10 a lock> 0 p 1\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n30 a lock< 0 p 1 unknown too few replicas have confirmed: 0 of 1\n35 b lock> 0 r 2\n36 b lock< 5 r 2 ok\n", ""},
 		{"two grants, as Redis forgot", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n15 - wiping 0\n16 - wiped 0\n20 b lock> 0 r 1\n21 b lock< 6 r 1 ok\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
