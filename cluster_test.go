@@ -509,6 +509,28 @@ func TestADrainedNodeRunsNothing(t *testing.T) {
 	})
 }
 
+// A handler that was closed may run on while its id is run anew.
+func TestDrainWaitsForAHandlerThatWasClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gonetest.Cluster(t, 1).Node(0)
+		returned := false
+		r, err := g.RunOne("a", func(r *gone.GoneRunner) {
+			<-r.Exit
+			time.Sleep(time.Minute)
+			returned = true
+		})
+		must(t, err)
+		time.Sleep(time.Second)
+		must(t, r.Close())
+		_, err = g.RunOne("a", answer)
+		must(t, err)
+		must(t, g.Drain(t.Context()))
+		if !returned {
+			t.Error("Drain has returned before the handler")
+		}
+	})
+}
+
 func TestAnIDOnItsWayToANodeThatDrainsGoesElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := gonetest.Cluster(t, 2)

@@ -234,11 +234,13 @@ func (g *Gone) Drain(ctx context.Context) error {
 	g.mu.Lock()
 	var ends []<-chan struct{}
 	for _, c := range g.byID {
-		if t := c.current.Load(); t != nil {
-			t.exit(ErrYielded)
-		}
-		if over := c.gate.underway(); over != nil { // also an attempt, which may succeed
-			ends = append(ends, over)
+		for ; c != nil; c = c.before {
+			if t := c.current.Load(); t != nil {
+				t.exit(ErrYielded)
+			}
+			if over := c.gate.underway(); over != nil { // also an attempt, which may succeed
+				ends = append(ends, over)
+			}
 		}
 	}
 	g.mu.Unlock()
