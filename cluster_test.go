@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -479,9 +480,9 @@ func TestADrainedNodeRunsNothing(t *testing.T) {
 			}
 			return serve()
 		})
-		ran := false
+		var ran atomic.Bool
 		_, err := g.RunOne("a", func(r *gone.GoneRunner) {
-			ran = true
+			ran.Store(true)
 			<-r.Exit
 		})
 		must(t, err)
@@ -495,7 +496,7 @@ func TestADrainedNodeRunsNothing(t *testing.T) {
 			t.Errorf("%d held after Drain", held)
 		}
 		time.Sleep(time.Minute)
-		if ran {
+		if ran.Load() {
 			t.Error("the handler was called")
 		}
 		if h, err := g.Holder(t.Context(), "a"); !errors.Is(err, gone.ErrNoHolder) {
@@ -503,7 +504,7 @@ func TestADrainedNodeRunsNothing(t *testing.T) {
 		}
 		must(t, g.Resume())
 		time.Sleep(time.Second)
-		if !ran {
+		if !ran.Load() {
 			t.Error("the handler was not called after Resume")
 		}
 	})
@@ -538,9 +539,9 @@ func TestAnIDOnItsWayToANodeThatDrainsGoesElsewhere(t *testing.T) {
 		_, err := a.RunOne("a", answer)
 		must(t, err)
 		time.Sleep(10 * time.Second)
-		ran := false
+		var ran atomic.Bool
 		_, err = b.RunOne("a", func(r *gone.GoneRunner) {
-			ran = true
+			ran.Store(true)
 			<-r.Exit
 		})
 		must(t, err)
@@ -558,8 +559,8 @@ func TestAnIDOnItsWayToANodeThatDrainsGoesElsewhere(t *testing.T) {
 		close(passing)
 		must(t, <-moved)
 		time.Sleep(time.Second)
-		if h, err := b.Holder(t.Context(), "a"); err != nil || h.Addr != a.Addr() || ran {
-			t.Errorf("held by %v, %v; the drained node's handler was called: %v", h, err, ran)
+		if h, err := b.Holder(t.Context(), "a"); err != nil || h.Addr != a.Addr() || ran.Load() {
+			t.Errorf("held by %v, %v; the drained node's handler was called: %v", h, err, ran.Load())
 		}
 	})
 }
@@ -634,11 +635,10 @@ func TestAnAttemptIsRepeatedUntilItsOutcomeIsKnown(t *testing.T) {
 		}
 		m.isSpread(time.Minute)
 		for _, to := range m.all {
-			lost := false
+			var lost atomic.Bool
 			m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
 				err := serve()
-				if c.Method == "Lock" && c.ID == "id0" && c.Value == to.Addr() && err == nil && !lost {
-					lost = true
+				if c.Method == "Lock" && c.ID == "id0" && c.Value == to.Addr() && err == nil && !lost.Swap(true) {
 					return errors.New("timeout")
 				}
 				return err

@@ -154,7 +154,7 @@ func (l *lockOps) add(from Event, ret time.Duration, out lockOutput) {
 		l.grants = append(l.grants, op)
 	case from.Kind == LockCall && out.outcome == "unknown":
 		since := from.At
-		if strings.Contains(from.Text, "too few replicas") { // and it has been released
+		if released(from.Text) {
 			since -= l.ttl
 		}
 		l.confirmed[h] = min(cmp.Or(l.confirmed[h], since), since)

@@ -134,7 +134,7 @@ type lockCalls struct {
 	n    *node
 	id   string
 	// acquisition names what one secret of the lock stands for: from the first
-	// attempt to the one after a grant or an Unlock. Lock and Unlock alone, which are
+	// attempt to the one after a grant or a release. Lock and Unlock alone, which are
 	// called one after the other, tell: an Extend may end when its hold is long over.
 	acquisition atomic.Int64
 	over        bool
@@ -161,8 +161,9 @@ func (l *lockCalls) Lock() error {
 	}
 	ret := l.call(LockCall)
 	err := l.lock.Lock()
-	ret(LockRet, outcomeOf(err))
-	l.over = err == nil
+	outcome := outcomeOf(err)
+	ret(LockRet, outcome)
+	l.over = err == nil || released(outcome)
 	return err
 }
 
@@ -179,6 +180,9 @@ func (l *lockCalls) Unlock() {
 	ret(UnlockRet, "")
 	l.over = true
 }
+
+// released reports whether Lock itself has released what it may have obtained.
+func released(outcome string) bool { return strings.Contains(outcome, "too few replicas") }
 
 // outcomeOf is the first word of a lock's result, then the error.
 func outcomeOf(err error) string {
