@@ -33,6 +33,7 @@ const (
 	rosterTTL   = 10 * time.Second // after which a node that has died is not listed any more
 	rosterEvery = 3 * time.Second  // it enters itself anew, and looks
 	rosterLater = time.Minute      // the same where nothing depends on it, and it can't
+	rosterMost  = time.Minute      // without a look, a node competes for all ids
 
 	// A node that has just come is given nothing yet: it may be gone as soon.
 	youngFor = 5 * time.Second
@@ -143,12 +144,19 @@ func (g *Gone) quit() {
 func (g *Gone) keepListed(roster Roster) {
 	m := &g.member
 	var trouble error
+	looked := time.Now()
 	for g.ctx.Err() == nil {
 		before, pause := trouble, rosterEvery
-		if trouble = g.look(roster); trouble != nil && !g.opts.balance {
+		trouble = g.look(roster)
+		switch {
+		case trouble == nil:
+			looked = time.Now()
+		case !g.opts.balance:
 			pause = rosterLater
-		} else if trouble != nil && before == nil {
+		case before == nil:
 			g.log.Warn("gone: the roster does not work, so ids are not balanced", "cluster", g.opts.cluster, "err", trouble)
+		case time.Since(looked) > rosterMost:
+			g.blind()
 		}
 		select {
 		case <-time.After(jitter(pause) * 4 / 5):
@@ -240,9 +248,7 @@ func (g *Gone) see(es map[string]entry) {
 	m.mu.Unlock()
 
 	g.mu.Lock()
-	for id, c := range g.byID {
-		c.gate.set(g.mayRun(id))
-	}
+	g.setGatesLocked()
 	g.mu.Unlock()
 	if len(gifts) > 0 {
 		go g.makeGifts(gifts)
@@ -253,12 +259,38 @@ func (e entry) node(identity string, young bool) placement.Node {
 	return placement.Node{Name: identity, Weight: e.Weight, Leaving: e.Draining, Young: young, Held: e.Held, Runs: e.Runs}
 }
 
+// blind gives up a view that is too old: those that it has compete may be gone.
+func (g *Gone) blind() {
+	m := &g.member
+	m.mu.Lock()
+	m.view = nil
+	m.mu.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.setGatesLocked()
+}
+
+func (g *Gone) setGatesLocked() {
+	for id, c := range g.byID {
+		c.gate.set(g.mayRun(id))
+	}
+}
+
 // mayRun reports whether this node is to compete for an id.
 func (g *Gone) mayRun(id string) bool {
+	away := g.away()
 	m := &g.member
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.draining && g.opts.weight > 0 && (m.view == nil || m.view.Competes(id))
+	return !away && (m.view == nil || m.view.Competes(id))
+}
+
+// away reports whether this node is to run nothing.
+func (g *Gone) away() bool {
+	m := &g.member
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.draining || g.opts.weight <= 0
 }
 
 // Nodes returns the nodes of the cluster that run ids, by address, as they have entered

@@ -19,7 +19,7 @@ type desk struct{ box *mailbox.Box }
 const (
 	deskID    = "\x00desk"
 	deskToken = 1
-	deskMost  = 64 // questions at a time; others wait
+	deskMost  = 1024 // moves at a time that this node is asked for; more are refused
 )
 
 // A question is what one node asks another.
@@ -49,17 +49,13 @@ func (g *Gone) openDesk() {
 	always := func() time.Duration { return time.Hour }
 	g.desk.box = g.room.Begin(g.ctx, g.ctx, deskID, deskToken, always, in)
 	go func() {
-		busy := make(chan struct{}, deskMost)
+		moves := make(chan struct{}, deskMost)
 		for {
 			ds := g.desk.box.Take(1, nil)
 			if len(ds) == 0 {
 				return
 			}
-			busy <- struct{}{}
-			go func() {
-				defer func() { <-busy }()
-				g.serve(ds[0])
-			}()
+			g.serve(ds[0], moves)
 		}
 	}()
 }
@@ -69,7 +65,9 @@ func (d *desk) close() {
 	d.box.Finish()
 }
 
-func (g *Gone) serve(d mailbox.Delivery) {
+// serve answers a question. A move asks another node in turn, and must not hold up the
+// questions that this node is asked by it.
+func (g *Gone) serve(d mailbox.Delivery, moves chan struct{}) {
 	if d.Request == nil {
 		return
 	}
@@ -84,15 +82,28 @@ func (g *Gone) serve(d mailbox.Delivery) {
 	case q.Ask == "come":
 		g.come(q.IDs)
 	case q.Ask == "move" && len(q.IDs) == 1:
-		err = g.give(d.Request.Context(), string(q.IDs[0]), q.To)
+		select {
+		case moves <- struct{}{}:
+			go func() {
+				defer func() { <-moves }()
+				reply(d, a, g.give(d.Request.Context(), string(q.IDs[0]), q.To))
+			}()
+			return
+		default:
+			err = fmt.Errorf("gone: the node at %s is busy with %d moves", g.Addr(), deskMost)
+		}
 	default:
 		err = fmt.Errorf("gone: this version does not know how to %q", q.Ask)
 	}
+	reply(d, a, err)
+}
+
+func reply(d mailbox.Delivery, a answer, err error) {
 	if err != nil {
 		a.Error = err.Error()
 	}
-	reply, _ := json.Marshal(a)
-	_ = d.Request.Reply(reply, false)
+	data, _ := json.Marshal(a)
+	_ = d.Request.Reply(data, false)
 }
 
 // ask asks the node with an identity.

@@ -205,6 +205,7 @@ type node struct {
 
 	request func(ctx context.Context, id string, data []byte) ([]byte, error)
 	yield   func(c *candidate) error
+	away    func() bool // it is to run nothing
 }
 
 // stage is where the node learns of tenures and of the end of a candidate.
@@ -265,12 +266,13 @@ func (c *candidate) run() {
 		}
 		sent := c.node.now()
 		err := c.attempt()
+		if err == nil && c.ctx.Err() == nil && !c.tenure(sent) {
+			c.luck.fails = backoff{}
+		}
+		c.gate.done()
 		switch {
 		case c.ctx.Err() != nil:
 		case err == nil:
-			if !c.tenure(sent) {
-				c.luck.fails = backoff{}
-			}
 			c.rest(&c.luck.fails)
 		case errors.Is(err, ErrLockHeld):
 			if c.sleep() {
@@ -278,6 +280,7 @@ func (c *candidate) run() {
 			}
 			c.wait()
 		default:
+			c.gate.again()
 			c.rest(&c.luck.faults)
 		}
 	}
@@ -421,10 +424,16 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	c.node.count.held.Add(1)
 	c.running.Store(true)
 	c.current.Store(t)
+	away := c.node.away()
+	if away { // Drain may have looked for a tenure before there was this one
+		exit(ErrYielded)
+	}
 	go func() {
 		defer close(t.returned) // also when the handler calls runtime.Goexit
 		defer c.rescue()
-		c.handler(r)
+		if !away {
+			c.handler(r)
+		}
 	}()
 	c.node.log.Info("gone: tenure begins", "id", c.id, "token", r.token)
 	return t
@@ -453,7 +462,6 @@ func (c *candidate) await(t *tenure) {
 
 // end ends a tenure whose handler has returned, and reports whether it failed.
 func (c *candidate) end(t *tenure) (failed bool) {
-	defer close(t.over)
 	c.running.Store(false)
 	c.current.Store(nil)
 	t.exit(ErrHandlerReturned)
@@ -467,6 +475,7 @@ func (c *candidate) end(t *tenure) (failed bool) {
 		c.release(t)
 	}
 	c.node.count.held.Add(-1)
+	close(t.over)
 	cause := context.Cause(t.ctx)
 	if lost {
 		c.node.count.lost.Add(1)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -61,7 +62,7 @@ var lockModel = (&porcupine.NondeterministicModel{
 				return []any{s}
 			}
 		case UnlockCall, "":
-			if s.owner == in.owner && (s.token == in.token || in.token == 0) {
+			if s.owner == in.owner && (in.op == UnlockCall || s.token == in.token) {
 				return []any{s, free}
 			}
 			return []any{s}
@@ -80,85 +81,135 @@ var lockModel = (&porcupine.NondeterministicModel{
 // read once for each turn of its loop, in which Redis may have to wait for its own.
 const stale = 5 * time.Millisecond
 
+// A call of a lock.
+type call struct {
+	node, from string // a process, as nodes are started again
+	n          int
+}
+
+func callOf(e Event) call { return call{e.Node, e.From, e.N} }
+
+// strays are the Extends of an id whose answer proves nothing. A lease that is over
+// waits for none, so it may be of the next hold, or of the lock that is being given up:
+// that says so before the service has heard of it.
+func strays(h History, id string) map[call]bool {
+	granted := map[string]int{} // by node: the Lock of its hold, until Lock or Unlock is called
+	meant := map[call]int{}     // by Extend: the same
+	stray := map[call]bool{}
+	for _, e := range h {
+		if e.ID != id {
+			continue
+		}
+		switch e.Kind {
+		case LockCall, UnlockCall:
+			delete(granted, e.Node)
+		case LockRet:
+			if e.Text == "ok" {
+				granted[e.Node] = e.N
+			}
+		case ExtendCall:
+			meant[callOf(e)] = granted[e.Node]
+		case ExtendRet:
+			lock := meant[callOf(e)]
+			stray[callOf(e)] = lock == 0 || lock != granted[e.Node]
+		}
+	}
+	return stray
+}
+
+// A lockHold is a hold as the model knows it.
+type lockHold struct {
+	owner string
+	token uint64 // 0: of an acquisition whose outcome was unknown
+}
+
+// lockOps are the operations of the model that the calls of one lock are.
+type lockOps struct {
+	ttl       time.Duration
+	all       []porcupine.Operation
+	grants    []porcupine.Operation // in order of their return
+	confirmed map[lockHold]time.Duration
+	client    map[string]int // by owner
+}
+
+// add adds a call with an outcome. Confirmed is when the last request was made that was
+// granted; where that is unknown, the first that may have been.
+func (l *lockOps) add(from Event, ret time.Duration, out lockOutput) {
+	h := lockHold{from.Node + " " + from.From, from.Token}
+	if from.Kind == LockCall {
+		h.token = 0
+	}
+	if _, ok := l.client[h.owner]; !ok {
+		l.client[h.owner] = len(l.client)
+	}
+	op := porcupine.Operation{
+		ClientId: l.client[h.owner], Call: int64(from.At), Return: int64(ret),
+		Input: lockInput{from.Kind, h.owner, h.token}, Output: out,
+	}
+	l.all = append(l.all, op)
+	switch {
+	case from.Kind == LockCall && out.outcome == "ok":
+		h.token = out.token
+		l.confirmed[h] = max(l.confirmed[h], from.At)
+		l.grants = append(l.grants, op)
+	case from.Kind == LockCall && out.outcome == "unknown":
+		since := from.At
+		if released(from.Text) {
+			since -= l.ttl
+		}
+		l.confirmed[h] = min(cmp.Or(l.confirmed[h], since), since)
+	case from.Kind == ExtendCall && out.outcome == "ok":
+		l.confirmed[h] = max(l.confirmed[h], from.At)
+	}
+}
+
 // lockOperations turns the calls of one id into operations of the model.
 func lockOperations(h History, id string, ttl time.Duration, guarded bool) []porcupine.Operation {
-	type call struct {
-		node string
-		n    int
-	}
-	type hold struct {
-		owner string
-		token uint64
-	}
-	var ops []porcupine.Operation
-	open := map[call]Event{}
-	confirmed := map[hold]time.Duration{} // when the last request was made that was granted
-	var grants []porcupine.Operation      // in order of their return
-	client := map[string]int{}
-	add := func(from Event, ret time.Duration, out lockOutput) {
-		owner := from.Node + " " + from.From
-		if _, ok := client[owner]; !ok {
-			client[owner] = len(client)
-		}
-		token := from.Token
-		if from.Kind == LockCall {
-			token = 0
-		}
-		op := porcupine.Operation{
-			ClientId: client[owner], Call: int64(from.At), Return: int64(ret),
-			Input: lockInput{from.Kind, owner, token}, Output: out,
-		}
-		h := hold{owner, token}
-		switch {
-		case from.Kind == LockCall && out.outcome == "ok":
-			h.token = out.token
-			confirmed[h] = max(confirmed[h], from.At)
-			grants = append(grants, op)
-		case from.Kind == LockCall && out.outcome == "unknown":
-			confirmed[h] = max(confirmed[h], from.At)
-		case from.Kind == ExtendCall && out.outcome == "ok":
-			confirmed[h] = max(confirmed[h], from.At)
-		}
-		ops = append(ops, op)
-	}
+	ops := &lockOps{ttl: ttl, confirmed: map[lockHold]time.Duration{}, client: map[string]int{}}
+	open, stray := map[call]Event{}, strays(h, id)
 	var wiping time.Duration
 	for _, e := range h {
 		switch {
 		case e.Kind == Wiping:
 			wiping = e.At
 		case e.Kind == Wiped:
-			ops = append(ops, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
+			ops.all = append(ops.all, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
 		case e.ID != id:
 		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall:
-			open[call{e.Node, e.N}] = e
+			open[callOf(e)] = e
 		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet:
-			from, ok := open[call{e.Node, e.N}]
+			k := callOf(e)
+			from, ok := open[k]
 			if !ok {
 				continue
 			}
-			delete(open, call{e.Node, e.N})
+			delete(open, k)
 			outcome, _, _ := strings.Cut(e.Text, " ")
+			if e.Kind == ExtendRet && stray[k] {
+				outcome = "unknown"
+			}
 			if outcome == "held" && guarded {
 				continue // by somebody, or by the restart guard
 			}
 			ret := e.At
+			from.Text = e.Text
 			if outcome == "unknown" || e.Kind == UnlockRet {
 				ret = never // it may have its effect later
 			}
-			add(from, ret, lockOutput{outcome, e.Token})
+			ops.add(from, ret, lockOutput{outcome, e.Token})
 		}
 	}
 	for _, from := range open { // the process was killed in between
-		add(from, never, lockOutput{outcome: "unknown"})
+		ops.add(from, never, lockOutput{outcome: "unknown"})
 	}
-	for h, since := range confirmed {
-		ops = append(ops, porcupine.Operation{
+	for h, since := range ops.confirmed {
+		ops.all = append(ops.all, porcupine.Operation{
 			Call: int64(max(since, since+ttl-stale-excuse())), Return: int64(never),
 			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
 		})
 	}
-	settle(ops, grants)
-	return ops
+	settle(ops.all, ops.grants)
+	return ops.all
 }
 
 // settle bounds what ends a hold: it has had its effect before the next grant, or never

@@ -134,8 +134,10 @@ type lockCalls struct {
 	n    *node
 	id   string
 	// acquisition names what one secret of the lock stands for: from the first
-	// attempt to Unlock, or to the news that the lock is another's.
+	// attempt to the one after a grant or a release. Lock and Unlock alone, which are
+	// called one after the other, tell: an Extend may end when its hold is long over.
 	acquisition atomic.Int64
+	over        bool
 }
 
 func (l *lockCalls) call(k Kind) (ret func(k Kind, text string)) {
@@ -154,9 +156,14 @@ func (l *lockCalls) call(k Kind) (ret func(k Kind, text string)) {
 }
 
 func (l *lockCalls) Lock() error {
+	if l.over {
+		l.acquisition.Store(l.n.calls.Add(1))
+	}
 	ret := l.call(LockCall)
 	err := l.lock.Lock()
-	ret(LockRet, outcomeOf(err))
+	outcome := outcomeOf(err)
+	ret(LockRet, outcome)
+	l.over = err == nil || released(outcome)
 	return err
 }
 
@@ -164,9 +171,6 @@ func (l *lockCalls) Extend() error {
 	ret := l.call(ExtendCall)
 	err := l.lock.Extend()
 	ret(ExtendRet, outcomeOf(err))
-	if errors.Is(err, gone.ErrLockLost) {
-		l.acquisition.Store(l.n.calls.Add(1))
-	}
 	return err
 }
 
@@ -174,8 +178,11 @@ func (l *lockCalls) Unlock() {
 	ret := l.call(UnlockCall)
 	l.lock.Unlock()
 	ret(UnlockRet, "")
-	l.acquisition.Store(l.n.calls.Add(1))
+	l.over = true
 }
+
+// released reports whether Lock itself has released what it may have obtained.
+func released(outcome string) bool { return strings.Contains(outcome, "too few replicas") }
 
 // outcomeOf is the first word of a lock's result, then the error.
 func outcomeOf(err error) string {
