@@ -27,12 +27,13 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo demo-exchange test test-long lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
 	@echo 'make demo   run the IRC cluster in this terminal; ARGS=-script plays the story by itself'
 	@echo 'make demo-exchange one session with an exchange, and orders with answers; ARGS=-script likewise'
+	@echo 'make demo-devices a thousand devices spread over workers that come and go; ARGS=-script likewise'
 	@echo 'make test   test every module with the race detector; make test/examples/irc tests one'
 	@echo 'make test-long the tests that take long: more faults and attacks'
 	@echo 'make lint   format, vet, staticcheck and go.mod of every module'
@@ -50,6 +51,10 @@ demo: deps-build
 demo-exchange: deps-build
 	go build -C examples/exchange -o ../../bin/exchange .
 	@exec bin/exchange $(ARGS)
+
+demo-devices: deps-build
+	go build -C examples/devices -o ../../bin/devices .
+	@exec bin/devices $(ARGS)
 
 # Never from the cache: it cannot see that libzmq or redis-server changed. Most tests wait more than
 # they work, so more of them run at a time than there are processors; with many more, they would wait
