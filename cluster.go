@@ -141,7 +141,11 @@ func (g *Gone) look(roster Roster) error {
 
 func (g *Gone) entry() entry {
 	g.mu.Lock()
-	runs := placement.DigestOf(maps.Keys(g.byID))
+	if g.digest == nil {
+		d := placement.DigestOf(maps.Keys(g.byID))
+		g.digest = &d
+	}
+	runs := *g.digest
 	g.mu.Unlock()
 	m := &g.member
 	m.mu.Lock()
@@ -187,9 +191,9 @@ func (g *Gone) see(es map[string]entry) {
 		}
 		nodes = append(nodes, e.node(identity, now.Sub(since) < youngFor))
 	}
-	m.view = placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes, m.view)
-	m.taken = 0
-	view := m.view
+	before := m.view
+	view := placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes, before)
+	m.view, m.taken = view, 0
 	var gifts []placement.Gift
 	if !m.moving && now.Sub(m.moved) >= roundEvery {
 		gifts = view.Gifts()
@@ -197,11 +201,9 @@ func (g *Gone) see(es map[string]entry) {
 	}
 	m.mu.Unlock()
 
-	g.mu.Lock()
-	for id, c := range g.byID {
-		c.gate.set(g.mayRun(id))
+	if !view.RanksAs(before) {
+		g.setGates()
 	}
-	g.mu.Unlock()
 	if len(gifts) > 0 {
 		go g.makeGifts(gifts)
 	}
@@ -209,6 +211,14 @@ func (g *Gone) see(es map[string]entry) {
 
 func (e entry) node(identity string, young bool) placement.Node {
 	return placement.Node{Name: identity, Weight: e.Weight, Leaving: e.Draining, Young: young, Held: e.Held, Runs: e.Runs}
+}
+
+func (g *Gone) setGates() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, c := range g.byID {
+		c.gate.set(g.mayRun(id))
+	}
 }
 
 // mayRun reports whether this node is to compete for an id.
