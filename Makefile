@@ -27,7 +27,7 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
@@ -42,6 +42,7 @@ help:
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
 	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
 	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
+	@echo 'make scale  clusters with many ids, measured and simulated, with figures in docs/scale.md; seven minutes; ARGS=-small for a tenth'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build
@@ -88,6 +89,9 @@ attacks: deps-test
 
 bench: deps-test
 	cd bench && go run . -out ../docs/benchmarks.md $(ARGS)
+
+scale: deps-test
+	cd bench && go run . -scale -out ../docs/scale.md $(ARGS)
 
 lint: $(MODULES:%=lint/%)
 	@unformatted=$$($(GOFUMPT) -l .) && test -z "$$unformatted" || \
