@@ -33,6 +33,12 @@ const (
 	rosterEvery = 3 * time.Second  // it enters itself anew, and looks
 	rosterLater = time.Minute      // the same where nothing depends on it, and it can't
 
+	// That all read what all have entered grows with the square of the nodes. So for
+	// so many more of them each lets one more turn pass, up to a number that has the
+	// dead noticed before their locks have expired.
+	rosterLarge = 100
+	passMost    = 4
+
 	// A node that has just come is given nothing yet: it may be gone as soon.
 	youngFor = 5 * time.Second
 	// Between two rounds everybody has entered what the first has changed.
@@ -58,7 +64,8 @@ type membership struct {
 	since time.Time
 	lock  GoneLock // of the roster; nil: there is none
 	wake  chan struct{}
-	done  chan struct{} // closed when run has returned
+	done  chan struct{} // closed when keepListed has returned
+	pass  int           // turns until the roster is read again; keepListed's alone
 
 	mu       sync.Mutex
 	draining bool
@@ -131,10 +138,16 @@ func (g *Gone) look(roster Roster) error {
 	if !g.opts.balance {
 		return nil
 	}
+	m := &g.member
+	if m.pass > 0 {
+		m.pass--
+		return nil
+	}
 	notes, err := roster.Entered()
 	if err != nil {
 		return err
 	}
+	m.pass = min(len(notes)/rosterLarge, passMost)
 	g.see(entries(notes))
 	return nil
 }
