@@ -87,6 +87,7 @@ type use struct {
 	CPU        time.Duration
 	Begun      []begun // tenures that have begun
 	Tenures    uint64  // of a member
+	Lost       uint64  // of these
 }
 
 type begun struct {
@@ -110,7 +111,7 @@ func usage(collect bool) use {
 		CPU: time.Duration(r.Utime.Nano() + r.Stime.Nano()), Begun: begunSoFar(),
 	}
 	if member != nil {
-		u.Tenures = member.Stats().Tenures
+		u.Tenures, u.Lost = member.Stats().Tenures, member.Stats().Lost
 	}
 	return u
 }

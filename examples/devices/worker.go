@@ -37,7 +37,9 @@ func runWorker(args []string) error {
 		return err
 	}
 	for i := 0; i < *devices && err == nil; i++ {
-		_, err = g.RunOne(deviceID(i), drive(*name))
+		for tries := 0; tries == 0 || err != nil && tries < 10; tries++ { // a lock service that is too busy
+			_, err = g.RunOne(deviceID(i), drive(*name))
+		}
 	}
 	fmt.Println(g.Addr())
 	for orders := bufio.NewScanner(os.Stdin); err == nil && orders.Scan(); {
