@@ -83,7 +83,8 @@ type party struct {
 	members []*child
 	began   time.Time
 	held    []plotter.XYs // by place and time
-	lost    uint64        // tenures, of members that were stopped
+
+	begun, lost uint64 // tenures of members that have ended
 }
 
 func (p *party) start(place int) (err error) {
@@ -150,18 +151,72 @@ func (p *party) settle(since time.Time) (all, even time.Duration, err error) {
 	}
 }
 
-// tenures is how many have begun on the members that run.
-func (p *party) tenures() (n int, err error) {
+// end ends a member, and remembers what there was.
+func (p *party) end(place int, how func(*child)) error {
+	u, err := p.members[place].use(false)
+	p.begun, p.lost = p.begun+u.Tenures, p.lost+u.Lost
+	how(p.members[place])
+	p.members[place] = nil
+	return err
+}
+
+// tenures is how many have begun, and how many of them were lost.
+func (p *party) tenures() (begun, lost uint64, err error) {
+	begun, lost = p.begun, p.lost
 	for _, m := range p.members {
 		if m != nil {
 			u, err := m.use(false)
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
-			n += int(u.Tenures)
+			begun, lost = begun+u.Tenures, lost+u.Lost
 		}
 	}
-	return n, nil
+	return begun, lost, nil
+}
+
+// act does something to the members, and returns a row of what it came to.
+func (p *party) act(what string, do func() error) (row string, err error) {
+	began := time.Now()
+	before, lostBefore, err := p.tenures()
+	if err == nil {
+		err = do()
+	}
+	if err != nil {
+		return "", err
+	}
+	all, even, err := p.settle(began)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintln(os.Stderr, "  "+what, even)
+	begun, lost, err := p.tenures()
+	return fmt.Sprintf("| %s | %.1f s | %.1f s | %d | %d |\n", what, all.Seconds(), even.Seconds(), begun-before, lost-lostBefore), err
+}
+
+func (p *party) startAll() (err error) {
+	for i := 0; i < len(p.members) && err == nil; i++ {
+		err = p.start(i)
+	}
+	return err
+}
+
+// roll restarts all members, one after the other, as a deploy does that waits for each
+// to be ready and for nothing else.
+func (p *party) roll() error {
+	for i := range p.members {
+		err := p.end(i, (*child).stop)
+		if err == nil {
+			_, _, err = p.look()
+		}
+		if err == nil {
+			err = p.start(i)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // measuredCluster is the chapter on a cluster that starts, idles, loses a node, and is
@@ -175,114 +230,33 @@ func measuredCluster(r *report, s *server, z multitude, _ *costs) error {
 			}
 		}
 	}()
-	began := time.Now()
-	for i := range p.members {
-		if err := p.start(i); err != nil {
-			return err
-		}
-	}
-	all, even, err := p.settle(began)
-	if err != nil {
-		return err
-	}
-	r.printf("%d ids on %d processes of this machine, with balance, and one Redis. The TTL is %v.\n\n", z.ids, z.members, longTTL)
-	r.printf("| | all ids have a holder | each node has its share | tenures begun |\n|---|--:|--:|--:|\n")
-	n, err := p.tenures()
-	if err != nil {
-		return err
-	}
-	row := func(what string, all, even time.Duration, begun int) {
-		fmt.Fprintln(os.Stderr, "  "+what, even)
-		r.printf("| %s | %.1f s | %.1f s | %d |\n", what, all.Seconds(), even.Seconds(), begun)
-	}
-	row(fmt.Sprintf("all %d start, one after the other", z.members), all, even, n)
-	time.Sleep(10 * time.Second) // the last corrections
-	idle, err := p.idle(z.idle)
-	if err != nil {
-		return err
-	}
-
-	if n, err = p.tenures(); err != nil {
-		return err
-	}
-	dead, err := p.members[0].use(false)
-	if err != nil {
-		return err
-	}
-	n -= int(dead.Tenures)
-	for _, act := range []struct {
+	var rows, idle string
+	for _, a := range []struct {
 		what string
 		do   func() error
 	}{
-		{"one is killed", func() error { p.members[0].kill(); p.members[0] = nil; return nil }},
+		{fmt.Sprintf("all %d start, one after the other", z.members), p.startAll},
+		{"one is killed", func() error { return p.end(0, (*child).kill) }},
 		{"another takes its place", func() error { return p.start(0) }},
+		{fmt.Sprintf("all %d are restarted, one after the other", z.members), p.roll},
 	} {
-		began := time.Now()
-		if err := act.do(); err != nil {
-			return err
+		row, err := p.act(a.what, a.do)
+		if rows += row; err == nil && idle == "" {
+			time.Sleep(10 * time.Second) // the last corrections
+			idle, err = p.idle(z.idle)
 		}
-		if all, even, err = p.settle(began); err != nil {
-			return err
-		}
-		later, err := p.tenures()
 		if err != nil {
 			return err
 		}
-		row(act.what, all, even, later-n)
-		n = later
 	}
-	if err := p.roll(row); err != nil {
-		return err
-	}
-	for _, m := range p.members {
-		u, err := m.use(false)
-		if err != nil {
-			return err
-		}
-		p.lost += u.Lost
-	}
-	r.printf("\nTenures begun are what the killed node had, and what was moved. Lost, as on a machine that is too busy to extend: %d.\n\n%s", p.lost, idle)
+	r.printf("%d ids on %d processes of this machine, with balance, and one Redis. The TTL is %v.\n\n", z.ids, z.members, longTTL)
+	r.printf("| | all ids have a holder | each node has its share | tenures begun | lost |\n|---|--:|--:|--:|--:|\n%s\n", rows)
+	r.printf("What is lost is not planned: a machine that is too busy to extend, but for the one that was killed.\n\n%s", idle)
 	c := chart{title: "Ids of each node", x: "s", y: "ids"}
 	for i, held := range p.held {
 		c.lines = append(c.lines, curve{name: fmt.Sprint("node ", i+1), points: held})
 	}
 	return r.picture("held", "ids of each node: start, idle, one killed, another joins, all restarted", c)
-}
-
-// roll restarts all members, one after the other, as a deploy does that waits for each
-// to be ready and for nothing else.
-func (p *party) roll(row func(what string, all, even time.Duration, begun int)) error {
-	began, begun := time.Now(), 0
-	n, err := p.tenures()
-	for i, m := range p.members {
-		if err != nil {
-			return err
-		}
-		before, errUse := m.use(false)
-		if errUse != nil {
-			return errUse
-		}
-		// What has begun on a node that ends is counted now.
-		later, errLater := p.tenures()
-		if errLater != nil {
-			return errLater
-		}
-		begun += later - n
-		n = later - int(before.Tenures)
-		p.lost += before.Lost
-		m.stop()
-		p.members[i] = nil
-		if _, _, err = p.look(); err == nil {
-			err = p.start(i)
-		}
-	}
-	all, even, err := p.settle(began)
-	if err != nil {
-		return err
-	}
-	later, err := p.tenures()
-	row(fmt.Sprintf("all %d are restarted, one after the other", len(p.members)), all, even, begun+later-n)
-	return err
 }
 
 // idle looks at the cluster while nothing is asked of it.

@@ -64,6 +64,9 @@ func scale(r *report, z multitude, out string) error {
 		}
 	}
 	r.printf("%s", others)
+	if z.nodes < 1000 {
+		m += "- a first look, of a tenth of the size\n"
+	}
 	return r.publish(fmt.Sprintf(scaleHead, m, time.Since(began).Round(time.Second)), out)
 }
 

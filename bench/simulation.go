@@ -15,7 +15,7 @@ import (
 func simulatedCluster(r *report, _ *server, z multitude, _ *costs) error {
 	all := z.nodes * z.idsOf
 	r.printf("## Simulated\n\n%d nodes and %d ids. Package placement decides, as it does in every node; a round is some 6 s.\n\n", z.nodes, all)
-	r.printf("| | ids that had to move | moved besides | rounds | ids of a node, least to most | furthest from the share |\n|---|--:|--:|--:|--:|--:|\n")
+	r.printf("| | ids that have to move | moved | rounds | ids of a node, least to most | furthest from the share |\n|---|--:|--:|--:|--:|--:|\n")
 	c := placementtest.New(1, all)
 	for len(c.Nodes) < z.nodes {
 		c.Join()
@@ -29,7 +29,7 @@ func simulatedCluster(r *report, _ *server, z multitude, _ *costs) error {
 		ids, parts := c.Off()
 		least, most := extremes(c)
 		fmt.Fprintf(os.Stderr, "  %s: %d moves\n", what, c.Moves)
-		r.printf("| %s | %d | %d | %d | %d to %d | %.0f ids, %.1f %% |\n", what, must, c.Moves-must, rounds, least, most, ids, 100*parts)
+		r.printf("| %s | %d | %d | %d | %d to %d | %.0f ids, %.1f %% |\n", what, must, c.Moves, rounds, least, most, ids, 100*parts)
 		c.Moves = 0
 	}
 	row("all join one that has everything", all-z.idsOf)
@@ -38,17 +38,35 @@ func simulatedCluster(r *report, _ *server, z multitude, _ *costs) error {
 	c.Moves = c.Leave(1)
 	row("one leaves", c.Moves)
 
-	batch := z.nodes / 20
-	deploy := make([]plotter.XYs, 2)
+	batch := max(z.nodes/20, 1)
+	must, deploy := rollSimulated(c, batch)
+	row(fmt.Sprintf("all are restarted, %d at a time", batch), must)
+	c.Moves = c.Leave(z.nodes / 10)
+	row("a tenth dies at once", c.Moves)
+	r.printf("\nWhat leaves or dies is taken over by standbys, and evened out: a deploy moves an id about twice, off the node that ends, and\nto one that has come. Within 3 %% or 1.5 ids of its share nothing moves for a node's sake.\n\n")
+	if err != nil {
+		return err
+	}
+	if err := r.picture("deploy", "ids of the nodes that have least and most during a restart of all", chart{
+		title: fmt.Sprintf("All %d nodes are restarted, %d at a time", z.nodes, batch), x: "half steps: some end, some start", y: "ids of a node",
+		lines: []curve{{name: "the node that has least", points: deploy[0]}, {name: "the node that has most", points: deploy[1]}},
+	}); err != nil {
+		return err
+	}
+	return growth(r, z)
+}
+
+// rollSimulated restarts all nodes, some at a time. It returns how many ids had to move
+// for that, and after each half step what the nodes have that have least and most.
+func rollSimulated(c *placementtest.Cluster, batch int) (must int, extreme [2]plotter.XYs) {
 	draw := func() {
 		least, most := extremes(c)
 		for i, y := range []int{least, most} {
-			deploy[i] = append(deploy[i], plotter.XY{X: float64(len(deploy[i])), Y: float64(y)})
+			extreme[i] = append(extreme[i], plotter.XY{X: float64(len(extreme[i])), Y: float64(y)})
 		}
 	}
 	draw()
-	must := 0
-	for range z.nodes / batch {
+	for range len(c.Nodes) / batch {
 		had := c.Leave(batch)
 		must, c.Moves = must+had, c.Moves+had
 		c.Round()
@@ -60,20 +78,7 @@ func simulatedCluster(r *report, _ *server, z multitude, _ *costs) error {
 		c.Round()
 		draw()
 	}
-	row(fmt.Sprintf("all are restarted, %d at a time", batch), must)
-	c.Moves = c.Leave(z.nodes / 10)
-	row("a tenth dies at once", c.Moves)
-	r.printf("\nWhat leaves or dies is taken over by standbys, and evened out. Within 3 %% or 1.5 ids of its share nothing moves for a node's sake.\n\n")
-	if err != nil {
-		return err
-	}
-	if err := r.picture("deploy", "ids of the nodes that have least and most during a restart of all", chart{
-		title: fmt.Sprintf("All %d nodes are restarted, %d at a time", z.nodes, batch), x: "half steps: some end, some start", y: "ids of a node",
-		lines: []curve{{name: "the node that has least", points: deploy[0]}, {name: "the node that has most", points: deploy[1]}},
-	}); err != nil {
-		return err
-	}
-	return growth(r, z)
+	return must, extreme
 }
 
 // extremes are what the nodes have that have least and most, but for those that have
