@@ -35,6 +35,12 @@ const (
 	rosterLater = time.Minute      // the same where nothing depends on it, and it can't
 	rosterMost  = time.Minute      // without a look, a node competes for all ids
 
+	// That all read what all have entered grows with the square of the nodes. So for
+	// so many more of them each lets one more turn pass, up to a number that has the
+	// dead noticed before their locks have expired.
+	rosterLarge = 100
+	passMost    = 4
+
 	// A node that has just come is given nothing yet: it may be gone as soon.
 	youngFor = 5 * time.Second
 	// Between two rounds everybody has entered what the first has changed.
@@ -58,13 +64,7 @@ type entry struct {
 // membership is a node's part in its cluster.
 type membership struct {
 	since time.Time
-
-	opening sync.Once
-	lock    GoneLock // of the roster
-	err     error    // why there is none
-	listing sync.Once
-	wake    chan struct{}
-	done    chan struct{} // closed when the node is not listed any more
+	listing
 
 	mu       sync.Mutex
 	draining bool
@@ -73,6 +73,17 @@ type membership struct {
 	taken    int                  // ids that were promised to this node since the view was made
 	moving   bool                 // a round is under way
 	moved    time.Time            // when the last ended
+}
+
+// listing is a node's place in the roster.
+type listing struct {
+	opening sync.Once
+	lock    GoneLock // of the roster
+	err     error    // why there is none
+	begin   sync.Once
+	wake    chan struct{}
+	done    chan struct{} // closed when the node is not listed any more
+	pass    int           // turns until the roster is read again; keepListed's alone
 }
 
 // join prepares the node's part. It enters the roster when it runs its first id, or at
@@ -114,7 +125,7 @@ func (g *Gone) list() (Roster, error) {
 // enlist has the node listed from now on.
 func (g *Gone) enlist() {
 	m := &g.member
-	m.listing.Do(func() {
+	m.begin.Do(func() {
 		go func() {
 			defer close(m.done)
 			if roster, err := g.list(); err == nil {
@@ -128,7 +139,7 @@ func (g *Gone) enlist() {
 // quit takes the node off the roster, where the lock service answers in time.
 func (g *Gone) quit() {
 	m := &g.member
-	m.listing.Do(func() {
+	m.begin.Do(func() {
 		close(m.done)
 		if m.lock != nil {
 			closeLock(m.lock)
@@ -181,17 +192,27 @@ func (g *Gone) look(roster Roster) error {
 	if !g.opts.balance {
 		return nil
 	}
+	m := &g.member
+	if m.pass > 0 {
+		m.pass--
+		return nil
+	}
 	notes, err := roster.Entered()
 	if err != nil {
 		return err
 	}
+	m.pass = min(len(notes)/rosterLarge, passMost)
 	g.see(entries(notes))
 	return nil
 }
 
 func (g *Gone) entry() entry {
 	g.mu.Lock()
-	runs := placement.DigestOf(maps.Keys(g.byID))
+	if g.digest == nil {
+		d := placement.DigestOf(maps.Keys(g.byID))
+		g.digest = &d
+	}
+	runs := *g.digest
 	g.mu.Unlock()
 	m := &g.member
 	m.mu.Lock()
@@ -237,9 +258,9 @@ func (g *Gone) see(es map[string]entry) {
 		}
 		nodes = append(nodes, e.node(identity, now.Sub(since) < youngFor))
 	}
-	m.view = placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes, m.view)
-	m.taken = 0
-	view := m.view
+	before := m.view
+	view := placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes, before)
+	m.view, m.taken = view, 0
 	var gifts []placement.Gift
 	if !m.moving && now.Sub(m.moved) >= roundEvery {
 		gifts = view.Gifts()
@@ -247,9 +268,9 @@ func (g *Gone) see(es map[string]entry) {
 	}
 	m.mu.Unlock()
 
-	g.mu.Lock()
-	g.setGatesLocked()
-	g.mu.Unlock()
+	if !view.RanksAs(before) {
+		g.setGates()
+	}
 	if len(gifts) > 0 {
 		go g.makeGifts(gifts)
 	}
@@ -265,6 +286,10 @@ func (g *Gone) blind() {
 	m.mu.Lock()
 	m.view = nil
 	m.mu.Unlock()
+	g.setGates()
+}
+
+func (g *Gone) setGates() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.setGatesLocked()

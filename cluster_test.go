@@ -298,6 +298,30 @@ func TestAnIDIsCompetedForByFewNodes(t *testing.T) {
 	})
 }
 
+// What each reads is as long as the cluster is large.
+func TestNodesOfALargeClusterReadTheRosterLessOften(t *testing.T) {
+	balanced(t, 0, func(t *testing.T, m *members) {
+		for range 110 {
+			m.join()
+		}
+		time.Sleep(10 * time.Second)
+		var entered, read atomic.Int64
+		m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			switch c.Method {
+			case "Enter":
+				entered.Add(1)
+			case "Entered":
+				read.Add(1)
+			}
+			return serve()
+		})
+		time.Sleep(20 * time.Second)
+		if e, r := entered.Load(), read.Load(); e < 110*5 || r == 0 || r > e*3/5 {
+			t.Errorf("entered %d times, and read %d times", e, r)
+		}
+	})
+}
+
 func TestOthersTakeThePlaceOfAHolderAndAllItsStandbys(t *testing.T) {
 	balanced(t, 8, func(t *testing.T, m *members) {
 		for range 8 {

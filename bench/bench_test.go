@@ -136,6 +136,29 @@ func TestLongReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 	}
 }
 
+func TestLongTheReportOnManyIDsHasAllChapters(t *testing.T) {
+	dir := t.TempDir()
+	tiny := multitude{
+		ids: 100, members: 3, idle: time.Second, nodes: 40, idsOf: 50, saturate: 100 * time.Millisecond,
+		rosters: []int{3, 5}, grow: []int{3, 5},
+	}
+	if err := scale(&report{}, tiny, filepath.Join(dir, "scale.md")); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "scale.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, want := range map[string]int{"\n## ": 4, "](scale/": 4, "NaN": 0, "Inf": 0, "%!": 0} {
+		if got := strings.Count(string(text), what); got != want {
+			t.Errorf("%d times %q, want %d", got, what, want)
+		}
+	}
+	if pictures, _ := filepath.Glob(filepath.Join(dir, "scale", "*.svg")); len(pictures) != 4 {
+		t.Error(pictures)
+	}
+}
+
 func TestAChoiceOfTrialsMeasuresThoseAlone(t *testing.T) {
 	t.Parallel()
 	r := &report{rounds: 1, brief: true}

@@ -76,24 +76,48 @@ func (s *server) version() (string, error) {
 
 // commands counts what has been called since the last reset, also from
 // scripts, but for INFO itself.
-func (s *server) commands() (int, error) {
+func (s *server) commands() (total int, err error) {
+	calls, err := s.calls()
+	for name, n := range calls {
+		if name != "info" {
+			total += n
+		}
+	}
+	return total, err
+}
+
+// calls are those by command.
+func (s *server) calls() (map[string]int, error) {
 	info, err := redis.String(s.conn.Do("INFO", "commandstats"))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	total := 0
+	calls := map[string]int{}
 	for line := range strings.Lines(info) {
 		name, stats, ok := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
-		if !ok || name == "info" {
+		if !ok {
 			continue
 		}
 		n := 0
 		if _, err := fmt.Sscanf(stats, "%d", &n); err != nil {
-			return 0, fmt.Errorf("commandstats %q: %w", line, err)
+			return nil, fmt.Errorf("commandstats %q: %w", line, err)
 		}
-		total += n
+		calls[name] = n
 	}
-	return total, nil
+	return calls, nil
+}
+
+// cpu is what the server has used.
+func (s *server) cpu() (used time.Duration, err error) {
+	info, err := redis.String(s.conn.Do("INFO", "cpu"))
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(line, ":")
+		if seconds := 0.0; name == "used_cpu_sys" || name == "used_cpu_user" {
+			_, _ = fmt.Sscan(value, &seconds)
+			used += time.Duration(seconds * float64(time.Second))
+		}
+	}
+	return used, err
 }
 
 // expiry is when the TTL of a key ends, to the millisecond that Redis counts in.
