@@ -17,6 +17,7 @@
 package locktest
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func Run(t *testing.T, s Service) {
 	t.Run("while all is well", func(t *testing.T) {
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		for _, c := range append(promises, extras...) {
+		for _, c := range slices.Concat(promises, extras, passing, rosters) {
 			wg.Go(func() { run(t, c) }) // not t.Parallel, which has them wait for a processor
 		}
 	})
