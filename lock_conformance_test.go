@@ -41,7 +41,7 @@ func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 		t.Parallel()
 		s := startRedis(t)
 		s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~*", "&gone:*").AddFlat(smallestRights).
-			Add("+hset", "+hdel", "+hgetall")...) // for the roster
+			Add("+info", "+hset", "+hdel", "+hgetall")...) // for Check and for the roster
 		locktest.Run(t, locktest.Service{Locks: poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))})
 		if log := fmt.Sprintf("%q", s.do("ACL", "LOG")); log != "[]" {
 			t.Errorf("something was denied: %s", log)

@@ -40,6 +40,10 @@ import (
 // word of a quorum leaves open who holds it, "no leader" and "too many requests"
 // among them.
 //
+// What is passed on is reserved by a second key, that of the lock and a NUL, whose lease
+// is short. A node's entry in the roster is a key with a lease of its own, below Prefix
+// and a NUL.
+//
 // The fields must not be changed while the lock is used.
 type Lock struct {
 	// Expiry is the TTL. 0 means [gone.DefaultExpiry].

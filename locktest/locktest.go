@@ -12,7 +12,7 @@
 // a service has no hook for is skipped, and the output says so. [Proxy] has three
 // of the hooks for whatever is reached over a socket.
 //
-// It takes some ten seconds on a quiet machine, most of which the tests wait. They
+// It takes half a minute on a quiet machine, most of which the tests wait. They
 // measure no speed: the limits are for a machine that does much else.
 package locktest
 
@@ -101,6 +101,7 @@ func Run(t *testing.T, s Service) {
 		}
 	})
 	t.Run("with many ids", func(t *testing.T) { run(t, manyIDs) })
+	t.Run("two nodes", func(t *testing.T) { run(t, twoNodes) })
 	t.Run("while things go wrong", func(t *testing.T) {
 		for _, c := range faults {
 			run(t, c)
