@@ -25,7 +25,7 @@ func history(t *testing.T, lines string) (h History) {
 		}
 		e.At, e.Node = at, f[1]
 		switch e.Kind {
-		case Received, Replied, Sent, Asked, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet:
+		case Received, Replied, Sent, Asked, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet, PassCall, PassRet, Ticket:
 			n := int(0)
 			for _, d := range f[5] {
 				n = n*10 + int(d-'0')
@@ -65,6 +65,17 @@ const good = `
 	75 b begin 6
 	80 b received 6 g 3
 	81 s sent 0 g 3 nil 1
+`
+
+// A lock that a passes on to b, which has tried before.
+const passed = `
+	10 a lock> 0 q 1
+	11 a lock< 5 q 1 ok
+	12 b lock> 0 r 1
+	13 b lock< 0 r 1 held
+	19 b ticket 0 r 0 key
+	20 a pass> 5 q 2 key
+	21 a pass< 5 q 2 ok
 `
 
 func TestEveryViolationIsFound(t *testing.T) {
@@ -172,6 +183,13 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"held by one with an unknown outcome", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 unknown timeout\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n", ""},
 		{"a false loss", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 a extend> 5 q 2\n21 a extend< 5 q 2 lost x\n", "can't be those of one lock"},
 		{"an Extend of what another holds", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n120 b lock> 0 r 1\n121 b lock< 6 r 1 ok\n130 a extend> 5 q 2\n131 a extend< 5 q 2 ok\n", "can't be those of one lock"},
+		{"a lock that is passed on", lock, passed + "25 b lock> 0 r 2\n26 b lock< 6 r 2 ok\n27 b extend> 6 r 3\n28 b extend< 6 r 3 ok\n", ""},
+		{"one that comes before the heir", lock, passed + "23 c lock> 0 s 1\n24 c lock< 6 s 1 ok\n", "can't be those of one lock"},
+		{"one that comes when the heir has not", lock, passed + "23 c lock> 0 s 1\n24 c lock< 0 s 1 held\n2022 c lock> 0 s 2\n2023 c lock< 6 s 2 ok\n", ""},
+		{"a pass without a new token", lock, passed + "25 b lock> 0 r 2\n26 b lock< 5 r 2 ok\n", "can't be those of one lock"},
+		{"an Extend of what was passed on", lock, passed + "25 a extend> 5 q 4\n26 a extend< 5 q 4 ok\n", "can't be those of one lock"},
+		{"a pass of another's", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 b ticket 0 r 0 x\n21 c pass> 4 s 2 x\n22 c pass< 4 s 2 ok\n", "can't be those of one lock"},
+		{"a pass of unknown outcome", lock, strings.TrimSuffix(passed, "ok\n") + "unknown timeout\n" + "25 b lock> 0 r 2\n26 b lock< 6 r 2 ok\n", ""},
 		{"two grants, as Redis forgot", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n15 - wiping 0\n16 - wiped 0\n20 b lock> 0 r 1\n21 b lock< 6 r 1 ok\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -15,9 +15,10 @@ import (
 // request was made, so a hold that ends early shows.
 
 type lockInput struct {
-	op    Kind // LockCall, ExtendCall, UnlockCall, Wiping; "" for an expiry
+	op    Kind // LockCall, ExtendCall, UnlockCall, PassCall, Wiping; "" for an expiry
 	owner string
 	token uint64
+	heir  string // of a PassCall
 }
 
 type lockOutput struct {
@@ -26,9 +27,10 @@ type lockOutput struct {
 }
 
 type lockState struct {
-	owner string // "" when free
-	token uint64 // 0: of an acquisition whose outcome was unknown
-	last  uint64 // highest token that was seen
+	owner  string // "" when free
+	token  uint64 // 0: of an acquisition whose outcome was unknown, or that it was passed on to
+	last   uint64 // highest token that was seen
+	passed bool   // and its owner has not come yet
 }
 
 // earlier owns a hold that an older copy of Redis's memory still knows. It runs
@@ -45,13 +47,13 @@ var lockModel = (&porcupine.NondeterministicModel{
 			switch {
 			case out.outcome == "ok" && (s.owner == "" || s.owner == earlier) && out.token > s.last,
 				out.outcome == "ok" && s.owner == in.owner && s.token == 0 && out.token > s.last:
-				return []any{lockState{in.owner, out.token, out.token}}
+				return []any{lockState{owner: in.owner, token: out.token, last: out.token}}
 			case out.outcome == "ok" && s.owner == in.owner && s.token == out.token:
 				return []any{s} // "yes, yours"
-			case out.outcome == "held" && s.owner != "" && s.owner != in.owner:
-				return []any{s}
+			case out.outcome == "held" && s.owner != "" && (s.owner != in.owner || s.passed):
+				return []any{s} // of what was passed to it also where the attempt is older than its ticket
 			case out.outcome == "unknown" && (s.owner == "" || s.owner == earlier):
-				return []any{s, lockState{in.owner, 0, s.last}}
+				return []any{s, lockState{owner: in.owner, last: s.last}}
 			case out.outcome == "unknown":
 				return []any{s}
 			}
@@ -60,13 +62,23 @@ var lockModel = (&porcupine.NondeterministicModel{
 			if out.outcome == "unknown" || mine == (out.outcome == "ok") {
 				return []any{s}
 			}
+		case PassCall:
+			mine, to := s.owner == in.owner && s.token == in.token, lockState{owner: in.heir, last: s.last, passed: true}
+			switch {
+			case mine && out.outcome == "ok":
+				return []any{to}
+			case mine && out.outcome == "unknown":
+				return []any{s, to}
+			case !mine && out.outcome != "ok":
+				return []any{s}
+			}
 		case UnlockCall, "":
-			if s.owner == in.owner && (s.token == in.token || in.token == 0) {
+			if s.owner == in.owner && (s.token == in.token || in.token == 0 || s.passed) {
 				return []any{s, free}
 			}
 			return []any{s}
 		case Wiping:
-			return []any{free, s, lockState{earlier, 0, s.last}}
+			return []any{free, s, lockState{owner: earlier, last: s.last}}
 		}
 		return nil
 	},
@@ -80,58 +92,46 @@ var lockModel = (&porcupine.NondeterministicModel{
 // read once for each turn of its loop, in which Redis may have to wait for its own.
 const stale = 5 * time.Millisecond
 
+// A lockTrace is the calls of one lock as operations of the model.
+type lockTrace struct {
+	ops       []porcupine.Operation
+	grants    []porcupine.Operation  // in order of their return
+	confirmed map[hold]time.Duration // when the last request was made that was granted
+	passes    map[hold]time.Duration // to whom they were, when the last was made
+	tickets   map[string]string      // whose they are
+	clients   map[string]int
+}
+
+// A hold is known by its owner and its token, which is 0 before the owner knows it.
+type hold struct {
+	owner string
+	token uint64
+}
+
+// kept is for how long a lock is kept for whom it was passed on to.
+const kept = 2 * time.Second
+
 // lockOperations turns the calls of one id into operations of the model.
 func lockOperations(h History, id string, ttl time.Duration, guarded bool) []porcupine.Operation {
 	type call struct {
 		node string
 		n    int
 	}
-	type hold struct {
-		owner string
-		token uint64
-	}
-	var ops []porcupine.Operation
+	t := &lockTrace{confirmed: map[hold]time.Duration{}, passes: map[hold]time.Duration{}, tickets: map[string]string{}, clients: map[string]int{}}
 	open := map[call]Event{}
-	confirmed := map[hold]time.Duration{} // when the last request was made that was granted
-	var grants []porcupine.Operation      // in order of their return
-	client := map[string]int{}
-	add := func(from Event, ret time.Duration, out lockOutput) {
-		owner := from.Node + " " + from.From
-		if _, ok := client[owner]; !ok {
-			client[owner] = len(client)
-		}
-		token := from.Token
-		if from.Kind == LockCall {
-			token = 0
-		}
-		op := porcupine.Operation{
-			ClientId: client[owner], Call: int64(from.At), Return: int64(ret),
-			Input: lockInput{from.Kind, owner, token}, Output: out,
-		}
-		h := hold{owner, token}
-		switch {
-		case from.Kind == LockCall && out.outcome == "ok":
-			h.token = out.token
-			confirmed[h] = max(confirmed[h], from.At)
-			grants = append(grants, op)
-		case from.Kind == LockCall && out.outcome == "unknown":
-			confirmed[h] = max(confirmed[h], from.At)
-		case from.Kind == ExtendCall && out.outcome == "ok":
-			confirmed[h] = max(confirmed[h], from.At)
-		}
-		ops = append(ops, op)
-	}
 	var wiping time.Duration
 	for _, e := range h {
 		switch {
 		case e.Kind == Wiping:
 			wiping = e.At
 		case e.Kind == Wiped:
-			ops = append(ops, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
+			t.ops = append(t.ops, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
 		case e.ID != id:
-		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall:
+		case e.Kind == Ticket:
+			t.tickets[e.Text] = ownerOf(e)
+		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall, e.Kind == PassCall:
 			open[call{e.Node, e.N}] = e
-		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet:
+		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet, e.Kind == PassRet:
 			from, ok := open[call{e.Node, e.N}]
 			if !ok {
 				continue
@@ -145,20 +145,54 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 			if outcome == "unknown" || e.Kind == UnlockRet {
 				ret = never // it may have its effect later
 			}
-			add(from, ret, lockOutput{outcome, e.Token})
+			t.add(from, ret, lockOutput{outcome, e.Token})
 		}
 	}
 	for _, from := range open { // the process was killed in between
-		add(from, never, lockOutput{outcome: "unknown"})
+		t.add(from, never, lockOutput{outcome: "unknown"})
 	}
-	for h, since := range confirmed {
-		ops = append(ops, porcupine.Operation{
-			Call: int64(max(since, since+ttl-stale-excuse())), Return: int64(never),
+	t.expire(t.confirmed, ttl)
+	t.expire(t.passes, kept)
+	settle(t.ops, t.grants)
+	return t.ops
+}
+
+// ownerOf is the acquisition that an event is of.
+func ownerOf(e Event) string { return e.Node + " " + e.From }
+
+// add adds a call.
+func (t *lockTrace) add(from Event, ret time.Duration, out lockOutput) {
+	h := hold{ownerOf(from), from.Token}
+	if from.Kind == LockCall {
+		h.token = 0
+	}
+	if _, ok := t.clients[h.owner]; !ok {
+		t.clients[h.owner] = len(t.clients)
+	}
+	in := lockInput{op: from.Kind, owner: h.owner, token: h.token, heir: t.tickets[from.Text]}
+	op := porcupine.Operation{ClientId: t.clients[h.owner], Call: int64(from.At), Return: int64(ret), Input: in, Output: out}
+	t.ops = append(t.ops, op)
+	if from.Kind == LockCall && out.outcome == "ok" {
+		h.token = out.token
+		t.grants = append(t.grants, op)
+	}
+	switch {
+	case from.Kind == PassCall && out.outcome != "lost":
+		to := hold{owner: in.heir}
+		t.passes[to] = max(t.passes[to], from.At)
+	case from.Kind == LockCall && out.outcome != "held", from.Kind == ExtendCall && out.outcome == "ok":
+		t.confirmed[h] = max(t.confirmed[h], from.At)
+	}
+}
+
+// expire adds that holds may run out, a TTL after the last request for each.
+func (t *lockTrace) expire(since map[hold]time.Duration, ttl time.Duration) {
+	for h, at := range since {
+		t.ops = append(t.ops, porcupine.Operation{
+			Call: int64(max(at, at+ttl-stale-excuse())), Return: int64(never),
 			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
 		})
 	}
-	settle(ops, grants)
-	return ops
 }
 
 // settle bounds what ends a hold: it has had its effect before the next grant, or never

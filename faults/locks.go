@@ -107,6 +107,23 @@ func (l loggedRedis) Lock() error   { return l.calls.Lock() }
 func (l loggedRedis) Extend() error { return l.calls.Extend() }
 func (l loggedRedis) Unlock()       { l.calls.Unlock() }
 
+// Ticket notes which acquisition the lock may be passed on to.
+func (l loggedRedis) Ticket() string {
+	ticket := l.RedisLock.Ticket()
+	l.calls.n.log.Add(Event{Kind: Ticket, ID: l.calls.id, From: l.calls.from(), Text: ticket})
+	return ticket
+}
+
+func (l loggedRedis) Pass(ticket, value string) error {
+	ret := l.calls.call(PassCall, ticket)
+	err := l.RedisLock.Pass(ticket, value)
+	ret(PassRet, outcomeOf(err))
+	if err == nil {
+		l.calls.renew()
+	}
+	return err
+}
+
 type loggedLock struct {
 	fullLock
 	calls *lockCalls
@@ -138,11 +155,11 @@ type lockCalls struct {
 	acquisition atomic.Int64
 }
 
-func (l *lockCalls) call(k Kind) (ret func(k Kind, text string)) {
-	e := Event{
-		Kind: k, ID: l.id, Token: l.lock.FencingToken(),
-		From: fmt.Sprintf("%d/%d", os.Getpid(), l.acquisition.Load()), N: int(l.n.calls.Add(1)),
-	}
+func (l *lockCalls) from() string { return fmt.Sprintf("%d/%d", os.Getpid(), l.acquisition.Load()) }
+func (l *lockCalls) renew()       { l.acquisition.Store(l.n.calls.Add(1)) }
+
+func (l *lockCalls) call(k Kind, text string) (ret func(k Kind, text string)) {
+	e := Event{Kind: k, ID: l.id, Token: l.lock.FencingToken(), From: l.from(), N: int(l.n.calls.Add(1)), Text: text}
 	l.n.log.Add(e)
 	return func(k Kind, text string) {
 		if k == LockRet {
@@ -154,27 +171,27 @@ func (l *lockCalls) call(k Kind) (ret func(k Kind, text string)) {
 }
 
 func (l *lockCalls) Lock() error {
-	ret := l.call(LockCall)
+	ret := l.call(LockCall, "")
 	err := l.lock.Lock()
 	ret(LockRet, outcomeOf(err))
 	return err
 }
 
 func (l *lockCalls) Extend() error {
-	ret := l.call(ExtendCall)
+	ret := l.call(ExtendCall, "")
 	err := l.lock.Extend()
 	ret(ExtendRet, outcomeOf(err))
 	if errors.Is(err, gone.ErrLockLost) {
-		l.acquisition.Store(l.n.calls.Add(1))
+		l.renew()
 	}
 	return err
 }
 
 func (l *lockCalls) Unlock() {
-	ret := l.call(UnlockCall)
+	ret := l.call(UnlockCall, "")
 	l.lock.Unlock()
 	ret(UnlockRet, "")
-	l.acquisition.Store(l.n.calls.Add(1))
+	l.renew()
 }
 
 // outcomeOf is the first word of a lock's result, then the error.
