@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	gone "github.com/Diggs/go-one"
 )
 
 // manyScenarios are what happens to nodes that share many ids, while messages flow to
@@ -33,14 +35,14 @@ func manyScenario(name, fault string, isPlanned bool, cut string, round func(m *
 	s := Scenario{
 		Name: name, Fault: "many ids on 5 nodes that balance them: " + fault,
 		Holds: "shares even within ±5 % or 2 ids ≤ 30 s after, then no move; few moves",
-		TTL:   20 * ttl, Planned: isPlanned, Rounds: 5, Long: 2,
+		TTL:   gone.DefaultExpiry, Bound: 2 * time.Second, Planned: isPlanned, Rounds: 5, Long: 2,
 		Measure: "event to even shares",
 	}
-	s.Bound = time.Second
 	if isPlanned {
 		s.Holds += "; " + planned
 	} else {
-		s.Bound += s.TTL + 4*time.Second
+		s.TTL = 20 * ttl
+		s.Bound = s.TTL + 5*time.Second
 	}
 	s.Play = func(c *Cluster, rounds int) {
 		m := c.crowd(cut)
@@ -118,7 +120,7 @@ func (m *crowd) join(names ...string) {
 	}
 	for _, name := range names {
 		m.await(m.nodes[name])
-		m.tell(m.nodes[name], "send 2 20ms 64 %d %s", m.impatience(), strings.Join(m.ids, " "))
+		m.tell(m.nodes[name], "send 2 50ms 64 %d %s", m.impatience(), strings.Join(m.ids, " "))
 	}
 }
 
@@ -132,17 +134,17 @@ func (m *crowd) event(kind string, do func() (most int)) {
 	if !m.Planned {
 		bound += m.ttl
 	}
-	uneven, moved, seen := at, at, m.counts[Begin]
-	calm := m.within(bound+2*calmFor+4*slack(), func() bool {
-		now := clock()
+	uneven, moved, seen, calm := at, at, m.counts[Begin], false
+	for now := at; !calm && now < at+bound+2*calmFor+4*slack(); now = clock() {
+		m.pause(50 * time.Millisecond)
 		if n := m.counts[Begin]; n != seen {
 			seen, moved = n, now
 		}
 		if !m.even() {
 			uneven = now
 		}
-		return now-max(uneven, moved) > calmFor
-	})
+		calm = now-max(uneven, moved) > calmFor
+	}
 	switch took := uneven - at; {
 	case !calm:
 		m.Findings.add(at, "%s: no rest: %v held, the last move %v after it", kind, m.held(), moved-at)
@@ -165,7 +167,7 @@ func (m *crowd) event(kind string, do func() (most int)) {
 }
 
 // some is what may move beside what must.
-func (m *crowd) some() int { return 6 + len(m.ids)/50 }
+func (m *crowd) some() int { return 6 + len(m.ids)/25 }
 
 // share is what so many nodes are to hold that have come to others.
 func (m *crowd) share(nodes int) int {
@@ -282,8 +284,12 @@ func drainAndResume(m *crowd, _ int) {
 func moveSome(m *crowd, _ int) {
 	m.event("five moves", func() (most int) {
 		for range 5 {
-			id, to := pick(m.ids), m.any()
+			id := pick(m.ids)
 			t := m.holder(id)
+			to := m.any()
+			for to.Name == t.Node {
+				to = m.any()
+			}
 			m.command(m.any(), "move %s %s", id, to.Addr)
 			if !m.within(time.Second+slack(), func() bool { return m.current(id).Node == to.Name }) {
 				m.Findings.add(clock(), "%s was moved from %s to %s and is at %s", id, t.Node, to.Name, m.current(id).Node)
