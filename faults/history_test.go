@@ -186,6 +186,7 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"a lock that is passed on", lock, passed + "25 b lock> 0 r 2\n26 b lock< 6 r 2 ok\n27 b extend> 6 r 3\n28 b extend< 6 r 3 ok\n", ""},
 		{"one that comes before the heir", lock, passed + "23 c lock> 0 s 1\n24 c lock< 6 s 1 ok\n", "can't be those of one lock"},
 		{"one that comes when the heir has not", lock, passed + "23 c lock> 0 s 1\n24 c lock< 0 s 1 held\n2022 c lock> 0 s 2\n2023 c lock< 6 s 2 ok\n", ""},
+		{"an heir that comes the second time only", lock, passed + "23 c lock> 0 s 1\n24 c lock< 0 s 1 held\n2022 c lock> 0 s 2\n2023 c lock< 7 s 2 ok\n2030 c pass> 7 s 3 key\n2031 c pass< 7 s 3 ok\n2032 b lock> 0 r 2\n2033 b lock< 8 r 2 ok\n", ""},
 		{"a pass without a new token", lock, passed + "25 b lock> 0 r 2\n26 b lock< 5 r 2 ok\n", "can't be those of one lock"},
 		{"an Extend of what was passed on", lock, passed + "25 a extend> 5 q 4\n26 a extend< 5 q 4 ok\n", "can't be those of one lock"},
 		{"a pass of another's", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 b ticket 0 r 0 x\n21 c pass> 4 s 2 x\n22 c pass< 4 s 2 ok\n", "can't be those of one lock"},

@@ -97,7 +97,6 @@ type lockTrace struct {
 	ops       []porcupine.Operation
 	grants    []porcupine.Operation  // in order of their return
 	confirmed map[hold]time.Duration // when the last request was made that was granted
-	passes    map[hold]time.Duration // to whom they were, when the last was made
 	tickets   map[string]string      // whose they are
 	clients   map[string]int
 }
@@ -117,7 +116,7 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 		node string
 		n    int
 	}
-	t := &lockTrace{confirmed: map[hold]time.Duration{}, passes: map[hold]time.Duration{}, tickets: map[string]string{}, clients: map[string]int{}}
+	t := &lockTrace{confirmed: map[hold]time.Duration{}, tickets: map[string]string{}, clients: map[string]int{}}
 	open := map[call]Event{}
 	var wiping time.Duration
 	for _, e := range h {
@@ -151,8 +150,9 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 	for _, from := range open { // the process was killed in between
 		t.add(from, never, lockOutput{outcome: "unknown"})
 	}
-	t.expire(t.confirmed, ttl)
-	t.expire(t.passes, kept)
+	for h, since := range t.confirmed {
+		t.expire(h, since, ttl)
+	}
 	settle(t.ops, t.grants)
 	return t.ops
 }
@@ -178,21 +178,18 @@ func (t *lockTrace) add(from Event, ret time.Duration, out lockOutput) {
 	}
 	switch {
 	case from.Kind == PassCall && out.outcome != "lost":
-		to := hold{owner: in.heir}
-		t.passes[to] = max(t.passes[to], from.At)
+		t.expire(hold{owner: in.heir}, from.At, kept)
 	case from.Kind == LockCall && out.outcome != "held", from.Kind == ExtendCall && out.outcome == "ok":
 		t.confirmed[h] = max(t.confirmed[h], from.At)
 	}
 }
 
-// expire adds that holds may run out, a TTL after the last request for each.
-func (t *lockTrace) expire(since map[hold]time.Duration, ttl time.Duration) {
-	for h, at := range since {
-		t.ops = append(t.ops, porcupine.Operation{
-			Call: int64(max(at, at+ttl-stale-excuse())), Return: int64(never),
-			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
-		})
-	}
+// expire adds that a hold may run out, a TTL after a request for it.
+func (t *lockTrace) expire(h hold, since, ttl time.Duration) {
+	t.ops = append(t.ops, porcupine.Operation{
+		Call: int64(max(since, since+ttl-stale-excuse())), Return: int64(never),
+		Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
+	})
 }
 
 // settle bounds what ends a hold: it has had its effect before the next grant, or never
