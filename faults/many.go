@@ -63,6 +63,7 @@ type crowd struct {
 	ids   []string
 	idle  map[string]bool // nodes that are to hold nothing now
 	pace  time.Duration   // a sender pauses for as long
+	calm  time.Duration   // without a move: in so long each node would have given something away
 	place func(name string, cfg NodeConfig) (NodeConfig, []string)
 	net   Net               // if there is one
 	ways  map[string]*Proxy // to Redis, if there are any
@@ -76,19 +77,15 @@ type cost struct {
 	times, gaps []time.Duration
 }
 
-const (
-	evenWithin = 30 * time.Second
-	// In so long each node would have given something away twice.
-	calmFor = 13 * time.Second
-)
+const evenWithin = 30 * time.Second
 
 // crowd starts five nodes and waits until each has its share.
 func (c *Cluster) crowd(cut string) *crowd {
 	m := &crowd{Cluster: c, idle: map[string]bool{}, place: anew, ways: map[string]*Proxy{}, costs: map[string]*cost{}}
 	many := 1000
-	m.pace = 50 * time.Millisecond
+	m.pace, m.calm = 50*time.Millisecond, 13*time.Second
 	if leeway > 0 {
-		many, m.pace = 100, 200*time.Millisecond
+		many, m.pace, m.calm = 100, 200*time.Millisecond, 8*time.Second
 	}
 	for i := range many {
 		m.ids = append(m.ids, fmt.Sprint("id", i))
@@ -137,7 +134,7 @@ func (m *crowd) event(kind string, do func() (most int)) {
 		bound += m.ttl
 	}
 	uneven, moved, seen, calm := at, at, m.counts[Begin], false
-	for now := at; !calm && now < at+bound+2*calmFor+4*slack(); now = clock() {
+	for now := at; !calm && now < at+bound+2*m.calm+4*slack(); now = clock() {
 		m.pause(50 * time.Millisecond)
 		if n := m.counts[Begin]; n != seen {
 			seen, moved = n, now
@@ -145,7 +142,7 @@ func (m *crowd) event(kind string, do func() (most int)) {
 		if !m.even() {
 			uneven = now
 		}
-		calm = now-max(uneven, moved) > calmFor
+		calm = now-max(uneven, moved) > m.calm
 	}
 	switch took := uneven - at; {
 	case !calm:
@@ -182,6 +179,10 @@ func tooBusy() bool { return excuse() > time.Second/4 }
 
 // some is what may move beside what must.
 func (m *crowd) some() int { return 6 + len(m.ids)/25 }
+
+// spilt is what may move when a node gives up all it holds: whoever of the standbys comes
+// first takes it, and what is uneven then moves once more.
+func (m *crowd) spilt(name string) int { return m.held()[name]*5/4 + m.some() }
 
 // share is what so many nodes are to hold that have come to others.
 func (m *crowd) share(nodes int) int {
@@ -273,7 +274,7 @@ func joinAndLeave(m *crowd, i int) {
 	})
 	m.event("leave", func() (most int) {
 		n := m.any()
-		most = m.held()[nameOf(n.Name)] + m.some()
+		most = m.spilt(nameOf(n.Name))
 		m.term(n)
 		return most
 	})
@@ -283,7 +284,7 @@ func drainAndResume(m *crowd, _ int) {
 	n := m.any()
 	name := nameOf(n.Name)
 	m.event("drain", func() (most int) {
-		most = m.held()[name] + m.some()
+		most = m.spilt(name)
 		m.command(n, "drain")
 		m.idle[name] = true
 		m.poll()
@@ -359,10 +360,10 @@ func killSome(m *crowd, i int) {
 		var victims []*Node
 		for _, name := range names {
 			victims = append(victims, m.nodes[name])
-			most += m.held()[name]
+			most += m.spilt(name)
 		}
 		m.kill(victims...)
-		return most + len(names)*m.some()
+		return most
 	})
 	m.event(fmt.Sprintf("%d started anew", len(names)), func() (most int) {
 		m.join(names...)
@@ -383,7 +384,7 @@ func freezeOne(m *crowd, i int) {
 		return
 	}
 	m.event("frozen", func() (most int) {
-		most = m.held()[name] + m.some()
+		most = m.spilt(name)
 		m.freeze(n)
 		m.idle[name] = true
 		return most
@@ -399,7 +400,7 @@ func cutFromRedis(m *crowd, _ int) {
 	n := m.any()
 	name := nameOf(n.Name)
 	m.event("cut off from Redis", func() (most int) {
-		most = m.held()[name] + m.some()
+		most = m.spilt(name)
 		m.ways[name].swallow()
 		m.idle[name] = true
 		return most
