@@ -31,7 +31,7 @@ func history(t *testing.T, lines string) (h History) {
 		}
 		e.At, e.Node = at, f[1]
 		switch e.Kind {
-		case Received, Replied, Sent, Asked, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet:
+		case Received, Replied, Sent, Asked, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet, PassCall, PassRet, Ticket:
 			n := int(0)
 			for _, d := range f[5] {
 				n = n*10 + int(d-'0')
@@ -71,6 +71,17 @@ const good = `
 	75 b begin 6
 	80 b received 6 g 3
 	81 s sent 0 g 3 nil 1
+`
+
+// A lock that a passes on to b, which has tried before.
+const passed = `
+	10 a lock> 0 q 1
+	11 a lock< 5 q 1 ok
+	12 b lock> 0 r 1
+	13 b lock< 0 r 1 held
+	19 b ticket 0 r 0 key
+	20 a pass> 5 q 2 key
+	21 a pass< 5 q 2 ok
 `
 
 func TestEveryViolationIsFound(t *testing.T) {
@@ -184,6 +195,14 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"a call of a process that was killed, whose successor counts from 1 as well", lock, "10 a lock> 0 1/1 1\n15 a killed 0\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n150 a lock> 0 2/1 1\n151 a lock< 5 2/1 1 ok\n", ""},
 		{"what may have been obtained runs out though another try came to nothing", lock, "10 a lock> 0 p 1\n11 a lock< 0 p 1 unknown timeout\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n50 a lock> 0 p 2\n51 a lock< 0 p 2 unknown timeout\n115 b lock> 0 r 2\n116 b lock< 5 r 2 ok\n", ""},
 		{"what may have been obtained is released where too few replicas know", lock, "10 a lock> 0 p 1\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n30 a lock< 0 p 1 unknown too few replicas have confirmed: 0 of 1\n35 b lock> 0 r 2\n36 b lock< 5 r 2 ok\n", ""},
+		{"a lock that is passed on", lock, passed + "25 b lock> 0 r 2\n26 b lock< 6 r 2 ok\n27 b extend> 6 r 3\n28 b extend< 6 r 3 ok\n", ""},
+		{"one that comes before the heir", lock, passed + "23 c lock> 0 s 1\n24 c lock< 6 s 1 ok\n", "can't be those of one lock"},
+		{"one that comes when the heir has not", lock, passed + "23 c lock> 0 s 1\n24 c lock< 0 s 1 held\n2022 c lock> 0 s 2\n2023 c lock< 6 s 2 ok\n", ""},
+		{"an heir that comes the second time only", lock, passed + "23 c lock> 0 s 1\n24 c lock< 0 s 1 held\n2022 c lock> 0 s 2\n2023 c lock< 7 s 2 ok\n2030 c pass> 7 s 3 key\n2031 c pass< 7 s 3 ok\n2032 b lock> 0 r 2\n2033 b lock< 8 r 2 ok\n", ""},
+		{"a pass without a new token", lock, passed + "25 b lock> 0 r 2\n26 b lock< 5 r 2 ok\n", "can't be those of one lock"},
+		{"an Extend of what was passed on", lock, passed + "25 a extend> 5 q 4\n26 a extend< 5 q 4 ok\n", "can't be those of one lock"},
+		{"a pass of another's", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 b ticket 0 r 0 x\n21 c pass> 4 s 2 x\n22 c pass< 4 s 2 ok\n", "can't be those of one lock"},
+		{"a pass of unknown outcome", lock, strings.TrimSuffix(passed, "ok\n") + "unknown timeout\n" + "25 b lock> 0 r 2\n26 b lock< 6 r 2 ok\n", ""},
 		{"two grants, as Redis forgot", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n15 - wiping 0\n16 - wiped 0\n20 b lock> 0 r 1\n21 b lock< 6 r 1 ok\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

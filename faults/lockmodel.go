@@ -16,9 +16,10 @@ import (
 // request was made, so a hold that ends early shows.
 
 type lockInput struct {
-	op    Kind // LockCall, ExtendCall, UnlockCall, Wiping; "" for an expiry
+	op    Kind // LockCall, ExtendCall, UnlockCall, PassCall, Wiping; "" for an expiry
 	owner string
 	token uint64
+	heir  string // of a PassCall: a node
 }
 
 type lockOutput struct {
@@ -27,9 +28,17 @@ type lockOutput struct {
 }
 
 type lockState struct {
-	owner string // "" when free
-	token uint64 // 0: of an acquisition whose outcome was unknown
-	last  uint64 // highest token that was seen
+	owner  string // "" when free
+	token  uint64 // 0: of an acquisition whose outcome was unknown, or that it was passed on to
+	last   uint64 // highest token that was seen
+	passed bool   // and its owner has not come yet
+}
+
+// ofHeir reports whether the lock was passed on to the node of an owner. By which of its
+// tickets is not told apart.
+func (s lockState) ofHeir(owner string) bool {
+	node, _, _ := strings.Cut(owner, " ")
+	return s.passed && s.owner == node
 }
 
 // earlier owns a hold that an older copy of Redis's memory still knows. It runs
@@ -45,14 +54,15 @@ var lockModel = (&porcupine.NondeterministicModel{
 		case LockCall:
 			switch {
 			case out.outcome == "ok" && (s.owner == "" || s.owner == earlier) && out.token > s.last,
+				out.outcome == "ok" && s.ofHeir(in.owner) && out.token > s.last,
 				out.outcome == "ok" && s.owner == in.owner && s.token == 0 && out.token > s.last:
-				return []any{lockState{in.owner, out.token, out.token}}
+				return []any{lockState{owner: in.owner, token: out.token, last: out.token}}
 			case out.outcome == "ok" && s.owner == in.owner && s.token == out.token:
 				return []any{s} // "yes, yours"
 			case out.outcome == "held" && s.owner != "" && s.owner != in.owner:
-				return []any{s}
-			case out.outcome == "unknown" && (s.owner == "" || s.owner == earlier):
-				return []any{s, lockState{in.owner, 0, s.last}}
+				return []any{s} // of what was passed to it also where the attempt is older than its ticket
+			case out.outcome == "unknown" && (s.owner == "" || s.owner == earlier || s.ofHeir(in.owner)):
+				return []any{s, lockState{owner: in.owner, last: s.last}}
 			case out.outcome == "unknown":
 				return []any{s}
 			}
@@ -61,13 +71,23 @@ var lockModel = (&porcupine.NondeterministicModel{
 			if out.outcome == "unknown" || mine == (out.outcome == "ok") {
 				return []any{s}
 			}
+		case PassCall:
+			mine, to := s.owner == in.owner && s.token == in.token, lockState{owner: in.heir, last: s.last, passed: true}
+			switch {
+			case mine && out.outcome == "ok":
+				return []any{to}
+			case mine && out.outcome == "unknown":
+				return []any{s, to}
+			case !mine && out.outcome != "ok":
+				return []any{s}
+			}
 		case UnlockCall, "":
-			if s.owner == in.owner && (in.op == UnlockCall || s.token == in.token) {
+			if s.owner == in.owner && (in.op == UnlockCall || s.token == in.token) || in.op == UnlockCall && s.ofHeir(in.owner) {
 				return []any{s, free}
 			}
 			return []any{s}
 		case Wiping:
-			return []any{free, s, lockState{earlier, 0, s.last}}
+			return []any{free, s, lockState{owner: earlier, last: s.last}}
 		}
 		return nil
 	},
@@ -93,7 +113,7 @@ func callOf(e Event) call { return call{e.Node, e.From, e.N} }
 // waits for none, so it may be of the next hold, or of the lock that is being given up:
 // that says so before the service has heard of it.
 func strays(h History, id string) map[call]bool {
-	granted := map[string]int{} // by node: the Lock of its hold, until Lock or Unlock is called
+	granted := map[string]int{} // by node: the Lock of its hold, until it is called or given up
 	meant := map[call]int{}     // by Extend: the same
 	stray := map[call]bool{}
 	for _, e := range h {
@@ -117,55 +137,28 @@ func strays(h History, id string) map[call]bool {
 	return stray
 }
 
-// A lockHold is a hold as the model knows it.
-type lockHold struct {
+// A hold as the model knows it.
+type hold struct {
 	owner string
-	token uint64 // 0: of an acquisition whose outcome was unknown
+	token uint64 // 0: of an acquisition whose outcome was unknown, or that it was passed on to
 }
 
-// lockOps are the operations of the model that the calls of one lock are.
-type lockOps struct {
+// A lockTrace is the calls of one lock as operations of the model.
+type lockTrace struct {
 	ttl       time.Duration
-	all       []porcupine.Operation
+	ops       []porcupine.Operation
 	grants    []porcupine.Operation // in order of their return
-	confirmed map[lockHold]time.Duration
-	client    map[string]int // by owner
+	confirmed map[hold]time.Duration
+	heirs     map[string]string // nodes, by ticket
+	clients   map[string]int    // by owner
 }
 
-// add adds a call with an outcome. Confirmed is when the last request was made that was
-// granted; where that is unknown, the first that may have been.
-func (l *lockOps) add(from Event, ret time.Duration, out lockOutput) {
-	h := lockHold{from.Node + " " + from.From, from.Token}
-	if from.Kind == LockCall {
-		h.token = 0
-	}
-	if _, ok := l.client[h.owner]; !ok {
-		l.client[h.owner] = len(l.client)
-	}
-	op := porcupine.Operation{
-		ClientId: l.client[h.owner], Call: int64(from.At), Return: int64(ret),
-		Input: lockInput{from.Kind, h.owner, h.token}, Output: out,
-	}
-	l.all = append(l.all, op)
-	switch {
-	case from.Kind == LockCall && out.outcome == "ok":
-		h.token = out.token
-		l.confirmed[h] = max(l.confirmed[h], from.At)
-		l.grants = append(l.grants, op)
-	case from.Kind == LockCall && out.outcome == "unknown":
-		since := from.At
-		if released(from.Text) {
-			since -= l.ttl
-		}
-		l.confirmed[h] = min(cmp.Or(l.confirmed[h], since), since)
-	case from.Kind == ExtendCall && out.outcome == "ok":
-		l.confirmed[h] = max(l.confirmed[h], from.At)
-	}
-}
+// kept is for how long a lock is kept for whom it was passed on to.
+const kept = 2 * time.Second
 
 // lockOperations turns the calls of one id into operations of the model.
 func lockOperations(h History, id string, ttl time.Duration, guarded bool) []porcupine.Operation {
-	ops := &lockOps{ttl: ttl, confirmed: map[lockHold]time.Duration{}, client: map[string]int{}}
+	t := &lockTrace{ttl: ttl, confirmed: map[hold]time.Duration{}, heirs: map[string]string{}, clients: map[string]int{}}
 	open, stray := map[call]Event{}, strays(h, id)
 	var wiping time.Duration
 	for _, e := range h {
@@ -173,11 +166,13 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 		case e.Kind == Wiping:
 			wiping = e.At
 		case e.Kind == Wiped:
-			ops.all = append(ops.all, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
+			t.ops = append(t.ops, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
 		case e.ID != id:
-		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall:
+		case e.Kind == Ticket:
+			t.heirs[e.Text] = e.Node
+		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall, e.Kind == PassCall:
 			open[callOf(e)] = e
-		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet:
+		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet, e.Kind == PassRet:
 			k := callOf(e)
 			from, ok := open[k]
 			if !ok {
@@ -192,24 +187,63 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 				continue // by somebody, or by the restart guard
 			}
 			ret := e.At
-			from.Text = e.Text
 			if outcome == "unknown" || e.Kind == UnlockRet {
 				ret = never // it may have its effect later
 			}
-			ops.add(from, ret, lockOutput{outcome, e.Token})
+			t.add(from, ret, lockOutput{outcome, e.Token}, released(e.Text))
 		}
 	}
 	for _, from := range open { // the process was killed in between
-		ops.add(from, never, lockOutput{outcome: "unknown"})
+		t.add(from, never, lockOutput{outcome: "unknown"}, false)
 	}
-	for h, since := range ops.confirmed {
-		ops.all = append(ops.all, porcupine.Operation{
-			Call: int64(max(since, since+ttl-stale-excuse())), Return: int64(never),
-			Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
-		})
+	for h, since := range t.confirmed {
+		t.expire(h, since, ttl)
 	}
-	settle(ops.all, ops.grants)
-	return ops.all
+	settle(t.ops, t.grants)
+	return t.ops
+}
+
+// add adds a call with an outcome. Confirmed is when the last request was made that was
+// granted; where that is unknown, the first that may have been, or a TTL before it where
+// the lock itself has released what it may have obtained.
+func (t *lockTrace) add(from Event, ret time.Duration, out lockOutput, released bool) {
+	h := hold{from.Node + " " + from.From, from.Token}
+	if from.Kind == LockCall {
+		h.token = 0
+	}
+	if _, ok := t.clients[h.owner]; !ok {
+		t.clients[h.owner] = len(t.clients)
+	}
+	in := lockInput{op: from.Kind, owner: h.owner, token: h.token}
+	if from.Kind == PassCall {
+		in.heir = t.heirs[from.Text]
+	}
+	op := porcupine.Operation{ClientId: t.clients[h.owner], Call: int64(from.At), Return: int64(ret), Input: in, Output: out}
+	t.ops = append(t.ops, op)
+	switch {
+	case from.Kind == PassCall && out.outcome != "lost":
+		t.expire(hold{owner: in.heir}, from.At, kept)
+	case from.Kind == LockCall && out.outcome == "ok":
+		h.token = out.token
+		t.confirmed[h] = max(t.confirmed[h], from.At)
+		t.grants = append(t.grants, op)
+	case from.Kind == LockCall && out.outcome == "unknown":
+		since := from.At
+		if released {
+			since -= t.ttl
+		}
+		t.confirmed[h] = min(cmp.Or(t.confirmed[h], since), since)
+	case from.Kind == ExtendCall && out.outcome == "ok":
+		t.confirmed[h] = max(t.confirmed[h], from.At)
+	}
+}
+
+// expire adds that a hold may run out, a TTL after a request for it.
+func (t *lockTrace) expire(h hold, since, ttl time.Duration) {
+	t.ops = append(t.ops, porcupine.Operation{
+		Call: int64(max(since, since+ttl-stale-excuse())), Return: int64(never),
+		Input: lockInput{owner: h.owner, token: h.token}, Output: lockOutput{},
+	})
 }
 
 // settle bounds what ends a hold: it has had its effect before the next grant, or never
