@@ -103,7 +103,7 @@ func (c *Cluster) crowd(cut string) *crowd {
 	}
 	m.event("start", func() (most int) {
 		m.join(five...)
-		return 2 * many
+		return many * 5 / 2
 	})
 	c.Times = nil
 	return m
