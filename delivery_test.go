@@ -632,7 +632,7 @@ func TestMemoryIsBoundedWhateverTheNumberOfBlockedSenders(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	const senders, size = 10_000, 16 << 10 // 160 MB if each were copied
+	const senders, size = 5_000, 16 << 10 // 80 MB if each were copied
 	for name, g := range map[string]*gone.Gone{"here": holder, "elsewhere": other} {
 		t.Run(name, func(t *testing.T) {
 			open := make(chan struct{})

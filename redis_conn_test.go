@@ -318,7 +318,7 @@ func TestForgedWakeUpsNeitherHoldUpNorSpin(t *testing.T) {
 
 func TestAWaitingIDHasNoGoroutine(t *testing.T) {
 	s := startRedis(t)
-	const n = 1000
+	const n = 500
 	holder, err := gone.NewGone("tcp://127.0.0.1:0", s.locks(time.Minute))
 	must(t, err)
 	node, err := gone.NewGone("tcp://127.0.0.1:0", s.locks(time.Minute))
