@@ -80,63 +80,33 @@ var lockModel = (&porcupine.NondeterministicModel{
 // read once for each turn of its loop, in which Redis may have to wait for its own.
 const stale = 5 * time.Millisecond
 
-// lockOperations turns the calls of one id into operations of the model.
-func lockOperations(h History, id string, ttl time.Duration, guarded bool) []porcupine.Operation {
-	type call struct {
+// A lockCall is a call of a lock with what came of it.
+type lockCall struct {
+	from Event // of the call
+	ret  time.Duration
+	out  lockOutput
+}
+
+// callsOf are the calls of one id, in order of their return.
+func callsOf(h History, id string, guarded bool) (calls []lockCall) {
+	type key struct {
 		node string
 		n    int
 	}
-	type hold struct {
-		owner string
-		token uint64
-	}
-	var ops []porcupine.Operation
-	open := map[call]Event{}
-	confirmed := map[hold]time.Duration{} // when the last request was made that was granted
-	var grants []porcupine.Operation      // in order of their return
-	client := map[string]int{}
-	add := func(from Event, ret time.Duration, out lockOutput) {
-		owner := from.Node + " " + from.From
-		if _, ok := client[owner]; !ok {
-			client[owner] = len(client)
-		}
-		token := from.Token
-		if from.Kind == LockCall {
-			token = 0
-		}
-		op := porcupine.Operation{
-			ClientId: client[owner], Call: int64(from.At), Return: int64(ret),
-			Input: lockInput{from.Kind, owner, token}, Output: out,
-		}
-		h := hold{owner, token}
-		switch {
-		case from.Kind == LockCall && out.outcome == "ok":
-			h.token = out.token
-			confirmed[h] = max(confirmed[h], from.At)
-			grants = append(grants, op)
-		case from.Kind == LockCall && out.outcome == "unknown":
-			confirmed[h] = max(confirmed[h], from.At)
-		case from.Kind == ExtendCall && out.outcome == "ok":
-			confirmed[h] = max(confirmed[h], from.At)
-		}
-		ops = append(ops, op)
-	}
-	var wiping time.Duration
+	open := map[key]Event{}
 	for _, e := range h {
-		switch {
-		case e.Kind == Wiping:
-			wiping = e.At
-		case e.Kind == Wiped:
-			ops = append(ops, porcupine.Operation{Call: int64(wiping), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
-		case e.ID != id:
-		case e.Kind == LockCall, e.Kind == ExtendCall, e.Kind == UnlockCall:
-			open[call{e.Node, e.N}] = e
-		case e.Kind == LockRet, e.Kind == ExtendRet, e.Kind == UnlockRet:
-			from, ok := open[call{e.Node, e.N}]
+		if e.ID != id {
+			continue
+		}
+		switch e.Kind {
+		case LockCall, ExtendCall, UnlockCall:
+			open[key{e.Node, e.N}] = e
+		case LockRet, ExtendRet, UnlockRet:
+			from, ok := open[key{e.Node, e.N}]
 			if !ok {
 				continue
 			}
-			delete(open, call{e.Node, e.N})
+			delete(open, key{e.Node, e.N})
 			outcome, _, _ := strings.Cut(e.Text, " ")
 			if outcome == "held" && guarded {
 				continue // by somebody, or by the restart guard
@@ -145,11 +115,62 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 			if outcome == "unknown" || e.Kind == UnlockRet {
 				ret = never // it may have its effect later
 			}
-			add(from, ret, lockOutput{outcome, e.Token})
+			calls = append(calls, lockCall{from, ret, lockOutput{outcome, e.Token}})
 		}
 	}
 	for _, from := range open { // the process was killed in between
-		add(from, never, lockOutput{outcome: "unknown"})
+		calls = append(calls, lockCall{from, never, lockOutput{outcome: "unknown"}})
+	}
+	return calls
+}
+
+// wipings are the operations of Redis's loss of its memory.
+func wipings(h History) (ops []porcupine.Operation) {
+	var since time.Duration
+	for _, e := range h {
+		switch e.Kind {
+		case Wiping:
+			since = e.At
+		case Wiped:
+			ops = append(ops, porcupine.Operation{Call: int64(since), Return: int64(e.At), Input: lockInput{op: Wiping}, Output: lockOutput{}})
+		}
+	}
+	return ops
+}
+
+// lockOperations turns the calls of one id into operations of the model, and adds the
+// ends of what they have obtained.
+func lockOperations(h History, id string, ttl time.Duration, guarded bool) []porcupine.Operation {
+	type hold struct {
+		owner string
+		token uint64
+	}
+	ops := wipings(h)
+	confirmed := map[hold]time.Duration{} // when the last request was made that was granted
+	var grants []porcupine.Operation
+	client := map[string]int{}
+	for _, c := range callsOf(h, id, guarded) {
+		now := hold{owner: c.from.Node + " " + c.from.From}
+		if _, ok := client[now.owner]; !ok {
+			client[now.owner] = len(client)
+		}
+		lock := c.from.Kind == LockCall
+		if !lock {
+			now.token = c.from.Token
+		}
+		op := porcupine.Operation{
+			ClientId: client[now.owner], Call: int64(c.from.At), Return: int64(c.ret),
+			Input: lockInput{c.from.Kind, now.owner, now.token}, Output: c.out,
+		}
+		ops = append(ops, op)
+		granted := c.out.outcome == "ok" && c.from.Kind != UnlockCall
+		if lock && granted {
+			now.token = c.out.token
+			grants = append(grants, op)
+		}
+		if granted || lock && c.out.outcome == "unknown" {
+			confirmed[now] = max(confirmed[now], c.from.At)
+		}
 	}
 	for h, since := range confirmed {
 		ops = append(ops, porcupine.Operation{
