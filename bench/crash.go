@@ -106,7 +106,7 @@ func alone(s *server, c contender, ids int, ttl time.Duration) (float64, error) 
 // vigil has a node wait for locks that another holds, looks at the two while all is
 // well, for a TTL, and has the holder die. It returns when the waiter got each lock,
 // from its end on.
-func vigil(addr string, c contender, ids int, ttl time.Duration, look func(*holder, *line) error, end func(id string) (time.Time, error)) (late []time.Duration, err error) {
+func vigil(addr string, c contender, ids int, ttl time.Duration, look func(*holder, *line) error, end func(id string, died time.Time) (time.Time, error)) (late []time.Duration, err error) {
 	h, err := newHolder(addr, c, ids, ttl)
 	if err != nil {
 		return nil, err
@@ -143,11 +143,12 @@ func vigil(addr string, c contender, ids int, ttl time.Duration, look func(*hold
 	if err == nil {
 		err = look(h, way)
 	}
+	died := time.Now()
 	h.die()
 	ends := make([]time.Time, ids)
 	for i, id := range h.ids {
 		var err1 error
-		ends[i], err1 = end(id)
+		ends[i], err1 = end(id, died)
 		err = errors.Join(err, err1)
 	}
 	if err = errors.Join(err, all.Wait()); err != nil {

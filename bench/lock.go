@@ -101,7 +101,7 @@ func (t table) lockRound(s *server, p plan, who []contender, own map[string]floa
 		late, err := vigil(s.addr, c, p.vigils, p.ttl, func(h *holder, _ *line) (err error) {
 			commands, err = h.count(s)
 			return err
-		}, func(id string) (time.Time, error) { return s.expiry(c.key(id)) })
+		}, func(id string, _ time.Time) (time.Time, error) { return s.expiry(c.key(id)) })
 		if err != nil {
 			return fmt.Errorf("%s, idle waiting and crash: %w", c.name, err)
 		}
