@@ -68,8 +68,10 @@ test: $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
 
-# Simulated clusters, whose many seeds do without the race detector.
-SEEDED := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACrashCosts|TestNoResultIsALie
+# What plays seeds: some in make test, more with the race detector here, most without.
+SEEDED    := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACrashCosts|TestNoResultIsALie
+SEEDED    := $(SEEDED)|TestAFrameIsTaken|TestEveryFrameIsTaken|TestABatchIsReceivedUpTo|TestEachMessageLeaves|TestEachRequestHasOneEnd
+SIMULATED := ./internal/link ./internal/mailbox ./internal/stream
 
 test-long: deps-test
 	cd faults && $(GOTEST) -run '^TestLong' -skip ManyIDs ./...
@@ -77,8 +79,10 @@ test-long: deps-test
 	cd bench && go test -count=1 -timeout=10m -run '^TestLong' ./...
 	cd pglock && go test -count=1 -timeout=10m -run '^TestLongExtends' ./...
 	$(GOTEST) -run '^TestLong' .
+	GONE_SEEDS=40 $(GOTEST) -run '^($(SEEDED))' .
+	GONE_SEEDS=200 $(GOTEST) -run '^($(SEEDED))' $(SIMULATED)
 	GONE_SEEDS=100 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
-	GONE_SEEDS=500 go test -count=1 -timeout=10m -run '^TestAFrameIsTaken' ./internal/link
+	GONE_SEEDS=500 go test -count=1 -timeout=10m -run '^($(SEEDED))' $(SIMULATED)
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test

@@ -569,6 +569,7 @@ func TestAnIDOnItsWayToANodeThatDrainsGoesElsewhere(t *testing.T) {
 			<-r.Exit
 		})
 		must(t, err)
+		time.Sleep(time.Second) // it is listed
 		passing := make(chan struct{})
 		c.Locks.Intercept(func(call gonetest.Call, serve func() error) error {
 			if call.Method == "Pass" {

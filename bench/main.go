@@ -59,6 +59,7 @@ func main() {
 // A size is how much of everything there is.
 type size struct {
 	lock      plan
+	services  plan
 	each      time.Duration // of what a courier does in a trial
 	receivers int
 	many      crowd
@@ -67,6 +68,7 @@ type size struct {
 func full(each time.Duration) size {
 	return size{
 		lock:      plan{steady: 1500, handovers: 200, pollers: 20, vigils: 20, ttl: time.Second},
+		services:  plan{steady: 300, handovers: 40, vigils: 20},
 		each:      each,
 		receivers: 30,
 		many:      crowd{ids: 10_000, idle: 2 * longTTL / 3, ttl: 10 * time.Second},
@@ -88,6 +90,7 @@ func (z size) chapters() []chapter {
 		{"receivers", receivers(z.receivers, z.each), speedOverReceivers},
 		{"ids", manyIDs(z.many.ids, z.each), speedToManyIDs},
 		{"lock", contest{}, func(r *report, s *server, _ results) error { return speedOfTheLock(r, s, z.lock) }},
+		{"services", contest{}, func(r *report, _ *server, _ results) error { return speedOnServices(r, z.services) }},
 		{"idle", contest{}, func(r *report, s *server, _ results) error { return idleIDs(r, s, z.many) }},
 		{"takeover", contest{}, func(r *report, s *server, _ results) error { return massTakeover(r, s, z.many) }},
 	}

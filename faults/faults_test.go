@@ -16,6 +16,7 @@ func TestMain(m *testing.M) {
 	}
 	// Limits on times are for the long version, on a machine that does nothing else.
 	leeway = 5 * time.Second
+	pace = 5 * time.Millisecond
 	os.Exit(m.Run())
 }
 
