@@ -7,12 +7,14 @@ import (
 	"time"
 
 	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/placement"
 )
 
 // candidates are the ids that a node runs.
 type candidates struct {
 	mu       sync.Mutex
 	byID     map[string]*candidate
+	digest   *placement.Digest // of byID; nil when that has changed
 	closing  bool
 	watching bool // wakeWatch is set
 }
@@ -61,7 +63,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 		g.suspect(id)
 	}
 	c := newCandidate(id, lock, handler, g.node, before)
-	g.byID[id] = c
+	g.byID[id], g.digest = c, nil
 	g.enlist()
 	c.gate.set(g.mayRun(id))
 	go func() {
@@ -82,6 +84,7 @@ func (g *Gone) ended(c *candidate) {
 	defer g.mu.Unlock()
 	if g.byID[c.id] == c {
 		delete(g.byID, c.id)
+		g.digest = nil
 	}
 }
 

@@ -33,6 +33,13 @@ const (
 	rosterTTL   = 10 * time.Second // after which a node that has died is not listed any more
 	rosterEvery = 3 * time.Second  // it enters itself anew, and looks
 	rosterLater = time.Minute      // the same where nothing depends on it, and it can't
+	rosterMost  = time.Minute      // without a look, a node competes for all ids
+
+	// That all read what all have entered grows with the square of the nodes. So for
+	// so many more of them each lets one more turn pass, up to a number that has the
+	// dead noticed before their locks have expired.
+	rosterLarge = 100
+	passMost    = 4
 
 	// A node that has just come is given nothing yet: it may be gone as soon.
 	youngFor = 5 * time.Second
@@ -57,13 +64,7 @@ type entry struct {
 // membership is a node's part in its cluster.
 type membership struct {
 	since time.Time
-
-	opening sync.Once
-	lock    GoneLock // of the roster
-	err     error    // why there is none
-	listing sync.Once
-	wake    chan struct{}
-	done    chan struct{} // closed when the node is not listed any more
+	listing
 
 	mu       sync.Mutex
 	draining bool
@@ -72,6 +73,17 @@ type membership struct {
 	taken    int                  // ids that were promised to this node since the view was made
 	moving   bool                 // a round is under way
 	moved    time.Time            // when the last ended
+}
+
+// listing is a node's place in the roster.
+type listing struct {
+	opening sync.Once
+	lock    GoneLock // of the roster
+	err     error    // why there is none
+	begin   sync.Once
+	wake    chan struct{}
+	done    chan struct{} // closed when the node is not listed any more
+	pass    int           // turns until the roster is read again; keepListed's alone
 }
 
 // join prepares the node's part. It enters the roster when it runs its first id, or at
@@ -113,7 +125,7 @@ func (g *Gone) list() (Roster, error) {
 // enlist has the node listed from now on.
 func (g *Gone) enlist() {
 	m := &g.member
-	m.listing.Do(func() {
+	m.begin.Do(func() {
 		go func() {
 			defer close(m.done)
 			if roster, err := g.list(); err == nil {
@@ -127,7 +139,7 @@ func (g *Gone) enlist() {
 // quit takes the node off the roster, where the lock service answers in time.
 func (g *Gone) quit() {
 	m := &g.member
-	m.listing.Do(func() {
+	m.begin.Do(func() {
 		close(m.done)
 		if m.lock != nil {
 			closeLock(m.lock)
@@ -143,12 +155,19 @@ func (g *Gone) quit() {
 func (g *Gone) keepListed(roster Roster) {
 	m := &g.member
 	var trouble error
+	looked := time.Now()
 	for g.ctx.Err() == nil {
 		before, pause := trouble, rosterEvery
-		if trouble = g.look(roster); trouble != nil && !g.opts.balance {
+		trouble = g.look(roster)
+		switch {
+		case trouble == nil:
+			looked = time.Now()
+		case !g.opts.balance:
 			pause = rosterLater
-		} else if trouble != nil && before == nil {
+		case before == nil:
 			g.log.Warn("gone: the roster does not work, so ids are not balanced", "cluster", g.opts.cluster, "err", trouble)
+		case time.Since(looked) > rosterMost:
+			g.blind()
 		}
 		select {
 		case <-time.After(jitter(pause) * 4 / 5):
@@ -173,17 +192,27 @@ func (g *Gone) look(roster Roster) error {
 	if !g.opts.balance {
 		return nil
 	}
+	m := &g.member
+	if m.pass > 0 {
+		m.pass--
+		return nil
+	}
 	notes, err := roster.Entered()
 	if g.count.lock.roster.note(err) != nil {
 		return err
 	}
+	m.pass = min(len(notes)/rosterLarge, passMost)
 	g.see(entries(notes))
 	return nil
 }
 
 func (g *Gone) entry() entry {
 	g.mu.Lock()
-	runs := placement.DigestOf(maps.Keys(g.byID))
+	if g.digest == nil {
+		d := placement.DigestOf(maps.Keys(g.byID))
+		g.digest = &d
+	}
+	runs := *g.digest
 	g.mu.Unlock()
 	m := &g.member
 	m.mu.Lock()
@@ -229,9 +258,9 @@ func (g *Gone) see(es map[string]entry) {
 		}
 		nodes = append(nodes, e.node(identity, now.Sub(since) < youngFor))
 	}
-	m.view = placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes, m.view)
-	m.taken = 0
-	view := m.view
+	before := m.view
+	view := placement.See(own.node(g.end.identity, now.Sub(m.seen[g.end.identity]) < youngFor), nodes, before)
+	m.view, m.taken = view, 0
 	var gifts []placement.Gift
 	if !m.moving && now.Sub(m.moved) >= roundEvery {
 		gifts = view.Gifts()
@@ -239,11 +268,9 @@ func (g *Gone) see(es map[string]entry) {
 	}
 	m.mu.Unlock()
 
-	g.mu.Lock()
-	for id, c := range g.byID {
-		c.gate.set(g.mayRun(id))
+	if !view.RanksAs(before) {
+		g.setGates()
 	}
-	g.mu.Unlock()
 	if len(gifts) > 0 {
 		go g.makeGifts(gifts)
 	}
@@ -253,12 +280,42 @@ func (e entry) node(identity string, young bool) placement.Node {
 	return placement.Node{Name: identity, Weight: e.Weight, Leaving: e.Draining, Young: young, Held: e.Held, Runs: e.Runs}
 }
 
+// blind gives up a view that is too old: those that it has compete may be gone.
+func (g *Gone) blind() {
+	m := &g.member
+	m.mu.Lock()
+	m.view = nil
+	m.mu.Unlock()
+	g.setGates()
+}
+
+func (g *Gone) setGates() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.setGatesLocked()
+}
+
+func (g *Gone) setGatesLocked() {
+	for id, c := range g.byID {
+		c.gate.set(g.mayRun(id))
+	}
+}
+
 // mayRun reports whether this node is to compete for an id.
 func (g *Gone) mayRun(id string) bool {
+	away := g.away()
 	m := &g.member
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.draining && g.opts.weight > 0 && (m.view == nil || m.view.Competes(id))
+	return !away && (m.view == nil || m.view.Competes(id))
+}
+
+// away reports whether this node is to run nothing.
+func (g *Gone) away() bool {
+	m := &g.member
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.draining || g.opts.weight <= 0
 }
 
 // Nodes returns the nodes of the cluster that run ids, by address, as they have entered

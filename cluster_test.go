@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,6 +298,30 @@ func TestAnIDIsCompetedForByFewNodes(t *testing.T) {
 	})
 }
 
+// What each reads is as long as the cluster is large.
+func TestNodesOfALargeClusterReadTheRosterLessOften(t *testing.T) {
+	balanced(t, 0, func(t *testing.T, m *members) {
+		for range 110 {
+			m.join()
+		}
+		time.Sleep(10 * time.Second)
+		var entered, read atomic.Int64
+		m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			switch c.Method {
+			case "Enter":
+				entered.Add(1)
+			case "Entered":
+				read.Add(1)
+			}
+			return serve()
+		})
+		time.Sleep(20 * time.Second)
+		if e, r := entered.Load(), read.Load(); e < 110*5 || r == 0 || r > e*3/5 {
+			t.Errorf("entered %d times, and read %d times", e, r)
+		}
+	})
+}
+
 func TestOthersTakeThePlaceOfAHolderAndAllItsStandbys(t *testing.T) {
 	balanced(t, 8, func(t *testing.T, m *members) {
 		for range 8 {
@@ -463,6 +488,233 @@ func TestYieldHandsOverWhereThereIsSomebody(t *testing.T) {
 		}
 		if next := <-tenures; next.g != second || next.r.FencingToken() <= at.r.FencingToken() {
 			t.Errorf("at %s", next.g.Addr())
+		}
+	})
+}
+
+// An attempt that is under way when a node drains comes to nothing.
+func TestADrainedNodeRunsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 1)
+		g := c.Node(0)
+		locking := make(chan struct{})
+		c.Locks.Intercept(func(call gonetest.Call, serve func() error) error {
+			if call.Method == "Lock" {
+				<-locking
+			}
+			return serve()
+		})
+		var ran atomic.Bool
+		_, err := g.RunOne("a", func(r *gone.GoneRunner) {
+			ran.Store(true)
+			<-r.Exit
+		})
+		must(t, err)
+		synctest.Wait()
+		drained := make(chan error)
+		go func() { drained <- g.Drain(t.Context()) }()
+		synctest.Wait()
+		close(locking)
+		must(t, <-drained)
+		if held := g.Stats().Held; held > 0 {
+			t.Errorf("%d held after Drain", held)
+		}
+		time.Sleep(time.Minute)
+		if ran.Load() {
+			t.Error("the handler was called")
+		}
+		if h, err := g.Holder(t.Context(), "a"); !errors.Is(err, gone.ErrNoHolder) {
+			t.Errorf("held by %v, %v", h, err)
+		}
+		must(t, g.Resume())
+		time.Sleep(time.Second)
+		if !ran.Load() {
+			t.Error("the handler was not called after Resume")
+		}
+	})
+}
+
+// A handler that was closed may run on while its id is run anew.
+func TestDrainWaitsForAHandlerThatWasClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := gonetest.Cluster(t, 1).Node(0)
+		returned := false
+		r, err := g.RunOne("a", func(r *gone.GoneRunner) {
+			<-r.Exit
+			time.Sleep(time.Minute)
+			returned = true
+		})
+		must(t, err)
+		time.Sleep(time.Second)
+		must(t, r.Close())
+		_, err = g.RunOne("a", answer)
+		must(t, err)
+		must(t, g.Drain(t.Context()))
+		if !returned {
+			t.Error("Drain has returned before the handler")
+		}
+	})
+}
+
+func TestAnIDOnItsWayToANodeThatDrainsGoesElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 2)
+		a, b := c.Node(0), c.Node(1)
+		_, err := a.RunOne("a", answer)
+		must(t, err)
+		time.Sleep(10 * time.Second)
+		var ran atomic.Bool
+		_, err = b.RunOne("a", func(r *gone.GoneRunner) {
+			ran.Store(true)
+			<-r.Exit
+		})
+		must(t, err)
+		time.Sleep(time.Second) // it is listed
+		passing := make(chan struct{})
+		c.Locks.Intercept(func(call gonetest.Call, serve func() error) error {
+			if call.Method == "Pass" {
+				<-passing
+			}
+			return serve()
+		})
+		moved := make(chan error)
+		go func() { moved <- a.Move(t.Context(), "a", b.Addr()) }()
+		synctest.Wait()
+		must(t, b.Drain(t.Context()))
+		close(passing)
+		must(t, <-moved)
+		time.Sleep(time.Second)
+		if h, err := b.Holder(t.Context(), "a"); err != nil || h.Addr != a.Addr() || ran.Load() {
+			t.Errorf("held by %v, %v; the drained node's handler was called: %v", h, err, ran.Load())
+		}
+	})
+}
+
+// Nodes that ask each other for moves must not wait for each other.
+func TestManyMovesAtOnceGoBothWays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 3)
+		a, b, asker := c.Node(0), c.Node(1), c.Node(2)
+		const each = 100
+		for i := range 2 * each {
+			first, second := a, b
+			if i%2 == 1 {
+				first, second = b, a
+			}
+			id := fmt.Sprint("id", i)
+			_, err := first.RunOne(id, answer)
+			must(t, err)
+			synctest.Wait()
+			_, err = second.RunOne(id, answer)
+			must(t, err)
+		}
+		time.Sleep(10 * time.Second)
+		began := time.Now()
+		var moves sync.WaitGroup
+		for i := range 2 * each {
+			moves.Go(func() {
+				to := []*gone.Gone{b, a}[i%2]
+				if err := asker.Move(t.Context(), fmt.Sprint("id", i), to.Addr()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		moves.Wait()
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// What nodes saw of the roster last may be of nodes that are all gone.
+func TestIDsAreTakenWhenTheRosterIsLostForLong(t *testing.T) {
+	balanced(t, 12, func(t *testing.T, m *members) {
+		for range 8 {
+			m.join()
+		}
+		m.isSpread(time.Minute)
+		m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			if strings.HasPrefix(c.Method, "Enter") {
+				return errors.New("lost")
+			}
+			return serve()
+		})
+		m.Cut(m.all[:6]...)
+		m.all = m.all[6:]
+		time.Sleep(2 * time.Minute)
+		held := m.held()
+		if held[0]+held[1] != len(m.ids) {
+			t.Errorf("%v of %d", held, len(m.ids))
+		}
+		m.Locks.Intercept(nil)
+		m.isSpread(30 * time.Second)
+	})
+}
+
+// A node that is not to compete for an id by itself is given it, and the answer to its
+// one attempt is lost.
+func TestAnAttemptIsRepeatedUntilItsOutcomeIsKnown(t *testing.T) {
+	balanced(t, 4, func(t *testing.T, m *members) {
+		for range 8 {
+			m.join()
+		}
+		m.isSpread(time.Minute)
+		for _, to := range m.all {
+			var lost atomic.Bool
+			m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+				err := serve()
+				if c.Method == "Lock" && c.ID == "id0" && c.Value == to.Addr() && err == nil && !lost.Swap(true) {
+					return errors.New("timeout")
+				}
+				return err
+			})
+			must(t, m.all[0].Move(t.Context(), "id0", to.Addr()))
+			began := time.Now()
+			if _, err := m.all[0].Request(t.Context(), "id0", []byte("a")); err != nil || time.Since(began) > time.Second {
+				t.Errorf("on the way to %s: %v after %v", to.Addr(), err, time.Since(began))
+			}
+		}
+		m.Locks.Intercept(nil)
+	})
+}
+
+func TestIDsAreSpreadWhereMessagesAreSmall(t *testing.T) {
+	balanced(t, 60, func(t *testing.T, m *members) {
+		m.join()
+		m.join()
+		m.isSpread(2 * time.Minute)
+	}, gone.WithMaxMessageSize(1<<10))
+}
+
+// A node that closes does not keep an id for one that it can't tell any more.
+func TestANodeThatClosesWhileItGivesLeavesNoGap(t *testing.T) {
+	balanced(t, 4, func(t *testing.T, m *members) {
+		for range 8 {
+			m.run(m.join(), "slow", func(r *gone.GoneRunner) {
+				answer(r)
+				time.Sleep(100 * time.Millisecond)
+			})
+		}
+		time.Sleep(time.Minute)
+		for len(m.all) > 4 {
+			h, err := m.all[0].Holder(t.Context(), "slow")
+			must(t, err)
+			var from, to *gone.Gone
+			for _, g := range m.all {
+				if g.Addr() == h.Addr {
+					from = g
+				} else {
+					to = g
+				}
+			}
+			go func() { _ = from.Move(t.Context(), "slow", to.Addr()) }()
+			time.Sleep(50 * time.Millisecond)
+			m.leave(from)
+			began := time.Now()
+			if _, err := to.Request(t.Context(), "slow", []byte("a")); err != nil || time.Since(began) > time.Second {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+			time.Sleep(20 * time.Second)
 		}
 	})
 }

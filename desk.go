@@ -19,8 +19,8 @@ type desk struct{ box *mailbox.Box }
 const (
 	deskID    = "\x00desk"
 	deskToken = 1
-	deskMost  = 64  // questions at a time; others wait
-	aboutMost = 500 // tenures in one answer
+	deskMost  = 1024 // moves and drains at a time that this node is asked for; more are refused
+	aboutMost = 500  // tenures in one answer
 )
 
 // A question is what one node asks another.
@@ -53,17 +53,13 @@ func (g *Gone) openDesk() {
 	always := func() time.Duration { return time.Hour }
 	g.desk.box = g.room.Begin(g.ctx, g.ctx, deskID, deskToken, always, in)
 	go func() {
-		busy := make(chan struct{}, deskMost)
+		slow := make(chan struct{}, deskMost)
 		for {
 			ds := g.desk.box.Take(1, nil)
 			if len(ds) == 0 {
 				return
 			}
-			busy <- struct{}{}
-			go func() {
-				defer func() { <-busy }()
-				g.serve(ds[0])
-			}()
+			g.serve(ds[0], slow)
 		}
 	}()
 }
@@ -73,7 +69,9 @@ func (d *desk) close() {
 	d.box.Finish()
 }
 
-func (g *Gone) serve(d mailbox.Delivery) {
+// serve answers a question. A move asks another node in turn, and must not hold up the
+// questions that this node is asked by it.
+func (g *Gone) serve(d mailbox.Delivery, slow chan struct{}) {
 	if d.Request == nil {
 		return
 	}
@@ -89,29 +87,40 @@ func (g *Gone) serve(d mailbox.Delivery) {
 		g.come(q.IDs)
 	case q.Ask == "about":
 		a = g.about(q.From)
-	case q.Ask == "move" || q.Ask == "drain" || q.Ask == "resume":
-		err = g.obey(d.Request.Context(), q)
+	case !g.opts.control && (q.Ask == "move" || q.Ask == "drain" || q.Ask == "resume"):
+		err = fmt.Errorf("gone: the node at %s was not started with WithControl, so others can't have it %s", g.Addr(), q.Ask)
+	case q.Ask == "move" && len(q.IDs) == 1, q.Ask == "drain":
+		select {
+		case slow <- struct{}{}:
+			go func() {
+				defer func() { <-slow }()
+				reply(d, a, g.obey(d.Request.Context(), q))
+			}()
+			return
+		default:
+			err = fmt.Errorf("gone: the node at %s is busy with %d moves", g.Addr(), deskMost)
+		}
+	case q.Ask == "resume":
+		err = g.Resume()
 	default:
 		err = fmt.Errorf("gone: this version does not know how to %q", q.Ask)
 	}
+	reply(d, a, err)
+}
+
+func reply(d mailbox.Delivery, a answer, err error) {
 	if err != nil {
 		a.Error = err.Error()
 	}
-	reply, _ := json.Marshal(a)
-	_ = d.Request.Reply(reply, false)
+	data, _ := json.Marshal(a)
+	_ = d.Request.Reply(data, false)
 }
 
-// obey does what another node wants this one to, where it may.
+// obey does what another node wants this one to, and what takes its time.
 func (g *Gone) obey(ctx context.Context, q question) error {
 	switch {
-	case !g.opts.control:
-		return fmt.Errorf("gone: the node at %s was not started with WithControl, so others can't have it %s", g.Addr(), q.Ask)
 	case q.Ask == "drain":
 		return g.Drain(ctx)
-	case q.Ask == "resume":
-		return g.Resume()
-	case len(q.IDs) != 1:
-		return errors.New("gone: which id?")
 	case q.To == "":
 		return g.giveAny(ctx, string(q.IDs[0]))
 	}

@@ -153,7 +153,8 @@ func newGone(o options, newLock LockFactory) *Gone {
 	}
 	g.node = &node{
 		stage: g, now: o.now, log: g.log, count: &g.count,
-		past: &g.past, observe: &g.opts.observers, addr: g.Addr, send: g.SendDataContext, request: g.Request, yield: g.yield,
+		past: &g.past, observe: &g.opts.observers,
+		addr: g.Addr, send: g.SendDataContext, request: g.Request, yield: g.yield, away: g.away,
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.own.log, g.own.addr = g.log, g.Addr

@@ -83,8 +83,10 @@ type (
 		// Ticket is the secret with which this lock's next Lock is made.
 		Ticket() string
 		// Pass is Unlock, but for the lock with a value that has the ticket: for some
-		// seconds only that one can be locked, as a hold with a new token. The error
-		// wraps ErrLockLost when there was nothing to pass.
+		// seconds, and at least one, only that one can be locked, as a hold with a new
+		// token. GetValue may return its value meanwhile, or say that there is no
+		// holder. The error wraps ErrLockLost when there was nothing to pass, and then
+		// nothing has changed.
 		Pass(ticket, value string) error
 	}
 

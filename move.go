@@ -42,26 +42,28 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 // run all of them.
 const offered = 256
 
-// some are ids that are held here, of which n are to be given away.
+// some are ids that are held here, of which n are to be given away. A question that has
+// them all, and its answer with their tickets, must not be too large.
 func (g *Gone) some(n int) [][]byte {
+	const ticket = 100 // bytes, with the punctuation
 	held := g.held()
 	rand.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
 	held = held[:min(len(held), n+offered)]
-	room := g.opts.maxMessageSize / 2 // of the answer, with its tickets; the rest comes in the next round
+	size := 0
 	for i, id := range held {
-		if room -= 2*len(id) + 100; room < 0 {
+		if size += 2*len(id) + ticket; size > g.opts.maxMessageSize/2 {
 			return held[:i]
 		}
 	}
 	return held
 }
 
-// held are the ids of the tenures that run here.
+// held are the ids of the tenures that run here and have no heir.
 func (g *Gone) held() (ids [][]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id, c := range g.byID {
-		if c.current.Load() != nil {
+		if t := c.current.Load(); t != nil && t.heir.Load() == nil {
 			ids = append(ids, []byte(id))
 		}
 	}
@@ -110,6 +112,9 @@ func (g *Gone) pass(ctx context.Context, id string, h heir) error {
 	c := g.byID[id]
 	g.mu.Unlock()
 	var t *tenure
+	if ctx.Err() != nil { // the next round gives what is left
+		return ctx.Err()
+	}
 	if c != nil {
 		t = c.yield(h)
 	}
@@ -161,9 +166,8 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 			room = min(most, m.view.Room()-m.taken)
 		}
 	}
-	away := m.draining || g.opts.weight <= 0
 	m.mu.Unlock()
-	if away {
+	if g.away() {
 		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
 	for _, id := range ids {
@@ -271,9 +275,13 @@ func (g *Gone) Drain(ctx context.Context) error {
 	g.mu.Lock()
 	var ends []<-chan struct{}
 	for _, c := range g.byID {
-		if t := c.current.Load(); t != nil {
-			t.exit(ErrYielded)
-			ends = append(ends, t.over)
+		for ; c != nil; c = c.before {
+			if t := c.current.Load(); t != nil {
+				t.exit(ErrYielded)
+			}
+			if over := c.gate.underway(); over != nil { // also an attempt, which may succeed
+				ends = append(ends, over)
+			}
 		}
 	}
 	g.mu.Unlock()
@@ -300,9 +308,7 @@ func (g *Gone) setDraining(on bool) error {
 	if g.closing {
 		return ErrClosed
 	}
-	for id, c := range g.byID {
-		c.gate.set(g.mayRun(id))
-	}
+	g.setGatesLocked()
 	select {
 	case m.wake <- struct{}{}: // others are to know
 	default:

@@ -3,6 +3,7 @@ package gone_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,5 +79,25 @@ func TestARosterListsWhoHasEntered(t *testing.T) {
 		must(t, b.Enter("two", time.Minute))
 		must(t, a.Leave())
 		is("map[tcp://127.0.0.1:2:two]")
+	}
+}
+
+// The service's clock was set back by an hour since a node, which is dead, had entered.
+func TestARosterListsNobodyForLongerThanItsTTL(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	l, err := s.locks(time.Minute)("gone", "tcp://127.0.0.1:1")
+	must(t, err)
+	defer l.(*gone.RedisLock).Close()
+	roster := l.(gone.Roster)
+	must(t, roster.Enter("a", time.Hour))
+	before := s.do("HGET", "{gone}:nodes", "tcp://127.0.0.1:1")
+	must(t, roster.Enter("b", 10*time.Second))
+	after := s.do("HGET", "{gone}:nodes", "tcp://127.0.0.1:1")
+	end, _, _ := strings.Cut(fmt.Sprintf("%s", before), " ")
+	_, rest, _ := strings.Cut(fmt.Sprintf("%s", after), " ")
+	s.do("HSET", "{gone}:nodes", "tcp://127.0.0.1:1", end+" "+rest)
+	if notes, err := roster.Entered(); err != nil || len(notes) > 0 {
+		t.Errorf("%v, %v", notes, err)
 	}
 }

@@ -15,6 +15,10 @@ type gate struct {
 	promised bool   // the candidate has promised to take the id from another node
 	invited  bool   // to one attempt, also where it is shut
 	rouse    func() // ends what the candidate waits for; nil: it does not
+
+	// Closed at the end of an attempt and of the tenure that comes of it; nil while
+	// there is neither.
+	turn chan struct{}
 }
 
 // set opens or shuts the gate.
@@ -44,6 +48,14 @@ func (g *gate) invite() {
 	}
 }
 
+// again has the candidate repeat its attempt, also where the gate is shut: it may have
+// obtained a lock that nobody else gets as long as nobody knows.
+func (g *gate) again() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.invited = true
+}
+
 func (g *gate) rouseLocked() {
 	if g.rouse != nil {
 		g.rouse()
@@ -51,13 +63,31 @@ func (g *gate) rouseLocked() {
 	}
 }
 
-// open reports whether the candidate may make an attempt.
+// open reports whether the candidate may make an attempt. Then its turn begins.
 func (g *gate) open() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	open := !g.shut || g.invited
 	g.invited, g.rouse = false, nil
+	if open {
+		g.turn = make(chan struct{})
+	}
 	return open
+}
+
+// done ends a turn.
+func (g *gate) done() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.turn)
+	g.turn = nil
+}
+
+// underway is closed when the turn that there is has ended; nil: there is none.
+func (g *gate) underway() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.turn
 }
 
 // wait has rouse called when there is something else to do than to wait, which it
@@ -112,9 +142,10 @@ func (c *candidate) yield(h heir) *tenure {
 	return t
 }
 
-// release gives the lock of a tenure to its heir, or to whoever comes first.
+// release gives the lock of a tenure to its heir, or to whoever comes first. A node
+// that closes may not be able to tell the heir.
 func (c *candidate) release(t *tenure) {
-	if p, ok := c.lock.(Passer); ok {
+	if p, ok := c.lock.(Passer); ok && c.ctx.Err() == nil {
 		if h := t.heir.Load(); h != nil && h.ticket != "" && p.Pass(h.ticket, h.identity) == nil {
 			return
 		}

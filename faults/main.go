@@ -7,7 +7,7 @@
 //	go run . -attacks -out ../docs/security.md     attacks from outside, as make attacks does
 //	go run . -run kill -rounds 20 -dump /tmp       some of them; their histories are kept
 //
-// A scenario ([Scenario]; ends.go, outages.go, messages.go …) starts a [Cluster] of its
+// A scenario ([Scenario]; ends.go, outages.go, messages.go, many.go …) starts a [Cluster] of its
 // own and does something to it, round after round. Its lock service is one redis-server,
 // or another [Service]: how that is started and what can be done to it is in a file of
 // its own with its scenarios (endpoint.go, sentinel.go, shards.go, etcd.go, postgres.go;

@@ -7,12 +7,15 @@
 package placement
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"iter"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"sync"
 )
 
 // A Node is one as the roster has it.
@@ -31,13 +34,15 @@ func (n *Node) holds() bool { return n.Weight > 0 && !n.Leaving }
 // Standbys is how many nodes compete for an id that another may hold.
 const Standbys = 3
 
-const (
-	// Nodes are ranked for a slot of ids, as a million ids times a thousand nodes
-	// are too many. So many slots hardly make shares of ids less even.
-	slots = 4096
-	// An id that is run by one node alone spoils the comparison of its bucket.
-	buckets = 32
-)
+// Slots of ids are what nodes are ranked for, as a million ids times a thousand nodes
+// are too many. So many hardly make shares of ids less even.
+const Slots = 4096
+
+// Slot is that of an id.
+func Slot(id string) int { return int(hash(id) % Slots) }
+
+// An id that is run by one node alone spoils the comparison of its bucket.
+const buckets = 32
 
 // hash is the same in every process and every version.
 func hash(s string) uint64 {
@@ -111,18 +116,20 @@ func (d *Digest) UnmarshalText(text []byte) error {
 
 // A View is one node's view of its cluster. It is not changed once made.
 type View struct {
-	me     Node
-	others []Node
-	kin    []Node       // those of the others that may be given ids, or give some
-	ranked uint64       // what stands depends on
-	stands *[slots]bool // whether the node is to compete for ids of a slot
+	me     *Node
+	others []*Node
+	kin    []*Node             // those of the others that may be given ids, or give some
+	ranked uint64              // what stands depends on
+	stands func() *[Slots]bool // whether the node is to compete for ids of a slot
 }
 
-// See makes the view of a node, which itself may be missing among nodes. The view
-// before, if there was one, saves work when no node has come or gone since.
+// See makes the view of a node, which itself may be missing among nodes. These must
+// not be changed any more. The view before, if there was one, saves work when no node
+// has come or gone since.
 func See(me Node, nodes []Node, before *View) *View {
-	v := &View{me: me, ranked: me.print()}
-	for _, n := range nodes {
+	v := &View{me: &me, ranked: me.print()}
+	for i := range nodes {
+		n := &nodes[i]
 		if n.Name != me.Name {
 			v.others = append(v.others, n)
 			v.ranked ^= mix(n.print())
@@ -131,25 +138,51 @@ func See(me Node, nodes []Node, before *View) *View {
 			}
 		}
 	}
-	if before != nil && before.ranked == v.ranked {
+	if v.RanksAs(before) {
 		v.stands = before.stands
 	} else {
-		v.stands = v.compete()
+		v.stands = sync.OnceValue(v.compete)
 	}
 	return v
 }
+
+// RanksAs reports whether the node competes for the same ids as in the view before.
+func (v *View) RanksAs(before *View) bool { return before != nil && before.ranked == v.ranked }
 
 // print is of what a node's rank for any id depends on.
 func (n *Node) print() uint64 {
 	if !n.holds() {
 		return 0
 	}
-	return hash(fmt.Sprint(n.Name, n.Weight, n.Runs))
+	h := mix(hash(n.Name) ^ math.Float64bits(n.Weight))
+	for _, sum := range n.Runs.sums {
+		h = mix(h ^ uint64(sum))
+	}
+	return h
+}
+
+// Contenders are the nodes that compete for the ids of a slot where all run the same,
+// by their places among nodes.
+func Contenders(nodes []Node, slot int) (first []int) {
+	var ranks []float64
+	for i := range nodes {
+		n := &nodes[i]
+		if !n.holds() {
+			continue
+		}
+		r := rank(hash(n.Name), uint64(slot), n.Weight)
+		at, _ := slices.BinarySearchFunc(ranks, r, func(a, b float64) int { return cmp.Compare(b, a) })
+		if at < Standbys {
+			ranks, first = slices.Insert(ranks, at, r), slices.Insert(first, at, i)
+			ranks, first = ranks[:min(len(ranks), Standbys)], first[:min(len(first), Standbys)]
+		}
+	}
+	return first
 }
 
 // compete says for which slots the node is among the first.
-func (v *View) compete() *[slots]bool {
-	var stands [slots]bool
+func (v *View) compete() *[Slots]bool {
+	var stands [Slots]bool
 	if !v.me.holds() {
 		return &stands
 	}
@@ -158,10 +191,9 @@ func (v *View) compete() *[slots]bool {
 		seeds[i] = hash(n.Name)
 	}
 	own := hash(v.me.Name)
-	for slot := range uint64(slots) {
+	for slot := range uint64(Slots) {
 		mine, better := rank(own, slot, v.me.Weight), 0
-		for i := range v.others {
-			n := &v.others[i]
+		for i, n := range v.others {
 			// One that does not run all the same ids may not run this one.
 			if n.holds() && n.Runs.sums[slot%buckets] == v.me.Runs.sums[slot%buckets] && rank(seeds[i], slot, n.Weight) > mine {
 				better++
@@ -180,7 +212,7 @@ func rank(node, slot uint64, weight float64) float64 {
 }
 
 // Competes reports whether the node is to compete for an id.
-func (v *View) Competes(id string) bool { return v.stands[hash(id)%slots] }
+func (v *View) Competes(id string) bool { return v.stands()[Slot(id)] }
 
 // Share is the number of ids that the node should hold.
 func (v *View) Share() float64 { share, _ := v.shares(); return share }
@@ -220,7 +252,7 @@ type Gift struct {
 // much, and no more is moved than must be.
 func (v *View) Gifts() []Gift {
 	share, shares := v.shares()
-	mine := excess(&v.me, share)
+	mine := excess(v.me, share)
 	if mine <= 0 {
 		return nil
 	}
@@ -241,7 +273,7 @@ func (v *View) Gifts() []Gift {
 	weigh(mine, share)
 	frees := make([]float64, len(v.kin))
 	for i := range v.kin {
-		d := excess(&v.kin[i], shares[i])
+		d := excess(v.kin[i], shares[i])
 		weigh(d, shares[i])
 		frees[i] = max(-d, 0)
 	}
