@@ -31,13 +31,13 @@ var ErrNoRoster = errors.New("gone: the lock service has no roster")
 
 const (
 	rosterTTL   = 10 * time.Second // after which a node that has died is not listed any more
-	rosterEvery = 3 * time.Second  // it enters itself anew, and looks
-	rosterLater = time.Minute      // the same where nothing depends on it, and it can't
+	rosterEvery = 3 * time.Second  // it enters itself anew, and looks; 2.4 s on average
+	rosterLater = time.Minute      // the same without balance, after it failed
 	rosterMost  = time.Minute      // without a look, a node competes for all ids
 
-	// That all read what all have entered grows with the square of the nodes. So for
-	// so many more of them each lets one more turn pass, up to a number that has the
-	// dead noticed before their locks have expired.
+	// Every node reads what every node has entered: work that grows with the square of the
+	// nodes. So for each rosterLarge of them a node lets one more turn pass between two
+	// reads, up to passMost: it has to notice the dead before their locks have expired.
 	rosterLarge = 100
 	passMost    = 4
 

@@ -18,19 +18,19 @@ import (
 
 // A Gone is one node: a member of the cluster with one address. All its
 // methods may be called concurrently.
-//
-// Locks, in the order in which they are taken; those of a line are never held
-// together:
-//
-//	Gone.receiving, Gone.changing
-//	Gone.mu, routes.mu
-//	route.mu
-//	stream: Mux.mu, side.mu
-//	stream: Stream.mu
-//	link: Mesh.mu
-//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
-//	pulse, own.mu, and the lists in Mesh and Room
 type Gone struct {
+	// Locks, in the order in which they are taken; those of a line are never held
+	// together:
+	//
+	//	Gone.receiving, Gone.changing
+	//	Gone.mu, routes.mu
+	//	membership.mu, gate.mu, route.mu
+	//	stream: Mux.mu, side.mu
+	//	stream: Stream.mu
+	//	link: Mesh.mu
+	//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
+	//	Lease.mu, pulse, own.mu, and the lists in Mesh and Room
+
 	opts    options
 	log     *slog.Logger
 	newLock LockFactory

@@ -39,8 +39,8 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 	g.member.moving, g.member.moved = false, time.Now()
 }
 
-// offered is how many ids more than it is to have a node is offered, which may not
-// run all of them.
+// offered is how many more ids a node is offered than it is to have: it may not run all
+// of them.
 const offered = 256
 
 // some are ids that are held here, of which n are to be given away. A question that has

@@ -122,7 +122,8 @@ func (c *candidate) park() bool {
 // empty for whoever comes first.
 type heir struct{ ticket, identity string }
 
-// ticket is for who hands the id over to this candidate; empty where the lock has none.
+// ticket is for the holder that hands the id over to this candidate; empty where the lock
+// has none.
 func (c *candidate) ticket() string {
 	c.gate.promise()
 	if p, ok := c.lock.(Passer); ok {
