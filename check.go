@@ -26,10 +26,9 @@ const idOfCheck = "gone:check"
 //	                     and ErrRefused where a process with another key is there
 //	ErrLockService       and what the lock service said, or the context's error
 //
-// or is ErrClosed. Behind a NAT a node may not reach itself while others do: leave
-// ErrUnreachable out of account there. So it is where a name gets its address only
-// when the probe has succeeded: a headless Service of Kubernetes needs
-// publishNotReadyAddresses.
+// or is ErrClosed. Behind a NAT a node may not reach itself while others do: ignore
+// ErrUnreachable there. Nor does it where its name gets an address only after the probe
+// has succeeded: a headless Service of Kubernetes needs publishNotReadyAddresses.
 //
 // The lock service is asked by [Checker] where the lock has it. Else it is asked who
 // holds an id that this node runs, or "gone:check" if there is none.

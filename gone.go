@@ -252,7 +252,7 @@ func (g *Gone) Addr() string { return g.end.addr }
 // received, so that they send it to the next holder. It returns when that is
 // done and everything is freed. A handler that has not returned after 10 s, or
 // what [WithCloseTimeout] says, is named in the error, as is an id whose lock's
-// Unlock has not; the lock is released when they do. A [RedisLock] gives up
+// Unlock has not returned; the lock is released when they do. A [RedisLock] gives up
 // sooner where Redis does not answer, and then expires; that is no error. Later
 // calls return the same as the first.
 func (g *Gone) Close() error {

@@ -197,10 +197,11 @@ func (g *Gone) come(ids [][]byte) {
 	}
 }
 
-// Move hands an id over to the node at addr, and returns when that has been told to
-// take it. Any node may be asked. The error wraps ErrNoHolder when nobody holds the
-// id. When addr is not in the roster, drains, has weight 0 or does not run the id, the
-// error says so, and nothing has changed.
+// Move hands an id over to the node at addr. It returns when the holder's handler has
+// returned and that node has been told to take the id. It may be called on any node. The
+// error wraps ErrNoHolder when nobody holds the id. When no node of the roster is at addr,
+// or it drains, has weight 0 or does not run the id, the error says so, and nothing has
+// changed. After the context's error the id may still be moved.
 func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err
