@@ -72,7 +72,7 @@ type wireEnd struct {
 
 // sends are the calls that use the rooms.
 type sends struct {
-	ctx     context.Context // ends when nothing can be sent any more
+	ctx     context.Context // the node's: ends when nothing can be sent any more
 	cancel  context.CancelFunc
 	closed  atomic.Bool // no more begin
 	sending atomic.Int64
