@@ -96,15 +96,15 @@ func (g *Gone) join() error {
 	if !g.opts.balance {
 		return nil
 	}
-	if _, err := g.list(); err != nil {
+	if _, err := g.roster(); err != nil {
 		return fmt.Errorf("gone: WithBalance: %w", err)
 	}
 	g.enlist()
 	return nil
 }
 
-// list is the roster.
-func (g *Gone) list() (Roster, error) {
+// roster is what the lock service keeps of the cluster.
+func (g *Gone) roster() (Roster, error) {
 	m := &g.member
 	m.opening.Do(func() {
 		if m.lock, m.err = g.newLock(g.opts.cluster, g.end.identity); m.err != nil || m.lock == nil {
@@ -128,7 +128,7 @@ func (g *Gone) enlist() {
 	m.begin.Do(func() {
 		go func() {
 			defer close(m.done)
-			if roster, err := g.list(); err == nil {
+			if roster, err := g.roster(); err == nil {
 				g.keepListed(roster)
 				closeLock(m.lock)
 			}
@@ -180,13 +180,9 @@ func (g *Gone) keepListed(roster Roster) {
 	}
 }
 
-// look enters this node and looks who else is there.
+// look signs, and looks who else is there.
 func (g *Gone) look(roster Roster) error {
-	note, err := json.Marshal(g.entry())
-	if err != nil {
-		return err
-	}
-	if err := roster.Enter(string(note), rosterTTL); err != nil {
+	if err := g.sign(roster); err != nil {
 		return err
 	}
 	if !g.opts.balance {
@@ -204,6 +200,15 @@ func (g *Gone) look(roster Roster) error {
 	m.pass = min(len(notes)/rosterLarge, passMost)
 	g.see(entries(notes))
 	return nil
+}
+
+// sign enters this node.
+func (g *Gone) sign(roster Roster) error {
+	note, err := json.Marshal(g.entry())
+	if err != nil {
+		return err
+	}
+	return roster.Enter(string(note), rosterTTL)
 }
 
 func (g *Gone) entry() entry {
@@ -322,7 +327,7 @@ func (g *Gone) away() bool {
 // themselves within the last 10 s. The error wraps ErrNoRoster where the lock service
 // lists none, ErrClosed, the context's error, or what the lock service said.
 func (g *Gone) Nodes(ctx context.Context) ([]Node, error) {
-	es, err := g.roster(ctx)
+	es, err := g.listed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -335,7 +340,7 @@ func (g *Gone) Nodes(ctx context.Context) ([]Node, error) {
 	return nodes, nil
 }
 
-func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
+func (g *Gone) listed(ctx context.Context) (map[string]entry, error) {
 	if !g.enter() {
 		return nil, ErrClosed
 	}
@@ -346,7 +351,7 @@ func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
 	got := make(chan result, 1)
 	go func() { // the lock can't be interrupted
 		defer g.leave()
-		roster, err := g.list()
+		roster, err := g.roster()
 		if err != nil {
 			got <- result{nil, err}
 			return

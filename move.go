@@ -163,7 +163,7 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
 	for _, id := range ids {
-		switch c := g.runs(string(id)); {
+		switch c := g.candidate(string(id)); {
 		case c != nil:
 			if len(a.Tickets) < room {
 				a.Tickets = append(a.Tickets, ticket{id, c.ticket()})
@@ -178,8 +178,8 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 	return a, nil
 }
 
-// runs returns the candidate of an id, nil when there is none.
-func (g *Gone) runs(id string) *candidate {
+// candidate returns the candidate of an id, nil when there is none.
+func (g *Gone) candidate(id string) *candidate {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
@@ -191,7 +191,7 @@ func (g *Gone) runs(id string) *candidate {
 // come has this node compete for ids that were handed over to it.
 func (g *Gone) come(ids [][]byte) {
 	for _, id := range ids {
-		if c := g.runs(string(id)); c != nil {
+		if c := g.candidate(string(id)); c != nil {
 			c.gate.invite()
 		}
 	}
@@ -206,7 +206,7 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
-	es, err := g.roster(ctx)
+	es, err := g.listed(ctx)
 	if err != nil {
 		return err
 	}

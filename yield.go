@@ -173,7 +173,7 @@ const yieldFor = time.Second
 func (g *Gone) yield(c *candidate) error {
 	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
 	defer cancel()
-	es, err := g.roster(ctx)
+	es, err := g.listed(ctx)
 	if errors.Is(err, ErrNoRoster) {
 		c.yield(heir{})
 		return nil
