@@ -46,7 +46,7 @@ type node struct {
 	send  func(ctx context.Context, id string, data []byte) error
 
 	request func(ctx context.Context, id string, data []byte) ([]byte, error)
-	yield   func(c *candidate) error
+	yield   func(r *GoneRunner) error
 	away    func() bool // it is to run nothing
 }
 

@@ -103,14 +103,14 @@ func (g *Gone) pass(ctx context.Context, id string, h heir) error {
 	g.mu.Lock()
 	c := g.byID[id]
 	g.mu.Unlock()
-	var t *tenure
 	if ctx.Err() != nil { // the next round gives what is left
 		return ctx.Err()
 	}
+	var t *tenure
 	if c != nil {
-		t = c.yield(h)
+		t = c.current.Load()
 	}
-	if t == nil {
+	if t == nil || !t.yield(h) {
 		return fmt.Errorf("%w: %q is not held by the node at %s", ErrNoHolder, id, g.Addr())
 	}
 	select {
@@ -163,13 +163,16 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
 	for _, id := range ids {
-		switch c := g.candidate(string(id)); {
-		case c != nil:
+		switch c, free := g.candidate(string(id)); {
+		case free:
 			if len(a.Tickets) < room {
 				a.Tickets = append(a.Tickets, ticket{id, c.ticket()})
 			}
-		case most == 0:
+		case most > 0:
+		case c == nil:
 			return a, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
+		default:
+			return a, fmt.Errorf("gone: the node at %s is about to get or to end a tenure of %q", g.Addr(), id)
 		}
 	}
 	m.mu.Lock()
@@ -178,20 +181,22 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 	return a, nil
 }
 
-// candidate returns the candidate of an id, nil when there is none.
-func (g *Gone) candidate(id string) *candidate {
+// candidate returns the candidate of an id, nil when there is none, and whether it is free to
+// follow an invitation: an attempt or a tenure under way has a secret of its own, which may
+// come to nothing or take the ticket's place, and a handler may not return for long.
+func (g *Gone) candidate(id string) (c *candidate, free bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
-		return c
+	if c = g.byID[id]; c == nil || c.ctx.Err() != nil {
+		return nil, false
 	}
-	return nil
+	return c, c.before == nil && c.gate.underway() == nil
 }
 
 // come has this node compete for ids that were handed over to it.
 func (g *Gone) come(ids [][]byte) {
 	for _, id := range ids {
-		if c := g.candidate(string(id)); c != nil {
+		if c, _ := g.candidate(string(id)); c != nil {
 			c.gate.invite()
 		}
 	}

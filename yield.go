@@ -132,15 +132,14 @@ func (c *candidate) ticket() string {
 	return ""
 }
 
-// yield ends the tenure that runs, for an heir if there is one, and returns it; nil
-// when there is none, or it has an heir already.
-func (c *candidate) yield(h heir) *tenure {
-	t := c.current.Load()
-	if t == nil || t.ctx.Err() != nil || !t.heir.CompareAndSwap(nil, &h) {
-		return nil
+// yield ends the tenure, for an heir if there is one. It reports false when the tenure is
+// over, or has an heir already.
+func (t *tenure) yield(h heir) bool {
+	if t.ctx.Err() != nil || !t.heir.CompareAndSwap(nil, &h) {
+		return false
 	}
 	t.exit(ErrYielded)
-	return t
+	return true
 }
 
 // release gives the lock of a tenure to its heir, or to whoever comes first. A node
@@ -156,13 +155,14 @@ func (c *candidate) release(t *tenure) {
 
 // Yield hands the id over to another node of the cluster, the one that has least for
 // its weight, and closes Exit. The handler should return then, and may clean up
-// before. An error says that no other node takes it, and that nothing has changed.
+// before. An error says that no other node takes it, and that nothing has changed. When
+// Exit has closed already it does nothing and returns nil.
 // Where the lock service has no roster, whoever comes first has a second to take it.
 func (r *GoneRunner) Yield() error {
 	if r.lease == nil {
 		return errors.New("gone: Yield is for the runner that the handler was given")
 	}
-	return r.c.node.yield(r.c)
+	return r.c.node.yield(r)
 }
 
 // yieldFor is for how long a node stays out of the race for an id that it has yielded
@@ -170,12 +170,16 @@ func (r *GoneRunner) Yield() error {
 const yieldFor = time.Second
 
 // yield implements node's.
-func (g *Gone) yield(c *candidate) error {
+func (g *Gone) yield(r *GoneRunner) error {
+	t := r.c.current.Load()
+	if t == nil || t.GoneRunner != r { // a goroutine that the handler has left behind
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
 	defer cancel()
 	es, err := g.listed(ctx)
 	if errors.Is(err, ErrNoRoster) {
-		c.yield(heir{})
+		t.yield(heir{})
 		return nil
 	}
 	if err != nil {
@@ -183,15 +187,15 @@ func (g *Gone) yield(c *candidate) error {
 	}
 	why := errors.New("there is none")
 	for _, to := range g.byRoom(es) {
-		h, err := g.heir(ctx, c.id, to)
+		h, err := g.heir(ctx, t.c.id, to)
 		if err != nil {
 			why = err
 			continue
 		}
-		if t := c.yield(h); t != nil {
+		if t.yield(h) {
 			go g.bring(g.ctx, t)
 		}
 		return nil
 	}
-	return fmt.Errorf("gone: no other node takes %q: %w", c.id, why)
+	return fmt.Errorf("gone: no other node takes %q: %w", t.c.id, why)
 }

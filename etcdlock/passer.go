@@ -58,7 +58,11 @@ func (l *Lock) Pass(ticket, value string) error {
 	if !passed {
 		return fmt.Errorf("%w: etcd lock %q is another's or gone", gone.ErrLockLost, l.id)
 	}
-	l.revoke(ctx, now.lease) // else what Lock has sent, and comes late, may take the lock
+	// Else what Lock has sent, and comes late, may take the lock. But who is told of this
+	// when Pass has returned must be in time.
+	ctx, cancel := context.WithTimeout(ctx, passFor/4)
+	defer cancel()
+	l.revoke(ctx, now.lease)
 	return nil
 }
 
