@@ -113,23 +113,24 @@ func (g *Gone) pass(ctx context.Context, id string, h heir) error {
 	if t == nil || !t.yield(h) {
 		return fmt.Errorf("%w: %q is not held by the node at %s", ErrNoHolder, id, g.Addr())
 	}
+	brought := make(chan error, 1)
+	go func() { brought <- g.bring(t) }() // also where nobody waits for it any more
 	select {
-	case <-t.over:
-		return g.bring(ctx, t)
+	case err := <-brought:
+		return err
 	case <-ctx.Done():
-		go g.bring(g.ctx, t)
 		return ctx.Err()
 	}
 }
 
 // bring tells the heir of a tenure when that is over.
-func (g *Gone) bring(ctx context.Context, t *tenure) error {
+func (g *Gone) bring(t *tenure) error {
 	select {
 	case <-t.over:
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-g.ctx.Done():
+		return ErrClosed
 	}
-	_, err := g.ask(ctx, t.heir.Load().identity, question{Ask: "come", IDs: [][]byte{[]byte(t.c.id)}})
+	_, err := g.ask(g.ctx, t.heir.Load().identity, question{Ask: "come", IDs: [][]byte{[]byte(t.c.id)}})
 	return err
 }
 

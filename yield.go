@@ -155,9 +155,9 @@ func (c *candidate) release(t *tenure) {
 
 // Yield hands the id over to another node of the cluster, the one that has least for
 // its weight, and closes Exit. The handler should return then, and may clean up
-// before. An error says that no other node takes it, and that nothing has changed. When
-// Exit has closed already it does nothing and returns nil.
-// Where the lock service has no roster, whoever comes first has a second to take it.
+// before. It asks one node after the other, for 10 s at most. An error says that no
+// other node takes it, and that nothing has changed. When Exit has closed already it
+// does nothing and returns nil. Where the lock service has no roster, whoever comes first has a second to take it.
 func (r *GoneRunner) Yield() error {
 	if r.lease == nil {
 		return errors.New("gone: Yield is for the runner that the handler was given")
@@ -193,7 +193,7 @@ func (g *Gone) yield(r *GoneRunner) error {
 			continue
 		}
 		if t.yield(h) {
-			go g.bring(g.ctx, t)
+			go g.bring(t)
 		}
 		return nil
 	}
