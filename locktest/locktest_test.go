@@ -104,7 +104,7 @@ var wrongLocks = map[string]struct {
 	},
 	"grants half the TTL": {
 		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock { return lock() }, "while_all_is_well",
-		`after Lock, before its TTL of 500ms had run out`,
+		`after Lock, before its TTL of 1s had run out`,
 	},
 }
 
