@@ -71,6 +71,9 @@ var (
 	// ErrHandlerReturned is the cause of a tenure's end when its handler
 	// returned, or panicked, of its own accord.
 	ErrHandlerReturned = errors.New("gone: handler returned")
+	// ErrYielded is the cause of a tenure's end when its id goes to another node:
+	// by [GoneRunner.Yield], [Gone.Move], [Gone.Drain] or [WithBalance].
+	ErrYielded = errors.New("gone: yielded to another node")
 )
 
 // because joins what happened and why under one prefix.

@@ -18,19 +18,19 @@ import (
 
 // A Gone is one node: a member of the cluster with one address. All its
 // methods may be called concurrently.
-//
-// Locks, in the order in which they are taken; those of a line are never held
-// together:
-//
-//	Gone.receiving, Gone.changing
-//	Gone.mu, routes.mu
-//	route.mu
-//	stream: Mux.mu, side.mu
-//	stream: Stream.mu
-//	link: Mesh.mu
-//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
-//	pulse, own.mu, and the lists in Mesh and Room
 type Gone struct {
+	// Locks, in the order in which they are taken; those of a line are never held
+	// together:
+	//
+	//	Gone.receiving, Gone.changing
+	//	Gone.mu, routes.mu
+	//	membership.mu, gate.mu, route.mu
+	//	stream: Mux.mu, side.mu
+	//	stream: Stream.mu
+	//	link: Mesh.mu
+	//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
+	//	Lease.mu, pulse, own.mu, and the lists in Mesh and Room
+
 	opts    options
 	log     *slog.Logger
 	newLock LockFactory
@@ -39,6 +39,8 @@ type Gone struct {
 	sends
 	own     own
 	service service
+	desk    desk
+	member  membership
 	count   counters
 	node    *node
 
@@ -68,17 +70,9 @@ type wireEnd struct {
 	close    func()
 }
 
-// candidates are the ids that a node runs.
-type candidates struct {
-	mu       sync.Mutex
-	byID     map[string]*candidate
-	closing  bool
-	watching bool // wakeWatch is set
-}
-
 // sends are the calls that use the rooms.
 type sends struct {
-	ctx     context.Context // ends when nothing can be sent any more
+	ctx     context.Context // the node's: ends when nothing can be sent any more
 	cancel  context.CancelFunc
 	closed  atomic.Bool // no more begin
 	sending atomic.Int64
@@ -127,6 +121,9 @@ func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	g.assemble(carrier{c}, &wireEnd{c.Addr, c.Identity, keys, c.Close}, keys.Vouches)
 	c.Receive(g.receive)
 	g.own.tries.Go(g.tryAddress)
+	if err := g.join(); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
 	if keys == nil {
 		g.log.Info("gone: the wire is plain, neither encrypted nor authenticated", "address", g.Addr())
 	}
@@ -155,7 +152,7 @@ func newGone(o options, newLock LockFactory) *Gone {
 	}
 	g.node = &node{
 		stage: g, now: o.now, log: g.log, count: &g.count,
-		addr: g.Addr, send: g.SendDataContext, request: g.Request,
+		addr: g.Addr, send: g.SendDataContext, request: g.Request, yield: g.yield, away: g.away,
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.own.log, g.own.addr = g.log, g.Addr
@@ -250,143 +247,12 @@ func (g *Gone) changes() {
 // Addr is the advertised address, with the real port.
 func (g *Gone) Addr() string { return g.end.addr }
 
-// RunOne competes for the id: whenever this node wins, handler runs here until
-// it returns or must end, and then again somewhere. It does not wait for that,
-// and returns the runner that is there when the id is run on this node already.
-//
-// The lock service is asked before anything is started; an error says that it can't
-// be reached, which command it refuses, or that it has something else under that id.
-// It wraps ErrClosed when the Gone is closed.
-func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
-	if err := checkID(id); err != nil {
-		return nil, err
-	}
-	if handler == nil {
-		return nil, errors.New("gone: nil handler")
-	}
-	if c, err := g.candidate(id); c != nil || err != nil {
-		return c, err
-	}
-	lock, err := g.newLock(id, g.end.identity)
-	if err == nil && lock == nil {
-		err = errors.New("gone: the lock factory returned no lock")
-	}
-	if err != nil {
-		return nil, err
-	}
-	value, err := g.firstAsk(lock)
-	if err != nil && !errors.Is(err, ErrNoHolder) {
-		closeLock(lock)
-		return nil, err
-	}
-
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	before := g.byID[id]
-	if g.closing || before != nil && before.ctx.Err() == nil {
-		closeLock(lock)
-		if g.closing {
-			return nil, ErrClosed
-		}
-		return &before.runner, nil
-	}
-	if before == nil && err == nil && value == g.end.identity {
-		g.suspect(id)
-	}
-	c := newCandidate(id, lock, handler, g.node, before)
-	g.byID[id] = c
-	go func() {
-		if before != nil {
-			<-before.runner.Exit // its handler may still run
-			g.mu.Lock()
-			c.before = nil
-			g.mu.Unlock()
-		}
-		c.run()
-	}()
-	return &c.runner, nil
-}
-
-// ended implements stage.
-func (g *Gone) ended(c *candidate) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.byID[c.id] == c {
-		delete(g.byID, c.id)
-	}
-}
-
-// candidate returns the runner of an id that is run already.
-func (g *Gone) candidate(id string) (*GoneRunner, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closing {
-		return nil, ErrClosed
-	}
-	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
-		return &c.runner, nil
-	}
-	return nil, nil
-}
-
-// begin implements stage.
-func (g *Gone) begin(r *GoneRunner, left func() time.Duration) (end func()) {
-	id, token := r.c.id, r.token
-	if token == 0 {
-		// For a lock without tokens: no other tenure of this id on this node
-		// has the same.
-		token = uint64(time.Now().UnixMicro())
-	}
-	in := mailbox.NewInbox(func(m *Message, d mailbox.Delivery) *Message {
-		if m == nil {
-			m = &Message{}
-		}
-		m.set(r, d)
-		return m
-	})
-	b := g.room.Begin(r.ctx, r.held, id, token, left, in)
-	r.Data, r.Inbox, r.take = b.Data, in.C, b.Take
-	unhook := context.AfterFunc(r.ctx, b.Shut)
-	g.watchWakes()
-	g.routes.poke(id)
-	return func() {
-		unhook()
-		b.Shut()
-		b.Finish()
-		g.routes.poke(id)
-	}
-}
-
-// watchWakes looks at every lease once a second while there are any: timers
-// stand still while a machine sleeps, the leases' clock does not.
-func (g *Gone) watchWakes() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.watching {
-		return
-	}
-	g.watching = true
-	var look func()
-	look = func() {
-		boxes := g.room.All()
-		for _, b := range boxes {
-			b.Left()
-		}
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.watching = len(boxes) > 0; g.watching {
-			time.AfterFunc(wakeWatch, look)
-		}
-	}
-	time.AfterFunc(wakeWatch, look)
-}
-
 // Close hands everything over: every handler's Exit closes, each lock is
 // released once its handler has returned, and senders are told what was not
 // received, so that they send it to the next holder. It returns when that is
 // done and everything is freed. A handler that has not returned after 10 s, or
 // what [WithCloseTimeout] says, is named in the error, as is an id whose lock's
-// Unlock has not; the lock is released when they do. A [RedisLock] gives up
+// Unlock has not returned; the lock is released when they do. A [RedisLock] gives up
 // sooner where Redis does not answer, and then expires; that is no error. Later
 // calls return the same as the first.
 func (g *Gone) Close() error {
@@ -420,7 +286,7 @@ func (g *Gone) close() error {
 		}
 		switch {
 		case c.runner.ctx.Err() != nil:
-		case g.runs(c):
+		case g.busy(c):
 			late = append(late, fmt.Errorf("gone: close: the handler of %q has not returned", c.id))
 		default:
 			late = append(late, fmt.Errorf("gone: close: the lock service has not answered for %q, whose lock may have to expire", c.id))
@@ -444,6 +310,8 @@ func (g *Gone) close() error {
 	for _, b := range g.room.All() { // of handlers that have not returned
 		b.Shut()
 	}
+	g.desk.close()
+	g.quit()
 	g.mesh.Refuse()
 	g.dealtWith()
 	g.mesh.Farewell(farewellMost)
@@ -454,16 +322,6 @@ func (g *Gone) close() error {
 	g.end.close()
 	g.routes.close()
 	return errors.Join(late...)
-}
-
-// runs reports whether a handler of the candidate's id has not returned.
-func (g *Gone) runs(c *candidate) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for c != nil && !c.running.Load() {
-		c = c.before
-	}
-	return c != nil
 }
 
 // Stats are counts since the node was started, but for Held.

@@ -286,6 +286,7 @@ func TestRunOneRefusesBadInputAtOnce(t *testing.T) {
 		asked++
 		return nil, errors.New("no locks today")
 	})
+	asked = 0 // that of the roster
 	refused := func(t *testing.T, id string, h gone.RunHandler, says string) {
 		t.Helper()
 		r, err := g.RunOne(id, h)

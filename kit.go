@@ -23,5 +23,8 @@ func newPlayed(addr string, c kit.Carrier, now func() time.Duration, newLock Loc
 	g := newGone(o, newLock)
 	g.assemble(c, &wireEnd{addr: addr, identity: addr, close: c.Crash}, func(identity []byte, from string) bool { return string(identity) == from })
 	c.Receive(g.receive)
+	if err := g.join(); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
 	return g, nil
 }

@@ -40,7 +40,8 @@ func TestRedisLockKeepsThePromisesOfALock(t *testing.T) {
 	t.Run("by a user with the smallest rights", func(t *testing.T) {
 		t.Parallel()
 		s := startRedis(t)
-		s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~*", "&gone:*").AddFlat(smallestRights)...)
+		s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~*", "&gone:*").AddFlat(smallestRights).
+			Add("+info", "+hset", "+hdel", "+hgetall")...) // for Check and for the roster
 		locktest.Run(t, locktest.Service{Locks: poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))})
 		if log := fmt.Sprintf("%q", s.do("ACL", "LOG")); log != "[]" {
 			t.Errorf("something was denied: %s", log)

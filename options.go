@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"time"
 
@@ -32,6 +33,9 @@ type options struct {
 	maxMessageSize int
 	logger         *slog.Logger
 	keys           *keyOptions
+	cluster        string
+	balance        bool
+	weight         float64
 	now            func() time.Duration // the clock of leases
 	lookup         zmq.Lookup           // of other nodes' names, and of its own
 }
@@ -58,6 +62,21 @@ func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.clos
 // send ends with ErrBusy at its deadline.
 func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
 
+// WithCluster names the cluster whose nodes see each other in [Gone.Nodes], where several
+// clusters use one lock service; the default is "gone". Nodes of one cluster run the same
+// ids, or some of them. The name does not keep clusters' ids apart: a lock's Prefix does.
+func WithCluster(name string) Option { return func(o *options) { o.cluster = name } }
+
+// WithBalance spreads the ids over those nodes of the cluster that have this option,
+// by their weights: a node hands over to others what it holds beyond its share. Only
+// three nodes compete for each id, instead of all. NewGone returns an error that wraps
+// ErrNoRoster where the lock service lists no nodes.
+func WithBalance() Option { return func(o *options) { o.balance = true } }
+
+// WithWeight is this node's share of the ids relative to that of others; the default is
+// 1. With 0 it never holds an id, with or without [WithBalance].
+func WithWeight(w float64) Option { return func(o *options) { o.weight = w } }
+
 // WithLogger logs there instead of to [slog.Default].
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
@@ -67,6 +86,8 @@ func newOptions(opts []Option) (options, error) {
 		closeTimeout:   DefaultCloseTimeout,
 		maxMessageSize: DefaultMaxMessageSize,
 		keys:           &keyOptions{},
+		cluster:        "gone",
+		weight:         1,
 		now:            boottime.Now,
 	}
 	for _, opt := range opts {
@@ -82,6 +103,11 @@ func newOptions(opts []Option) (options, error) {
 		return o, fmt.Errorf("gone: close timeout %v is negative", o.closeTimeout)
 	case o.maxMessageSize < 1 || o.maxMessageSize > maxMessageSize:
 		return o, fmt.Errorf("gone: max message size %d is not in 1 … %d", o.maxMessageSize, maxMessageSize)
+	case o.weight < 0 || math.IsNaN(o.weight) || math.IsInf(o.weight, 0):
+		return o, fmt.Errorf("gone: weight %v is not a share", o.weight)
+	}
+	if err := checkID(o.cluster); err != nil {
+		return o, fmt.Errorf("gone: name of the cluster: %w", err)
 	}
 	if o.logger == nil {
 		o.logger = slog.Default()

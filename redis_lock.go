@@ -22,7 +22,7 @@ import (
 // as none. A helper key in the id's Cluster slot keeps the last token for a day;
 // tokens also follow the server's clock, so they keep increasing when the helper
 // key is lost. A key that would live for longer than its holder's TTL, as when the
-// server's clock is set back, is cut to it by who competes.
+// server's clock is set back, is cut to that TTL by whoever competes for it.
 //
 // All locks of a process that name one Redis address, or one pool, share its
 // connections: at most 16, or what that pool allows, and one more for wake-ups
@@ -30,15 +30,17 @@ import (
 // answer that may be due to a wrong server behind the address: when that has come to
 // lead elsewhere, the lock follows within seconds. Until then two may hold it where
 // the old server goes on granting, for no longer than the TTL and those 10 s. The
-// connection for wake-ups stays while its process hears on it, every 5 s, what it
-// has published by another: so who waits follows within 20 s, too, or, where PUBLISH
-// is denied, when the TTL has run out.
+// connection for wake-ups is kept as long as the process hears on it what it publishes,
+// every 5 s, over another. So those that wait follow within 20 s, or, where PUBLISH is
+// denied, when the TTL has run out.
 //
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
 // TIME, PSETEX, PEXPIRE, PTTL, DEL, PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PING.
-// Without the channel waiters poll. Check, which the first RunOne of a node calls,
-// asks for INFO as well, and does without.
+// Without the channel waiters poll. A roster needs the key "{<cluster>}:nodes"
+// ("\x00\x00<cluster>" where the name has braces), and HSET, HDEL and HGETALL. In all
+// names the Prefix comes before the id or the cluster. Check, which the first RunOne of
+// a node calls, asks for INFO as well, and does without.
 //
 // The fields must not be changed while the lock is used.
 type RedisLock struct {
@@ -87,6 +89,9 @@ type redisHold struct {
 	token  uint64
 }
 
+// is what the key of a hold ends with.
+func (h redisHold) is() string { return " " + strconv.FormatUint(h.token, 10) + " " + h.secret }
+
 const maxValue = 512 // bytes; the scripts look at 1024 for value, token and secret
 
 var (
@@ -102,9 +107,10 @@ var (
 	releaseScript = redisconn.NewScript(1, releaseLua)
 )
 
-// isCounter reports whether a key is where the last token of an id is kept.
-func isCounter(key string) bool {
-	return strings.HasPrefix(key, "{") && strings.HasSuffix(key, "}:token")
+// isHelper reports whether a key is where the last token of an id is kept, or a
+// roster.
+func isHelper(key string) bool {
+	return strings.HasPrefix(key, "{") && (strings.HasSuffix(key, "}:token") || strings.HasSuffix(key, "}:nodes"))
 }
 
 // TTL is Expiry, or [DefaultExpiry].
@@ -192,8 +198,7 @@ func (l *RedisLock) Extend() error {
 	}
 	// With the token: a copy of Lock's request that comes late must not look
 	// like this hold.
-	is := " " + strconv.FormatUint(hold.token, 10) + " " + hold.secret
-	r, err := l.eval(l.Replicas, extendScript, is, l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
+	r, err := l.eval(l.Replicas, extendScript, hold.is(), l.ms(), l.channel(), redisconn.FormatNews(hold.token, l.ms()))
 	switch {
 	case otherType(err):
 		r = []int64{0}
@@ -312,6 +317,13 @@ func (l *RedisLock) whenFree(wake func()) error {
 	return err
 }
 
+// forgetFree takes note that nobody waits any more.
+func (l *RedisLock) forgetFree() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forget()
+}
+
 // held is the hold that made Lock fail, or one that is over.
 func (l *RedisLock) held() redisconn.News {
 	l.mu.Lock()
@@ -392,7 +404,7 @@ func (l *RedisLock) request(ctx context.Context, ask func(context.Context) error
 	if l.redis == nil {
 		return errors.New("it was not made by one of the functions NewRedisLock… or RedisLocks")
 	}
-	if strings.ContainsRune(l.Prefix, 0) || isCounter(l.key()) {
+	if strings.ContainsRune(l.Prefix, 0) || isHelper(l.key()) {
 		return fmt.Errorf("prefix %q can't be used with this id", l.Prefix)
 	}
 	l.mu.Lock()
@@ -421,16 +433,19 @@ func (l *RedisLock) ms() int64 { return int64((l.TTL()-1)/time.Millisecond) + 1 
 
 func (l *RedisLock) key() string { return l.Prefix + l.id }
 
-// counter is the helper key, always in the key's Cluster slot.
-func (l *RedisLock) counter() string {
+// counter is the helper key for tokens.
+func (l *RedisLock) counter() string { return l.helper("token", "\x00") }
+
+// helper is a further key, always in the key's Cluster slot.
+func (l *RedisLock) helper(name, braced string) string {
 	key := l.key()
 	if !strings.ContainsAny(key, "{}") {
-		return "{" + key + "}:token"
+		return "{" + key + "}:" + name
 	}
 	// A key with braces may have a hash tag of its own, or braces that are none
-	// and can't be wrapped. A leading zero byte changes neither the tag nor the
+	// and can't be wrapped. Leading zero bytes change neither the tag nor the
 	// CRC16 of the whole, and no key has one.
-	return "\x00" + key
+	return braced + key
 }
 
 // channel carries wake-ups.

@@ -101,7 +101,8 @@ func TestRedisOverTLS(t *testing.T) {
 func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
-	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights).Add("+info")...) // for Check, which does without
+	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights).
+		Add("+info", "~{gone}:nodes", "+hset", "+hdel", "+hgetall")...) // for Check and for the roster, which a node does without
 	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))(0)
 	a, b := startNode(t, locks), startNode(t, locks)
 	var l ledger
@@ -119,6 +120,28 @@ func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
 	must(t, b.Close())
 	if log := s.do("ACL", "LOG").([]any); len(log) > 0 {
 		t.Errorf("something was denied: %q", log)
+	}
+}
+
+// Without the rights for the roster a node runs, and says so where it is to have its share.
+func TestWithoutRightsForTheRosterBalanceIsAnError(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights)...)
+	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))(0)
+	var in inbox
+	plain := startNode(t, locks)
+	hold(t, plain, "id", in.run)
+	if _, err := plain.Nodes(t.Context()); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("Nodes: %v", err)
+	}
+	balanced := startNode(t, locks, gone.WithBalance())
+	if _, err := balanced.RunOne("id", in.run); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("RunOne: %v", err)
+	}
+	err := balanced.Check(deadline(t, 30*time.Second))
+	if !errors.Is(err, gone.ErrLockService) || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("Check: %v", err)
 	}
 }
 

@@ -225,7 +225,7 @@ func compete(now func() time.Duration, lock GoneLock, handler RunHandler) *candi
 
 // onStage makes a candidate that is to be given a handler, and to be run.
 func onStage(s stage, now func() time.Duration, lock GoneLock) *candidate {
-	return newCandidate("id", lock, nil, &node{stage: s, now: now, log: slog.New(&logbook{}), count: &counters{}}, nil)
+	return newCandidate("id", lock, nil, &node{stage: s, now: now, log: slog.New(&logbook{}), count: &counters{}, away: func() bool { return false }}, nil)
 }
 
 func logOf(one *candidate) *logbook { return one.node.log.Handler().(*logbook) }
@@ -572,6 +572,21 @@ func TestTheTwoRunners(t *testing.T) {
 		<-r.Exit
 		if token != 8 {
 			t.Error("the handler was not run twice")
+		}
+	})
+}
+
+func TestATenureThatIsYieldedIsOverBeforeItsNodeRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one := compete(newBubbleClock().now, generousLock{}, hold)
+		defer retire(one)
+		synctest.Wait()
+		began := time.Now()
+		held := one.current.Load()
+		held.yield(heir{identity: "another"})
+		<-held.over
+		if took := time.Since(began); took > 0 {
+			t.Errorf("its heir hears of it after %v", took)
 		}
 	})
 }

@@ -28,57 +28,86 @@ func TestEveryContenderExcludesExtendsAndHandsOver(t *testing.T) {
 	s := serverFor(t)
 	for _, c := range contenders {
 		t.Run(c.name, func(t *testing.T) {
-			const ttl = 2 * time.Second
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			var locks [2]lock
-			for i := range locks {
-				node, err := c.open(&line{addr: s.addr}, ttl)
+			excludes(t, c, s.addr, func(extend func()) {
+				key := c.key("exclusive " + c.name)
+				before, err := s.expiry(key)
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer node.close()
-				locks[i] = node.lock("exclusive " + c.name)
-			}
-			holder, waiter := locks[0], locks[1]
-			if err := holder.acquire(); err != nil {
-				t.Fatal("a free lock:", err)
-			}
-			if err := waiter.acquire(); err == nil {
-				t.Fatal("two nodes hold one lock")
-			}
-			before, err := s.expiry(c.key("exclusive " + c.name))
+				time.Sleep(10 * time.Millisecond) // for the end of the TTL to differ
+				extend()
+				if after, err := s.expiry(key); err != nil || !after.After(before) {
+					t.Errorf("extend moved the end of the TTL from %v to %v (%v)", before, after, err)
+				}
+			})
+		})
+	}
+}
+
+func TestEveryContenderOnAnotherServiceExcludesExtendsAndHandsOver(t *testing.T) {
+	t.Parallel()
+	for _, v := range venues {
+		t.Run(v.name, func(t *testing.T) {
+			addr, stop, err := v.start()
 			if err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(10 * time.Millisecond) // for the end of the TTL to differ
-			if err := holder.extend(); err == nil {
-				if after, err := s.expiry(c.key("exclusive " + c.name)); err != nil || !after.After(before) {
-					t.Errorf("extend moved the end of the TTL from %v to %v (%v)", before, after, err)
-				}
-			} else if !errors.Is(err, errors.ErrUnsupported) {
-				t.Error("extend:", err)
-			}
-			got := make(chan error, 1)
-			go func() { got <- waiter.wait(ctx) }()
-			select {
-			case err := <-got:
-				t.Fatalf("a waiter got a lock that is held (%v)", err)
-			case <-time.After(50 * time.Millisecond):
-			}
-			if err := holder.release(); err != nil {
-				t.Error("release:", err)
-			}
-			if err := <-got; err != nil {
-				t.Fatal("wait:", err)
-			}
-			if err := waiter.release(); err != nil {
-				t.Error("release:", err)
-			}
-			if err := holder.acquire(); err != nil {
-				t.Error("a lock that was released:", err)
+			defer stop()
+			for _, c := range v.who {
+				t.Run(c.name, func(t *testing.T) { excludes(t, c, addr, func(extend func()) { extend() }) })
 			}
 		})
+	}
+}
+
+// excludes checks a contender. Watch is called where it extends when told to.
+func excludes(t *testing.T, c contender, addr string, watch func(extend func())) {
+	const ttl = 2 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var locks [2]lock
+	for i := range locks {
+		node, err := c.open(&line{addr: addr}, ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer node.close()
+		locks[i] = node.lock("exclusive " + c.name)
+	}
+	holder, waiter := locks[0], locks[1]
+	if err := holder.acquire(); err != nil {
+		t.Fatal("a free lock:", err)
+	}
+	if err := holder.extend(); err == nil {
+		watch(func() {
+			if err := holder.extend(); err != nil {
+				t.Error("extend:", err)
+			}
+		})
+	} else if !errors.Is(err, errors.ErrUnsupported) {
+		t.Error("extend:", err)
+	}
+	if err := waiter.acquire(); err == nil {
+		t.Fatal("two nodes hold one lock")
+	}
+	got := make(chan error, 1)
+	go func() { got <- waiter.wait(ctx) }()
+	select {
+	case err := <-got:
+		t.Fatalf("a waiter got a lock that is held (%v)", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := holder.release(); err != nil {
+		t.Error("release:", err)
+	}
+	if err := <-got; err != nil {
+		t.Fatal("wait:", err)
+	}
+	if err := waiter.release(); err != nil {
+		t.Error("release:", err)
+	}
+	if err := holder.acquire(); err != nil {
+		t.Error("a lock that was released:", err)
 	}
 }
 
@@ -92,6 +121,7 @@ func TestMain(m *testing.M) {
 // All the work of the real run, but little of it.
 var little = size{
 	lock:      plan{steady: 2 * chunk, handovers: 4, pollers: 4, vigils: 2, ttl: 300 * time.Millisecond},
+	services:  plan{steady: chunk, handovers: 4, vigils: 2},
 	each:      50 * time.Millisecond,
 	receivers: 2,
 	many:      crowd{ids: 200, idle: 1200 * time.Millisecond, ttl: 6 * time.Second},
@@ -113,6 +143,13 @@ func TestLongReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 		}
 	}
 	text := r.body.String()
+	for _, v := range venues {
+		for _, w := range []work{workTake, workExtend, workPass, workDeath, workIdleSent} {
+			if w = w.on(v.name); strings.Contains(text, "- **"+w.what+"**") && limits[w.what] == "" {
+				t.Errorf("%s is behind, and nothing says why", w.what)
+			}
+		}
+	}
 	// By chapter: one library extends by itself, and two rows are of a Gone.
 	want := 10*len(contenders) - 1 - 2*(len(contenders)-1)
 	// Who carries one, 16 and 256 callers and batches; two rows of times for
@@ -122,6 +159,7 @@ func TestLongReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 	want += 3*5 + 2*3*5 + 2*5 // requests
 	want += 2 * 3 * 4         // receivers
 	want += 3 * 3             // ids
+	want += 8*3 - 2 + 8*3 - 1 // other services: three locks have no extension
 	if got := strings.Count(text, ") |"); got != want {
 		t.Errorf("%d figures, want %d, in\n%s", got, want, text)
 	}
@@ -133,6 +171,29 @@ func TestLongReportHasAFigureForAllWorkAndEveryContender(t *testing.T) {
 		if svg, err := os.ReadFile(filepath.Join(r.dir, p[1]+".svg")); err != nil || !strings.Contains(string(svg), "</svg>") {
 			t.Errorf("%s: %v", p[1], err)
 		}
+	}
+}
+
+func TestLongTheReportOnManyIDsHasAllChapters(t *testing.T) {
+	dir := t.TempDir()
+	tiny := multitude{
+		ids: 100, members: 3, idle: time.Second, nodes: 40, idsOf: 50, saturate: 100 * time.Millisecond,
+		rosters: []int{3, 5}, grow: []int{3, 5},
+	}
+	if err := scale(&report{}, tiny, filepath.Join(dir, "scale.md")); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "scale.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, want := range map[string]int{"\n## ": 4, "](scale/": 4, "NaN": 0, "Inf": 0, "%!": 0} {
+		if got := strings.Count(string(text), what); got != want {
+			t.Errorf("%d times %q, want %d", got, what, want)
+		}
+	}
+	if pictures, _ := filepath.Glob(filepath.Join(dir, "scale", "*.svg")); len(pictures) != 4 {
+		t.Error(pictures)
 	}
 }
 

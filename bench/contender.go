@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"time"
 
@@ -19,15 +20,17 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-// A contender is one way to lock in Redis, used as its documentation shows, for
-// one Redis, with its defaults where it has any.
+// A contender is one way to lock in a service, used as its documentation shows, for
+// one server, with its defaults where it has any.
 type contender struct {
 	name   string
 	module string
 	// poll is how far the looks of a waiter lie apart, at most; 0 where waiters
 	// are woken.
 	poll time.Duration
-	// key is what a lock's TTL can be read from.
+	// settle is for how long a waiter has to wait at least before it can be woken.
+	settle time.Duration
+	// key is what a lock's TTL can be read from in Redis.
 	key  func(id string) string
 	open func(l *line, ttl time.Duration) (node, error)
 }
@@ -47,6 +50,11 @@ type lock interface {
 	release() error
 }
 
+// extendsItself is of locks that do.
+type extendsItself struct{}
+
+func (extendsItself) extend() error { return errors.ErrUnsupported }
+
 // Names that the claims compare.
 const (
 	nameGone    = "gone"
@@ -55,36 +63,59 @@ const (
 )
 
 var contenders = []contender{
-	{nameGone, "", 0, itself, openGone},
-	{nameBare, "github.com/gomodule/redigo", barePoll, itself, openBare},
-	{"redislock", "github.com/bsm/redislock", redislockPoll, itself, openRedislock},
-	{"redsync", "github.com/go-redsync/redsync/v4", redsyncPoll, itself, openRedsync},
-	{nameRueidis, "github.com/redis/rueidis", 0, func(id string) string { return "rueidislock:0:" + id }, openRueidislock},
+	{name: nameGone, key: itself, open: openGone},
+	{name: nameBare, module: "github.com/gomodule/redigo", poll: barePoll, key: itself, open: openBare},
+	{name: "redislock", module: "github.com/bsm/redislock", poll: redislockPoll, key: itself, open: openRedislock},
+	{name: "redsync", module: "github.com/go-redsync/redsync/v4", poll: redsyncPoll, key: itself, open: openRedsync},
+	{name: nameRueidis, module: "github.com/redis/rueidis", key: func(id string) string { return "rueidislock:0:" + id }, open: openRueidislock},
 }
 
 func itself(id string) string { return id }
 
-// gone: RedisLock by itself, without a Gone.
+// gone: its lock of a service by itself, without a Gone.
 
 type goneNode struct {
-	pool *redis.Pool // of its own, as locks with one address share what a process has
-	ttl  time.Duration
+	locks gone.LockFactory
+	made  []goneLock
+	end   func() // of its way to the service
 }
 
-type goneLock struct{ *gone.RedisLock }
+type goneLock struct{ lockInService }
 
-func openGone(l *line, ttl time.Duration) (node, error) { return &goneNode{l.pool(), ttl}, nil }
+type lockInService interface {
+	gone.GoneLock
+	gone.Waiter
+	io.Closer
+}
+
+// openGone makes a pool for the node, as locks with one address share what a process has.
+func openGone(l *line, ttl time.Duration) (node, error) {
+	pool := l.pool()
+	locks := func(id, value string) (gone.GoneLock, error) {
+		l, err := gone.NewRedisLockPool(pool, id, value)
+		if err == nil {
+			l.Expiry = ttl
+		}
+		return l, err
+	}
+	return &goneNode{locks: locks, end: func() { _ = pool.Close() }}, nil
+}
 
 func (n *goneNode) lock(id string) lock {
-	l, err := gone.NewRedisLockPool(n.pool, id, "tcp://127.0.0.1:1")
+	l, err := n.locks(id, "tcp://127.0.0.1:1")
 	if err != nil {
 		panic(err) // the id is one of ours
 	}
-	l.Expiry = n.ttl
-	return goneLock{l}
+	n.made = append(n.made, goneLock{l.(lockInService)})
+	return n.made[len(n.made)-1]
 }
 
-func (n *goneNode) close() { _ = n.pool.Close() }
+func (n *goneNode) close() {
+	for _, l := range n.made {
+		_ = l.Close()
+	}
+	n.end()
+}
 
 func (l goneLock) acquire() error { return l.Lock() }
 func (l goneLock) extend() error  { return l.Extend() }
@@ -274,6 +305,7 @@ func agreed(ok bool, err error) error {
 type rueidislockNode struct{ locker rueidislock.Locker }
 
 type rueidislockLock struct {
+	extendsItself
 	*rueidislockNode
 	id   string
 	free context.CancelFunc
@@ -312,8 +344,6 @@ func (l *rueidislockLock) wait(ctx context.Context) (err error) {
 	_, l.free, err = l.locker.WithContext(ctx, l.id)
 	return err
 }
-
-func (l *rueidislockLock) extend() error { return errors.ErrUnsupported }
 
 func (l *rueidislockLock) release() error {
 	l.free()

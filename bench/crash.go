@@ -27,8 +27,8 @@ type holder struct {
 	next  time.Time // extension
 }
 
-func newHolder(s *server, c contender, ids int, ttl time.Duration) (*holder, error) {
-	h := &holder{ttl: ttl, n: ids, line: &line{addr: s.addr}}
+func newHolder(addr string, c contender, ids int, ttl time.Duration) (*holder, error) {
+	h := &holder{ttl: ttl, n: ids, line: &line{addr: addr}}
 	var err error
 	if h.node, err = c.open(h.line, ttl); err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (h *holder) count(s *server) (float64, error) {
 
 // alone counts what holding costs when nobody waits.
 func alone(s *server, c contender, ids int, ttl time.Duration) (float64, error) {
-	h, err := newHolder(s, c, ids, ttl)
+	h, err := newHolder(s.addr, c, ids, ttl)
 	if err != nil {
 		return 0, err
 	}
@@ -103,18 +103,19 @@ func alone(s *server, c contender, ids int, ttl time.Duration) (float64, error) 
 	return commands, err
 }
 
-// vigil has a node wait for locks that another holds, which then dies. It
-// returns the commands a TTL and id before that, and when the waiters got the
-// locks, from the end of their TTL on.
-func vigil(s *server, c contender, ids int, ttl time.Duration) (commands float64, late []time.Duration, err error) {
-	h, err := newHolder(s, c, ids, ttl)
+// vigil has a node wait for locks that another holds, looks at the two while all is
+// well, for a TTL, and has the holder die. It returns when the waiter got each lock,
+// from its end on.
+func vigil(addr string, c contender, ids int, ttl time.Duration, look func(*holder, *line) error, end func(id string, died time.Time) (time.Time, error)) (late []time.Duration, err error) {
+	h, err := newHolder(addr, c, ids, ttl)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	waiter, err := c.open(&line{addr: s.addr}, ttl)
+	way := &line{addr: addr}
+	waiter, err := c.open(way, ttl)
 	if err != nil {
 		h.die()
-		return 0, nil, err
+		return nil, err
 	}
 	defer waiter.close()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*ttl+stall)
@@ -140,20 +141,21 @@ func vigil(s *server, c contender, ids int, ttl time.Duration) (commands float64
 	}
 	err = h.live(1)
 	if err == nil {
-		commands, err = h.count(s)
+		err = look(h, way)
 	}
+	died := time.Now()
 	h.die()
-	expiry := make([]time.Time, ids)
+	ends := make([]time.Time, ids)
 	for i, id := range h.ids {
 		var err1 error
-		expiry[i], err1 = s.expiry(c.key(id))
+		ends[i], err1 = end(id, died)
 		err = errors.Join(err, err1)
 	}
 	if err = errors.Join(err, all.Wait()); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	for i := range got {
-		late = append(late, got[i].Sub(expiry[i]))
+		late = append(late, got[i].Sub(ends[i]))
 	}
-	return commands, late, nil
+	return late, nil
 }

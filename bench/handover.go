@@ -20,8 +20,8 @@ const patience = 30 * time.Second
 
 // hold is how long a lock is held before it is handed over: long enough for the
 // next one to wait for it, and at any phase of its looks if it polls.
-func hold(poll time.Duration) time.Duration {
-	return 8*time.Millisecond + rand.N(max(poll, 4*time.Millisecond))
+func (c contender) hold() time.Duration {
+	return max(c.settle, 8*time.Millisecond) + rand.N(max(c.poll, 4*time.Millisecond))
 }
 
 // stall is when a waiter that should have its lock is given up and looks anew:
@@ -31,10 +31,10 @@ const stall = 2 * time.Second
 // handover has two nodes hand locks to each other, n times in all, and returns
 // how long each took from the moment before the release until the other node
 // had it. Where waiters poll, pollers locks are handed over side by side.
-func handover(s *server, c contender, n, pollers int) ([]time.Duration, error) {
+func handover(addr string, c contender, n, pollers int) ([]time.Duration, error) {
 	var nodes [2]node
 	for i := range nodes {
-		node, err := c.open(&line{addr: s.addr}, longTTL)
+		node, err := c.open(&line{addr: addr}, longTTL)
 		if err != nil {
 			return nil, err
 		}
@@ -49,8 +49,9 @@ func handover(s *server, c contender, n, pollers int) ([]time.Duration, error) {
 	took := make([][]time.Duration, ids)
 	for i := range ids {
 		id := fmt.Sprintf("hand-over %d of %s", i, c.name)
+		holder, waiter := nodes[0].lock(id), nodes[1].lock(id)
 		all.Go(func() (err error) {
-			took[i], err = pass(nodes[0].lock(id), nodes[1].lock(id), max(1, n/ids), c.poll)
+			took[i], err = pass(holder, waiter, max(1, n/ids), c.hold)
 			return err
 		})
 	}
@@ -59,7 +60,7 @@ func handover(s *server, c contender, n, pollers int) ([]time.Duration, error) {
 }
 
 // pass hands one lock over n times.
-func pass(holder, waiter lock, n int, poll time.Duration) ([]time.Duration, error) {
+func pass(holder, waiter lock, n int, hold func() time.Duration) ([]time.Duration, error) {
 	if err := holder.acquire(); err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func pass(holder, waiter lock, n int, poll time.Duration) ([]time.Duration, erro
 			}
 			got <- gotten{time.Now(), err}
 		}()
-		time.Sleep(hold(poll))
+		time.Sleep(hold())
 		released := time.Now()
 		if err := holder.release(); err != nil {
 			return nil, err
@@ -167,7 +168,7 @@ func handoverGone(s *server, n int) ([]time.Duration, error) {
 		if err != nil {
 			return nil, err
 		}
-		time.Sleep(hold(0))
+		time.Sleep(contender{}.hold())
 		last := holder.node
 		_ = runners[last].Close()
 		released, err1 := within(unlocked)

@@ -28,6 +28,25 @@ var limits = map[string]string{
 	idleHolds: "An Extend wakes its handler, the goroutine that calls Redis, and threads for both. The look at all leases once a " +
 		"second is a tenth of it.",
 	workCrash.what: "Waiters look at a random time in the first 20 ms, so that many do not at once.",
+
+	workTake.on("etcd").what: "A hold has a lease of its own: to grant it, to put the key with it and to revoke it are three writes, one " +
+		"after the other; a session has its lease, and writes a key and deletes it. By its lease a hold is told from the one before, " +
+		"and a request that comes late finds that it is over.",
+	workPass.on("etcd").what: "Who waits for gone's lock hears that the key is gone, and then writes its own, and renews its lease beside " +
+		"that. With Mutex and Election it has written its key before, in a queue, and reads once more or only hears.",
+	workDeath.on("etcd").what: "The TTL counts from the last extension, which is a sixth of a TTL old when the holder dies. A session " +
+		"extends by itself, so that up to a third of it has passed. Then etcd looks twice a second for leases that are over.",
+	workIdleSent.on("etcd").what: "A waiter looks at the key and renews the lease that it has at hand once a TTL and id, as no client can " +
+		"tell a watch that has fallen silent from one with nothing to say. Each is a call of some packets. Mutex and Election trust the watch.",
+	workTake.on("PostgreSQL").what: "gone keeps the token when the row is free, and notifies when it is taken, too: senders wait for that, " +
+		"to learn who holds it. The leader row is deleted, and only that is notified of; the advisory lock writes nothing.",
+	workExtend.on("PostgreSQL").what: "The statement compares the hold's secret and token, so that one that comes late extends no other " +
+		"hold, and decodes the id, which may be any bytes.",
+	workPass.on("PostgreSQL").what: "Who waits for an advisory lock has asked already, and is answered by the release. With gone, as " +
+		"with the leader row, it hears the notification and then asks.",
+	workDeath.on("PostgreSQL").what: "An advisory lock has no TTL: it is free when the server reads the end of the connection, which comes " +
+		"at once when a process dies, and not when a machine does.",
+	workIdleConns.on("PostgreSQL").what: "Locks share up to four connections, and one more to listen.",
 }
 
 const overMany = "Each process has few messages at a time, at 30 some three to a frame. A frame wakes a thread of ZeroMQ's and one " +

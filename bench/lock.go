@@ -75,18 +75,11 @@ func speedOfTheLock(r *report, s *server, p plan) error {
 // lockRound has each contender do all the work. The commands of one that holds
 // alone are its own.
 func (t table) lockRound(s *server, p plan, who []contender, own map[string]float64) error {
-	taken, extended, err := uncontended(s, who, p.steady)
-	if err != nil {
-		return fmt.Errorf("uncontended: %w", err)
-	}
-	for i, c := range who {
-		t.add(workTake, c.name, quantile(taken[i], .5)*1e3)
-		if len(extended[i]) > 0 {
-			t.add(workExtend, c.name, quantile(extended[i], .5)*1e3)
-		}
+	if err := t.uncontended(s.addr, "", who, p.steady); err != nil {
+		return err
 	}
 	for _, c := range who {
-		took, err := handover(s, c, p.handovers, p.pollers)
+		took, err := handover(s.addr, c, p.handovers, p.pollers)
 		if err != nil {
 			return fmt.Errorf("%s, hand-over: %w", c.name, err)
 		}
@@ -104,13 +97,32 @@ func (t table) lockRound(s *server, p plan, who []contender, own map[string]floa
 		}
 	}
 	for _, c := range who {
-		commands, late, err := vigil(s, c, p.vigils, p.ttl)
+		var commands float64
+		late, err := vigil(s.addr, c, p.vigils, p.ttl, func(h *holder, _ *line) (err error) {
+			commands, err = h.count(s)
+			return err
+		}, func(id string, _ time.Time) (time.Time, error) { return s.expiry(c.key(id)) })
 		if err != nil {
 			return fmt.Errorf("%s, idle waiting and crash: %w", c.name, err)
 		}
 		t.add(workCrash, c.name, quantile(late, .5))
 		t.add(workCrashWorst, c.name, quantile(late, 1))
 		t.add(workIdle, c.name, math.Round(10*(commands-own[c.name]))/10)
+	}
+	return nil
+}
+
+// uncontended has each contender work alone, and notes that as of a service.
+func (t table) uncontended(addr, service string, who []contender, n int) error {
+	taken, extended, err := uncontended(addr, who, n)
+	if err != nil {
+		return fmt.Errorf("uncontended: %w", err)
+	}
+	for i, c := range who {
+		t.add(workTake.on(service), c.name, quantile(taken[i], .5)*1e3)
+		if len(extended[i]) > 0 {
+			t.add(workExtend.on(service), c.name, quantile(extended[i], .5)*1e3)
+		}
 	}
 	return nil
 }

@@ -4,7 +4,6 @@
 package main
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -18,6 +17,8 @@ const help = `Measures gone against what a user would pick instead.
   make bench                                        the whole, into docs/benchmarks.md; ten minutes
   make bench ARGS='-only messages -rounds 1'        a first look at a chapter, to the terminal alone
   make bench ARGS='-only batches -rounds 3'         at a trial
+  make scale                                        clusters with many ids, into docs/scale.md; seven minutes
+  make scale ARGS=-small                            a tenth of that
 
 `
 
@@ -29,6 +30,8 @@ func main() {
 	rounds := flags.Int("rounds", 5, "in each round all contenders do all the work")
 	each := flags.Duration("each", time.Second, "what a contender has for a trial of a round")
 	only := flags.String("only", "", "measure only what matches this regular expression, explain nothing and write no file;\nwhat there is:"+listed())
+	scaled := flags.Bool("scale", false, "measure and simulate clusters with many ids instead")
+	small := flags.Bool("small", false, "a tenth of that")
 	out := flags.String("out", "", "write the report of a whole run there, and pictures beside it")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), help)
@@ -40,7 +43,11 @@ func main() {
 	if r.brief {
 		*out = ""
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case *scaled:
+		err = scale(r, many(*small), *out)
+	default:
 		err = bench(r, full(*each), match, *out)
 	}
 	if err != nil {
@@ -52,6 +59,7 @@ func main() {
 // A size is how much of everything there is.
 type size struct {
 	lock      plan
+	services  plan
 	each      time.Duration // of what a courier does in a trial
 	receivers int
 	many      crowd
@@ -60,6 +68,7 @@ type size struct {
 func full(each time.Duration) size {
 	return size{
 		lock:      plan{steady: 1500, handovers: 200, pollers: 20, vigils: 20, ttl: time.Second},
+		services:  plan{steady: 300, handovers: 40, vigils: 20},
 		each:      each,
 		receivers: 30,
 		many:      crowd{ids: 10_000, idle: 2 * longTTL / 3, ttl: 10 * time.Second},
@@ -81,6 +90,7 @@ func (z size) chapters() []chapter {
 		{"receivers", receivers(z.receivers, z.each), speedOverReceivers},
 		{"ids", manyIDs(z.many.ids, z.each), speedToManyIDs},
 		{"lock", contest{}, func(r *report, s *server, _ results) error { return speedOfTheLock(r, s, z.lock) }},
+		{"services", contest{}, func(r *report, _ *server, _ results) error { return speedOnServices(r, z.services) }},
 		{"idle", contest{}, func(r *report, s *server, _ results) error { return idleIDs(r, s, z.many) }},
 		{"takeover", contest{}, func(r *report, s *server, _ results) error { return massTakeover(r, s, z.many) }},
 	}
@@ -153,16 +163,6 @@ func bench(r *report, z size, only *regexp.Regexp, out string) error {
 		return err
 	}
 	r.whereBehind()
-	var text bytes.Buffer
-	fmt.Fprintf(&text, "# Benchmarks\n\nWritten by `make bench`. Figures of different runs or machines can't be compared, ratios within one can.\n\n%s", m)
-	fmt.Fprintf(&text, "- %d rounds in %v\n\n%s%s", r.rounds, time.Since(began).Round(time.Second), r.summary(), r.body.String())
-	text.Truncate(len(bytes.TrimRight(text.Bytes(), "\n")))
-	text.WriteByte('\n')
-	if _, err := os.Stdout.Write(text.Bytes()); err != nil || out == "" {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(out, text.Bytes(), 0o644)
+	head := "# Benchmarks\n\nWritten by `make bench`. Figures of different runs or machines can't be compared, ratios within one can.\n\n" + m
+	return r.publish(head+fmt.Sprintf("- %d rounds in %v\n\n%s", r.rounds, time.Since(began).Round(time.Second), r.summary()), out)
 }

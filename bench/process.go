@@ -25,6 +25,9 @@ type role struct {
 	Addrs []string // of ZeroMQ, of a server or of a directory, as the role needs them
 	IDs   []string // of gone, or what else its messages go to is called
 	TTL   time.Duration
+
+	Cluster string  // of a member
+	Weight  float64 // its
 }
 
 // roles are the mains of children. Each says ready, with the addresses that
@@ -34,6 +37,7 @@ var roles = map[string]func(role, func(addrs ...string)) error{
 	"gone batches":   serveGone(takesBatches),
 	"gone messages":  serveGone(takesMessages),
 	"gone replies":   serveGone(replies),
+	"member":         serveMember,
 	"extends":        serveExtends,
 	"nothing":        func(_ role, ready func(...string)) error { ready(); return nil },
 	"plain":          servePlain,
@@ -66,6 +70,9 @@ func childMain() {
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
+			if member != nil {
+				_ = member.Close()
+			}
 			os.Exit(0)
 		}
 		_ = json.NewEncoder(os.Stdout).Encode(usage(line == "collect\n"))
@@ -79,6 +86,8 @@ type use struct {
 	Bytes      uint64 // of live objects and of stacks
 	CPU        time.Duration
 	Begun      []begun // tenures that have begun
+	Tenures    uint64  // of a member
+	Lost       uint64  // of these
 }
 
 type begun struct {
@@ -97,10 +106,14 @@ func usage(collect bool) use {
 	runtime.ReadMemStats(&m)
 	var r syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &r)
-	return use{
+	u := use{
 		Mallocs: m.Mallocs, Goroutines: runtime.NumGoroutine(), Bytes: m.HeapAlloc + m.StackInuse,
 		CPU: time.Duration(r.Utime.Nano() + r.Stime.Nano()), Begun: begunSoFar(),
 	}
+	if member != nil {
+		u.Tenures, u.Lost = member.Stats().Tenures, member.Stats().Lost
+	}
+	return u
 }
 
 // A child is a process with a role.

@@ -1,16 +1,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
@@ -19,51 +18,24 @@ import (
 // A server is the redis-server of one run, on a port of the loopback interface,
 // as most users reach theirs. The connection is for what is asked about it.
 type server struct {
-	addr  string
-	cmd   *exec.Cmd
-	alive io.Closer
-	conn  redis.Conn
+	*daemon
+	addr string
+	conn redis.Conn
 }
 
-// The shell outlives whatever ends this process, and takes the server along.
-const serve = `trap "" INT TERM; redis-server "$@" & read -r end; kill -9 $!; wait`
-
 func startServer() (*server, error) {
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		return nil, fmt.Errorf("make bench installs what is needed: %w", err)
-	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, port := freeAddr()
+	d, err := start(exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", os.TempDir()), "KILL")
 	if err != nil {
 		return nil, err
 	}
-	s := &server{addr: free.Addr().String()}
-	_ = free.Close()
-	_, port, _ := net.SplitHostPort(s.addr)
-	s.cmd = exec.Command("sh", "-c", serve, "sh", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", os.TempDir())
-	out := &bytes.Buffer{}
-	s.cmd.Stdout, s.cmd.Stderr = out, out
-	if s.alive, err = s.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	s := &server{daemon: d, addr: addr}
+	return s, d.answers(func() error {
 		if s.conn, err = redis.Dial("tcp", s.addr); err == nil {
-			if _, err = s.conn.Do("PING"); err == nil {
-				return s, nil
-			}
+			_, err = s.conn.Do("PING")
 		}
-		if time.Now().After(end) {
-			s.stop()
-			return nil, fmt.Errorf("redis-server does not answer: %w\n%s", err, out)
-		}
-	}
-}
-
-func (s *server) stop() {
-	_ = s.alive.Close()
-	_ = s.cmd.Wait()
+		return err
+	})
 }
 
 // version is the server's, such as "7.0.15".
@@ -76,24 +48,48 @@ func (s *server) version() (string, error) {
 
 // commands counts what has been called since the last reset, also from
 // scripts, but for INFO itself.
-func (s *server) commands() (int, error) {
+func (s *server) commands() (total int, err error) {
+	calls, err := s.calls()
+	for name, n := range calls {
+		if name != "info" {
+			total += n
+		}
+	}
+	return total, err
+}
+
+// calls are those by command.
+func (s *server) calls() (map[string]int, error) {
 	info, err := redis.String(s.conn.Do("INFO", "commandstats"))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	total := 0
+	calls := map[string]int{}
 	for line := range strings.Lines(info) {
 		name, stats, ok := strings.Cut(strings.TrimPrefix(line, "cmdstat_"), ":calls=")
-		if !ok || name == "info" {
+		if !ok {
 			continue
 		}
 		n := 0
 		if _, err := fmt.Sscanf(stats, "%d", &n); err != nil {
-			return 0, fmt.Errorf("commandstats %q: %w", line, err)
+			return nil, fmt.Errorf("commandstats %q: %w", line, err)
 		}
-		total += n
+		calls[name] = n
 	}
-	return total, nil
+	return calls, nil
+}
+
+// cpu is what the server has used.
+func (s *server) cpu() (used time.Duration, err error) {
+	info, err := redis.String(s.conn.Do("INFO", "cpu"))
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(line, ":")
+		if seconds := 0.0; name == "used_cpu_sys" || name == "used_cpu_user" {
+			_, _ = fmt.Sscan(value, &seconds)
+			used += time.Duration(seconds * float64(time.Second))
+		}
+	}
+	return used, err
 }
 
 // expiry is when the TTL of a key ends, to the millisecond that Redis counts in.
@@ -105,10 +101,11 @@ func (s *server) expiry(key string) (time.Time, error) {
 	return time.Now().Add(time.Duration(ms) * time.Millisecond), err
 }
 
-// A line is how one node reaches Redis. To cut it is the same as the node's
-// death to Redis and to all other nodes.
+// A line is how one node reaches a service. To cut it is the same as the node's
+// death to the service and to all other nodes.
 type line struct {
 	addr string
+	sent atomic.Int64 // packets: a request is one, or a part of one
 
 	mu    sync.Mutex
 	cut   bool
@@ -129,7 +126,25 @@ func (l *line) dial(ctx context.Context) (net.Conn, error) {
 		return nil, errCut
 	}
 	l.conns = append(l.conns, conn)
-	return conn, nil
+	return counted{conn, l}, nil
+}
+
+// A counted is a connection of a line.
+type counted struct {
+	net.Conn
+	line *line
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	c.line.sent.Add(1)
+	return c.Conn.Write(b)
+}
+
+// dialed is how many connections there have been.
+func (l *line) dialed() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns)
 }
 
 func (l *line) sever() {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -161,4 +162,16 @@ func (r *report) picture(name, caption string, c chart) error {
 	}
 	r.printf("![%s](%s/%s.svg)\n\n", caption, filepath.Base(r.dir), name)
 	return nil
+}
+
+// publish writes the report, after a head, to the terminal and to a file if there is one.
+func (r *report) publish(head, file string) error {
+	text := strings.TrimRight(head+r.body.String(), "\n") + "\n"
+	if _, err := os.Stdout.WriteString(text); err != nil || file == "" {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
 }

@@ -15,10 +15,10 @@ const chunk = 50
 // uncontended takes and releases, and then extends, a lock that nobody else
 // wants, n times by each contender in turns. The results are by contender.
 // Where a library extends by itself, there is no extension.
-func uncontended(s *server, who []contender, n int) (taken, extended [][]time.Duration, err error) {
+func uncontended(addr string, who []contender, n int) (taken, extended [][]time.Duration, err error) {
 	locks := make([]lock, len(who))
 	for i, c := range who {
-		node, err := c.open(&line{addr: s.addr}, longTTL)
+		node, err := c.open(&line{addr: addr}, longTTL)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -15,6 +15,14 @@ const thousands = "thousand a second"
 
 func (w work) moreIsBetter() bool { return w.unit == thousands }
 
+// on is the same work on another service than Redis.
+func (w work) on(service string) work {
+	if service != "" {
+		w.what += " on " + service
+	}
+	return w
+}
+
 func (w work) String() string { return w.what + ", " + w.unit }
 
 // A table has the figure of each round by work and contender.

@@ -40,6 +40,10 @@ import (
 // word of a quorum leaves open who holds it, "no leader" and "too many requests"
 // among them.
 //
+// What is passed on is reserved by a second key, that of the lock and a NUL, whose lease
+// is short. A node's entry in the roster is a key with a lease of its own, below Prefix
+// and a NUL.
+//
 // The fields must not be changed while the lock is used.
 type Lock struct {
 	// Expiry is the TTL. 0 means [gone.DefaultExpiry].
@@ -54,14 +58,22 @@ type Lock struct {
 
 	taking sync.Mutex // Lock and Unlock: one at a time, as they come
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	known
+	watch  *watch // from the first wait on
+	closed bool
+
+	entry entry
+}
+
+// known is what a lock has learned of holds.
+type known struct {
 	lease  clientv3.LeaseID // with which a Lock has succeeded, or may have; 0 is none
 	hold   hold             // the last that Lock obtained
-	other  int64            // the token of the hold that made Lock fail
+	other  int64            // the revision of what made Lock fail: a hold's token, or another's reservation
 	seen   int64            // the token of the holder that was asked for last
 	free   bool             // a wait has found no holder
-	watch  *watch           // from the first wait on
-	closed bool
+	ticket string           // was asked for since the last hold; "" is none
 }
 
 // A hold is one lease's from the revision on at which it has created the key.
@@ -113,9 +125,15 @@ func (l *Lock) prefix() string {
 	return l.Prefix
 }
 
-// key is what only this id has. No id has a NUL, so what begins with the prefix and one
-// is free for other uses.
+// key is what the holder has. No id has a NUL, so what begins with the prefix and one is
+// the rosters', and the key and one is this id's: for whom it is reserved, see Pass.
 func (l *Lock) key() string { return l.prefix() + l.id }
+
+func (l *Lock) reservation() string { return l.key() + "\x00" }
+
+// both are the key and the reservation, of which one is there at most, but for what
+// others have put there.
+func (l *Lock) both() clientv3.OpOption { return clientv3.WithRange(l.key() + "\x00\x00") }
 
 // Lock implements [gone.GoneLock].
 func (l *Lock) Lock() error {
@@ -131,7 +149,7 @@ func (l *Lock) Lock() error {
 	l.free = false
 	l.mu.Unlock()
 	if lease != 0 {
-		err := l.take(ctx, lease, false)
+		err := l.take(ctx, lease, 0, false)
 		if !errors.Is(err, errLeaseOver) {
 			return err
 		}
@@ -140,17 +158,20 @@ func (l *Lock) Lock() error {
 		l.mu.Unlock()
 	}
 	// A lease costs the cluster a write. Who competes in vain does without.
+	var reserved int64
 	if !free {
 		switch kv, _, err := l.get(ctx); {
 		case err != nil:
 			return l.failed("lock", err)
+		case l.mine(kv):
+			reserved = kv.ModRevision
 		case kv != nil:
 			return l.heldBy(kv)
 		}
 	}
 	// One that is granted twice, or to nobody who listens, expires without a key.
 	granted, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-		return l.etcd.client.Grant(ctx, l.seconds())
+		return l.etcd.client.Grant(ctx, seconds(l.TTL()))
 	})
 	if err != nil {
 		return l.failed("lock", err)
@@ -158,50 +179,66 @@ func (l *Lock) Lock() error {
 	l.mu.Lock()
 	l.lease = granted.ID
 	l.mu.Unlock()
-	return l.take(ctx, granted.ID, true)
+	return l.take(ctx, granted.ID, reserved, true)
 }
 
-// seconds is the TTL for etcd, which must not be shorter than for gone.
-func (l *Lock) seconds() int64 { return int64((l.TTL()-1)/time.Second) + 1 }
+// seconds is a TTL for etcd, which must not be shorter than for gone.
+func seconds(ttl time.Duration) int64 { return int64((ttl-1)/time.Second) + 1 }
 
 // errLeaseOver says that nothing was put with a lease, and nothing will be.
 var errLeaseOver = errors.New("its lease is over")
 
-// take puts the key with a lease, if there is no key. A lease that is not fresh has
-// to be renewed.
-func (l *Lock) take(ctx context.Context, lease clientv3.LeaseID, fresh bool) error {
+// take puts the key with a lease, if there is no key, and no reservation but this lock's
+// own of a revision, 0 for none. A lease that is not fresh has to be renewed.
+func (l *Lock) take(ctx context.Context, lease clientv3.LeaseID, reserved int64, fresh bool) error {
 	renewed := func(uint64) error { return nil }
 	if !fresh {
 		renewed = l.renew(ctx, lease)
 	}
-	r, err := hedged(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		return l.etcd.client.Txn(ctx).
-			If(clientv3.Compare(clientv3.CreateRevision(l.key()), "=", 0)).
-			Then(clientv3.OpPut(l.key(), l.value, clientv3.WithLease(lease))).
-			Else(clientv3.OpGet(l.key())).
-			Commit()
-	})
-	switch {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound): // by the word of a quorum, unlike renewed's
-		return l.failed("lock", errLeaseOver)
-	case err != nil:
-		return l.failed("lock", err)
-	}
-	token := r.Header.Revision
-	if !r.Succeeded {
-		kv := r.Responses[0].GetResponseRange().Kvs[0]
-		if clientv3.LeaseID(kv.Lease) != lease {
-			return l.heldBy(kv)
+	for {
+		r, err := hedged(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+			return l.etcd.client.Txn(ctx).
+				If(clientv3.Compare(clientv3.CreateRevision(l.key()), "=", 0), clientv3.Compare(clientv3.ModRevision(l.reservation()), "=", reserved)).
+				Then(clientv3.OpPut(l.key(), l.value, clientv3.WithLease(lease)), clientv3.OpDelete(l.reservation())).
+				Else(clientv3.OpGet(l.key(), l.both())).
+				Commit()
+		})
+		switch {
+		case errors.Is(err, rpctypes.ErrLeaseNotFound): // by the word of a quorum, unlike renewed's
+			return l.failed("lock", errLeaseOver)
+		case err != nil:
+			return l.failed("lock", err)
 		}
-		token = kv.CreateRevision
+		token := r.Header.Revision
+		if !r.Succeeded {
+			kv := first(r.Responses[0].GetResponseRange().Kvs)
+			switch {
+			case kv == nil: // the reservation has ended
+				reserved = 0
+				continue
+			case l.mine(kv):
+				reserved = kv.ModRevision
+				continue
+			case clientv3.LeaseID(kv.Lease) != lease:
+				return l.heldBy(kv)
+			}
+			token = kv.CreateRevision
+		}
+		if err := renewed(r.Header.RaftTerm); err != nil {
+			return l.failed("lock", err)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.hold, l.ticket = hold{lease, token}, ""
+		return nil
 	}
-	if err := renewed(r.Header.RaftTerm); err != nil {
-		return l.failed("lock", err)
+}
+
+func first(kvs []*mvccpb.KeyValue) *mvccpb.KeyValue {
+	if len(kvs) == 0 {
+		return nil
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.hold = hold{lease, token}
-	return nil
+	return kvs[0]
 }
 
 // heldBy is the error of a Lock that has found another's key.
@@ -297,6 +334,11 @@ func (l *Lock) Unlock() {
 		return
 	}
 	defer end()
+	l.revoke(ctx, lease)
+}
+
+// revoke tries to end a lease, with its keys.
+func (l *Lock) revoke(ctx context.Context, lease clientv3.LeaseID) {
 	for pause := 10 * time.Millisecond; ; pause *= 2 {
 		_, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseRevokeResponse, error) {
 			return l.etcd.client.Revoke(ctx, lease)
@@ -336,7 +378,7 @@ func (l *Lock) Holder() (value string, token uint64, err error) {
 	switch {
 	case err != nil:
 		return "", 0, l.failed("read", err)
-	case kv == nil:
+	case !l.isHold(kv):
 		return "", 0, fmt.Errorf("%w: etcd lock %q", gone.ErrNoHolder, l.id)
 	case kv.Lease == 0:
 		return "", 0, l.foreign()
@@ -347,17 +389,22 @@ func (l *Lock) Holder() (value string, token uint64, err error) {
 	return string(kv.Value), uint64(kv.CreateRevision), nil
 }
 
-// get reads the key, nil where there is none, as a quorum knows it, and the term in
-// which it does.
+// isHold reports whether what was read is the key, and not a reservation, or nothing.
+func (l *Lock) isHold(kv *mvccpb.KeyValue) bool { return kv != nil && string(kv.Key) == l.key() }
+
+// get reads the key, else the reservation, nil where there is neither, as a quorum knows
+// it, and the term in which it does.
 func (l *Lock) get(ctx context.Context) (*mvccpb.KeyValue, uint64, error) {
-	r, err := hedged(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) { return l.etcd.client.Get(ctx, l.key()) })
-	switch {
-	case err != nil:
+	kvs, term, err := l.read(ctx, l.key(), l.both())
+	return first(kvs), term, err
+}
+
+func (l *Lock) read(ctx context.Context, key string, opts ...clientv3.OpOption) ([]*mvccpb.KeyValue, uint64, error) {
+	r, err := hedged(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) { return l.etcd.client.Get(ctx, key, opts...) })
+	if err != nil {
 		return nil, 0, err
-	case len(r.Kvs) == 0:
-		return nil, r.Header.RaftTerm, nil
 	}
-	return r.Kvs[0], r.Header.RaftTerm, nil
+	return r.Kvs, r.Header.RaftTerm, nil
 }
 
 // Close gives back the lock's share of the watch. It does not unlock. The other

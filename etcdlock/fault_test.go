@@ -21,6 +21,8 @@ type lock interface {
 	gone.GoneLock
 	gone.Fencer
 	gone.Waiter
+	gone.Passer
+	gone.Roster
 }
 
 func newLock(t testing.TB, client *clientv3.Client, ttl time.Duration, value string) lock {
@@ -34,6 +36,23 @@ func newLock(t testing.TB, client *clientv3.Client, ttl time.Duration, value str
 		_ = l.(*etcdlock.Lock).Close()
 	})
 	return l.(lock)
+}
+
+// waits has a lock wait, with a watch that is live, and says when that returns.
+func waits(t testing.TB, l lock) (woken chan error) {
+	t.Helper()
+	woken = make(chan error, 1)
+	wait := func() { woken <- l.WaitFree(t.Context()) }
+	go wait()
+	eventually(t, "it watches", func() bool {
+		select {
+		case <-woken: // a poll, as there was no watch yet
+			go wait()
+		default:
+		}
+		return etcdlock.Watching(l.(*etcdlock.Lock))
+	})
+	return woken
 }
 
 func gets(t testing.TB, l lock) {

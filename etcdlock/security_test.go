@@ -97,9 +97,7 @@ func TestAUserWithTheRightsOfThePrefixHoldsLocksOverTLSAndNoOthers(t *testing.T)
 	if err := a.Extend(); err != nil {
 		t.Fatal(err)
 	}
-	woken := make(chan error, 1)
-	go func() { woken <- b.WaitFree(ctx) }()
-	eventually(t, "it watches", func() bool { return etcdlock.Watching(b.(*etcdlock.Lock)) })
+	woken := waits(t, b)
 	a.Unlock()
 	if err := <-woken; err != nil {
 		t.Fatal(err)

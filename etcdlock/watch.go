@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +34,7 @@ func (l *Lock) WaitHeld(ctx context.Context) error {
 	seen := l.seen
 	l.mu.Unlock()
 	return l.wait(ctx, clientv3.EventTypePut, min(l.TTL(), 5*time.Second), func(kv *mvccpb.KeyValue) bool {
-		return kv != nil && kv.CreateRevision != seen
+		return l.isHold(kv) && kv.CreateRevision != seen
 	})
 }
 
@@ -86,11 +87,11 @@ func (l *Lock) look(ctx context.Context) (*mvccpb.KeyValue, error) {
 	defer func() { <-l.etcd.looks }()
 	ctx, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
-	r, err := l.etcd.client.Get(ctx, l.key())
-	if err != nil || len(r.Kvs) == 0 {
+	r, err := l.etcd.client.Get(ctx, l.key(), l.both())
+	if err != nil {
 		return nil, err
 	}
-	return r.Kvs[0], nil
+	return first(r.Kvs), nil
 }
 
 // prepare has a lease at hand for when the lock is free: Lock then waits for one write
@@ -115,7 +116,7 @@ func (l *Lock) prepare(ctx context.Context) {
 			return
 		}
 	}
-	if granted, err := l.etcd.client.Grant(ctx, l.seconds()); err == nil {
+	if granted, err := l.etcd.client.Grant(ctx, seconds(l.TTL())); err == nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.lease = granted.ID
@@ -221,7 +222,8 @@ func (w *watch) run(ctx context.Context, client *clientv3.Client) {
 func (w *watch) follow(ctx context.Context, client *clientv3.Client) (begun bool) {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	for r := range client.Watch(ctx, w.prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify()) {
+	keys := clientv3.WithRange(clientv3.GetPrefixRangeEnd(w.prefix)) // without the rosters, which all write to
+	for r := range client.Watch(ctx, w.prefix+"\x01", keys, clientv3.WithCreatedNotify()) {
 		if r.Err() != nil {
 			return begun
 		}
@@ -229,11 +231,26 @@ func (w *watch) follow(ctx context.Context, client *clientv3.Client) (begun bool
 			begun = true
 			w.begin()
 		}
-		for _, e := range r.Events {
-			w.tell(string(e.Kv.Key), e.Type)
+		for i, e := range r.Events {
+			key, reserved := strings.CutSuffix(string(e.Kv.Key), "\x00")
+			if reserved && e.Type == clientv3.EventTypePut || e.Type == clientv3.EventTypeDelete && replaced(r.Events, i) {
+				continue
+			}
+			w.tell(key, e.Type)
 		}
 	}
 	return begun
+}
+
+// replaced reports whether the transaction that has deleted a key has put another: the
+// lock was reserved, or taken by whom it was reserved for, and is not free.
+func replaced(events []*clientv3.Event, i int) bool {
+	for _, e := range events[max(i-1, 0):min(i+2, len(events))] {
+		if e.Type == clientv3.EventTypePut && e.Kv.ModRevision == events[i].Kv.ModRevision {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *watch) begin() {

@@ -33,8 +33,8 @@ const (
 	Failed Kind = "failed" // it could not start or run an id
 	Quiet  Kind = "quiet"  // its senders have ended
 	Closed Kind = "closed" // Close has returned
-	Stats  Kind = "stats"
-	Log    Kind = "log" // what gone logged; Text begins with the level
+	Stats  Kind = "stats"  // Text is the answer to a command
+	Log    Kind = "log"    // what gone logged; Text begins with the level
 
 	Begin    Kind = "begin"    // first line of a handler
 	Exit     Kind = "exit"     // seen by a goroutine that waits for r.Exit; Text is the cause
@@ -52,6 +52,9 @@ const (
 	ExtendRet  Kind = "extend<" // Text is "ok", "lost" or the error
 	UnlockCall Kind = "unlock>"
 	UnlockRet  Kind = "unlock<"
+	PassCall   Kind = "pass>" // Text is the ticket
+	PassRet    Kind = "pass<" // Text is "ok", "lost" or the error
+	Ticket     Kind = "ticket"
 
 	// The suite's own.
 	Killed  Kind = "killed" // a node; Node says which

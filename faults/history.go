@@ -14,6 +14,29 @@ func (h History) sort() {
 	slices.SortStableFunc(h, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
 }
 
+// byID is what concerns each id, and what was done to all.
+func (h History) byID() map[string]History {
+	ids := map[string]History{}
+	for _, e := range h {
+		if e.ID != "" {
+			ids[e.ID] = nil
+		}
+	}
+	for _, e := range h {
+		switch e.Kind {
+		case Killed, Stopped, Halted, Resumed, Wiping, Wiped, Blocked, Free:
+			for id := range ids {
+				ids[id] = append(ids[id], e)
+			}
+		default:
+			if e.ID != "" {
+				ids[e.ID] = append(ids[e.ID], e)
+			}
+		}
+	}
+	return ids
+}
+
 // never is later than any event.
 const never = time.Duration(1<<63 - 1)
 

@@ -1,10 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonetest"
 )
 
 const ms = time.Millisecond
@@ -25,7 +31,7 @@ func history(t *testing.T, lines string) (h History) {
 		}
 		e.At, e.Node = at, f[1]
 		switch e.Kind {
-		case Received, Replied, Sent, Asked, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet:
+		case Received, Replied, Sent, Asked, LockCall, LockRet, ExtendCall, ExtendRet, UnlockCall, UnlockRet, PassCall, PassRet, Ticket:
 			n := int(0)
 			for _, d := range f[5] {
 				n = n*10 + int(d-'0')
@@ -65,6 +71,17 @@ const good = `
 	75 b begin 6
 	80 b received 6 g 3
 	81 s sent 0 g 3 nil 1
+`
+
+// A lock that a passes on to b, which has tried before.
+const passed = `
+	10 a lock> 0 q 1
+	11 a lock< 5 q 1 ok
+	12 b lock> 0 r 1
+	13 b lock< 0 r 1 held
+	19 b ticket 0 r 0 key
+	20 a pass> 5 q 2 key
+	21 a pass< 5 q 2 ok
 `
 
 func TestEveryViolationIsFound(t *testing.T) {
@@ -172,6 +189,20 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"held by one with an unknown outcome", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 unknown timeout\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n", ""},
 		{"a false loss", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 a extend> 5 q 2\n21 a extend< 5 q 2 lost x\n", "can't be those of one lock"},
 		{"an Extend of what another holds", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n120 b lock> 0 r 1\n121 b lock< 6 r 1 ok\n130 a extend> 5 q 2\n131 a extend< 5 q 2 ok\n", "can't be those of one lock"},
+		{"a lock that knows itself that it is given up, before the service does", lock, "10 a lock> 0 p 1\n11 a lock< 5 p 1 ok\n50 a unlock> 5 p 2\n51 a extend> 5 p 3\n52 a extend< 5 p 3 lost x\n55 b lock> 0 r 1\n56 b lock< 0 r 1 held\n60 a unlock< 5 p 2\n", ""},
+		{"one that is called as that is obtained", lock, "10 a lock> 0 p 1\n11 a lock< 5 p 1 ok\n60 a unlock> 5 p 3\n61 a unlock< 5 p 3\n70 a lock> 5 q 4\n71 a extend> 5 q 5\n72 a lock< 6 q 4 ok\n73 a extend< 5 q 5 ok\n", ""},
+		{"an Unlock of what may have been obtained after another hold", lock, "10 a lock> 0 p 1\n11 a lock< 5 p 1 ok\n150 a extend> 5 p 2\n151 a extend< 5 p 2 lost x\n160 a lock> 5 q 3\n161 a lock< 5 q 3 unknown timeout\n165 b lock> 0 r 1\n166 b lock< 0 r 1 held\n170 a unlock> 5 q 4\n171 a unlock< 5 q 4\n175 b lock> 0 r 2\n176 b lock< 6 r 2 ok\n", ""},
+		{"a call of a process that was killed, whose successor counts from 1 as well", lock, "10 a lock> 0 1/1 1\n15 a killed 0\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n150 a lock> 0 2/1 1\n151 a lock< 5 2/1 1 ok\n", ""},
+		{"what may have been obtained runs out though another try came to nothing", lock, "10 a lock> 0 p 1\n11 a lock< 0 p 1 unknown timeout\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n50 a lock> 0 p 2\n51 a lock< 0 p 2 unknown timeout\n115 b lock> 0 r 2\n116 b lock< 5 r 2 ok\n", ""},
+		{"what may have been obtained is released where too few replicas know", lock, "10 a lock> 0 p 1\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n30 a lock< 0 p 1 unknown too few replicas have confirmed: 0 of 1\n35 b lock> 0 r 2\n36 b lock< 5 r 2 ok\n", ""},
+		{"a lock that is passed on", lock, passed + "25 b lock> 0 r 2\n26 b lock< 6 r 2 ok\n27 b extend> 6 r 3\n28 b extend< 6 r 3 ok\n", ""},
+		{"one that comes before the heir", lock, passed + "23 c lock> 0 s 1\n24 c lock< 6 s 1 ok\n", "can't be those of one lock"},
+		{"one that comes when the heir has not", lock, passed + "23 c lock> 0 s 1\n24 c lock< 0 s 1 held\n2022 c lock> 0 s 2\n2023 c lock< 6 s 2 ok\n", ""},
+		{"an heir that comes the second time only", lock, passed + "23 c lock> 0 s 1\n24 c lock< 0 s 1 held\n2022 c lock> 0 s 2\n2023 c lock< 7 s 2 ok\n2030 c pass> 7 s 3 key\n2031 c pass< 7 s 3 ok\n2032 b lock> 0 r 2\n2033 b lock< 8 r 2 ok\n", ""},
+		{"a pass without a new token", lock, passed + "25 b lock> 0 r 2\n26 b lock< 5 r 2 ok\n", "can't be those of one lock"},
+		{"an Extend of what was passed on", lock, passed + "25 a extend> 5 q 4\n26 a extend< 5 q 4 ok\n", "can't be those of one lock"},
+		{"a pass of another's", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 b ticket 0 r 0 x\n21 c pass> 4 s 2 x\n22 c pass< 4 s 2 ok\n", "can't be those of one lock"},
+		{"a pass of unknown outcome", lock, strings.TrimSuffix(passed, "ok\n") + "unknown timeout\n" + "25 b lock> 0 r 2\n26 b lock< 6 r 2 ok\n", ""},
 		{"two grants, as Redis forgot", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n15 - wiping 0\n16 - wiped 0\n20 b lock> 0 r 1\n21 b lock< 6 r 1 ok\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -187,6 +218,68 @@ func TestEveryViolationIsFound(t *testing.T) {
 		})
 	}
 }
+
+// An answer may come when its lease is long over, and the lock held anew.
+func TestARecordTellsWhichHoldACallWasOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locks := gonetest.NewLocks()
+		late := make(chan struct{})
+		locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			err := serve()
+			if errors.Is(err, gone.ErrLockLost) {
+				<-late
+			}
+			return err
+		})
+		var log bytes.Buffer
+		n := &node{log: &EventLog{w: &log}, open: func(id, value string) (gone.GoneLock, error) {
+			l, err := locks.Factory(time.Second)(id, value)
+			return closing{l.(openLock)}, err
+		}}
+		l, err := n.newLock("x", "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		must(l.Lock())
+		locks.Forget("x")
+		go l.Extend()
+		synctest.Wait()
+		l.Unlock()
+		must(l.Lock())
+		close(late)
+		synctest.Wait()
+		must(l.Extend())
+
+		var h History
+		for line := range strings.Lines(log.String()) {
+			e, ok := parseEvent(strings.TrimSuffix(line, "\n"))
+			if !ok {
+				t.Fatal(line)
+			}
+			h = append(h, e)
+		}
+		if bad, _ := checkLock(h, "x", time.Second, false, time.Minute); len(bad) > 0 {
+			t.Errorf("%v: %s", bad, log.String())
+		}
+	})
+}
+
+type openLock interface {
+	gone.GoneLock
+	gone.Expirer
+	gone.Fencer
+	gone.Waiter
+}
+
+type closing struct{ openLock }
+
+func (closing) Close() error { return nil }
 
 func TestOverlapsOutsideAreMeasured(t *testing.T) {
 	_, outside, _ := checkTenures(history(t, "12 a begin 5\n20 a stopped 0\n30 b begin 6\n40 a resumed 0\n41 a exit 5\n"), 100*ms, 0)

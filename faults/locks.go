@@ -107,6 +107,21 @@ func (l loggedRedis) Lock() error   { return l.calls.Lock() }
 func (l loggedRedis) Extend() error { return l.calls.Extend() }
 func (l loggedRedis) Unlock()       { l.calls.Unlock() }
 
+// Ticket notes whom the lock may be passed on to.
+func (l loggedRedis) Ticket() string {
+	ticket := l.RedisLock.Ticket()
+	l.calls.n.log.Add(Event{Kind: Ticket, ID: l.calls.id, From: l.calls.from(), Text: ticket})
+	return ticket
+}
+
+func (l loggedRedis) Pass(ticket, value string) error {
+	ret := l.calls.call(PassCall, ticket)
+	err := l.RedisLock.Pass(ticket, value)
+	ret(PassRet, outcomeOf(err))
+	l.calls.over = l.calls.over || err == nil
+	return err
+}
+
 type loggedLock struct {
 	fullLock
 	calls *lockCalls
@@ -134,15 +149,16 @@ type lockCalls struct {
 	n    *node
 	id   string
 	// acquisition names what one secret of the lock stands for: from the first
-	// attempt to Unlock, or to the news that the lock is another's.
+	// attempt to the one after a grant or a release. Lock, Unlock and Pass alone, which
+	// are called one after the other, tell: an Extend may end when its hold is long over.
 	acquisition atomic.Int64
+	over        bool
 }
 
-func (l *lockCalls) call(k Kind) (ret func(k Kind, text string)) {
-	e := Event{
-		Kind: k, ID: l.id, Token: l.lock.FencingToken(),
-		From: fmt.Sprintf("%d/%d", os.Getpid(), l.acquisition.Load()), N: int(l.n.calls.Add(1)),
-	}
+func (l *lockCalls) from() string { return fmt.Sprintf("%d/%d", os.Getpid(), l.acquisition.Load()) }
+
+func (l *lockCalls) call(k Kind, text string) (ret func(k Kind, text string)) {
+	e := Event{Kind: k, ID: l.id, Token: l.lock.FencingToken(), From: l.from(), N: int(l.n.calls.Add(1)), Text: text}
 	l.n.log.Add(e)
 	return func(k Kind, text string) {
 		if k == LockRet {
@@ -154,28 +170,33 @@ func (l *lockCalls) call(k Kind) (ret func(k Kind, text string)) {
 }
 
 func (l *lockCalls) Lock() error {
-	ret := l.call(LockCall)
+	if l.over {
+		l.acquisition.Store(l.n.calls.Add(1))
+	}
+	ret := l.call(LockCall, "")
 	err := l.lock.Lock()
-	ret(LockRet, outcomeOf(err))
+	outcome := outcomeOf(err)
+	ret(LockRet, outcome)
+	l.over = err == nil || released(outcome)
 	return err
 }
 
 func (l *lockCalls) Extend() error {
-	ret := l.call(ExtendCall)
+	ret := l.call(ExtendCall, "")
 	err := l.lock.Extend()
 	ret(ExtendRet, outcomeOf(err))
-	if errors.Is(err, gone.ErrLockLost) {
-		l.acquisition.Store(l.n.calls.Add(1))
-	}
 	return err
 }
 
 func (l *lockCalls) Unlock() {
-	ret := l.call(UnlockCall)
+	ret := l.call(UnlockCall, "")
 	l.lock.Unlock()
 	ret(UnlockRet, "")
-	l.acquisition.Store(l.n.calls.Add(1))
+	l.over = true
 }
+
+// released reports whether Lock itself has released what it may have obtained.
+func released(outcome string) bool { return strings.Contains(outcome, "too few replicas") }
 
 // outcomeOf is the first word of a lock's result, then the error.
 func outcomeOf(err error) string {

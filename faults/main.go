@@ -7,7 +7,7 @@
 //	go run . -attacks -out ../docs/security.md     attacks from outside, as make attacks does
 //	go run . -run kill -rounds 20 -dump /tmp       some of them; their histories are kept
 //
-// A scenario ([Scenario]; ends.go, outages.go, messages.go …) starts a [Cluster] of its
+// A scenario ([Scenario]; ends.go, outages.go, messages.go, many.go …) starts a [Cluster] of its
 // own and does something to it, round after round. Its lock service is one redis-server,
 // or another [Service]: how that is started and what can be done to it is in a file of
 // its own with its scenarios (endpoint.go, sentinel.go, shards.go, etcd.go, postgres.go;
@@ -85,13 +85,15 @@ func main() {
 	}
 	endWith(os.Interrupt, syscall.SIGTERM)
 	began := time.Now()
-	rows := playAll(chosen, *rounds, *parallel, func(r *Row) { r.print(*verbose) })
-	if *out != "" {
-		_ = os.MkdirAll(filepath.Dir(*out), 0o755)
-		if err := os.WriteFile(*out, []byte(report(rows, *rounds, time.Since(began))), 0o644); err != nil {
-			fail(err)
+	rows := playAll(chosen, *rounds, *parallel, func(r *Row, played []*Row) {
+		r.print(*verbose)
+		if *out != "" { // what was played stands also if the rest is not
+			_ = os.MkdirAll(filepath.Dir(*out), 0o755)
+			if err := os.WriteFile(*out, []byte(report(played, *rounds, time.Since(began))), 0o644); err != nil {
+				fail(err)
+			}
 		}
-	}
+	})
 	if failed := broken(rows); len(failed) > 0 {
 		fail(errors.New("did not hold: " + strings.Join(failed, ", ")))
 	}

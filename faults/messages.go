@@ -361,11 +361,15 @@ func (c *Cluster) busy(place func(name string, cfg NodeConfig) (NodeConfig, []st
 	}
 }
 
+// pace is about how long a sender waits between two calls. The short version sets it,
+// to leave processors for others: its faults are the same.
+var pace = time.Millisecond
+
 // resume starts a node and its senders.
 func (c *Cluster) resume(name string, cfg NodeConfig, wrap ...string) {
 	n := c.start(name, cfg, wrap...)
-	c.tell(n, "send 2 1ms 64 %d %s", c.impatience(), strings.Join(three, " "))
-	c.tell(n, "send 1 4ms 2000 %d %s", c.impatience(), three[0])
+	c.tell(n, "send 2 %v 64 %d %s", pace, c.impatience(), strings.Join(three, " "))
+	c.tell(n, "send 1 %v 2000 %d %s", 4*pace, c.impatience(), three[0])
 }
 
 // impatience is how many of a hundred sends are withdrawn early: none where all must

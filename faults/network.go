@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -94,6 +95,9 @@ func (p *proxies) place(name string, cfg NodeConfig) (NodeConfig, []string) {
 }
 
 func (p *proxies) cut(_, to string) {
+	if slices.Contains(p.off, p.to[to]) {
+		return
+	}
 	p.to[to].swallow()
 	p.off = append(p.off, p.to[to])
 }

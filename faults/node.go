@@ -32,6 +32,7 @@ type NodeConfig struct {
 	TTL         time.Duration
 	Extend      time.Duration // how often; 0: a third of the TTL
 	Loop        bool          // the handler's is that of Messages
+	Balance     bool
 	SendTimeout time.Duration
 	Store       string // Unix socket of the fenced store
 	Guard       bool   // the restart guard of RedisLock
@@ -77,6 +78,9 @@ func nodeMain(config string) {
 	}
 	if k := n.cfg.Curve; k != (Pair{}) {
 		opts = append(opts, gone.WithCurve(k.Public, k.Secret), gone.WithAllowedKeys(n.cfg.Allowed...))
+	}
+	if n.cfg.Balance {
+		opts = append(opts, gone.WithBalance())
 	}
 	if n.cfg.SendTimeout > 0 {
 		opts = append(opts, gone.WithSendTimeout(n.cfg.SendTimeout))
@@ -158,6 +162,8 @@ func (n *node) obey(words []string) {
 	case "stats":
 		s, _ := json.Marshal(n.gone.Stats())
 		n.log.Add(Event{Kind: Stats, Text: string(s)})
+	case "drain", "resume", "move": // move has an id and an address
+		n.log.Add(Event{Kind: Stats, Text: fmt.Sprint(n.place(words))})
 	case "send", "ask":
 		n.startSenders(words)
 	case "quiet":
@@ -166,6 +172,19 @@ func (n *node) obey(words []string) {
 	default:
 		n.fail(fmt.Errorf("command %q", words))
 	}
+}
+
+// place has ids held elsewhere, or here again.
+func (n *node) place(words []string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	switch words[0] {
+	case "drain":
+		return n.gone.Drain(ctx)
+	case "resume":
+		return n.gone.Resume()
+	}
+	return n.gone.Move(ctx, words[1], words[2])
 }
 
 // logHandler turns what gone logs into events.

@@ -169,37 +169,26 @@ func play(s Scenario, rounds int) *Row {
 	return row
 }
 
-// judge runs all checkers.
+// judge runs all checkers, those that look at one id alone for each of them.
 func (r *Row) judge(c *Cluster) {
-	h := c.history
 	found := func(f findings) { r.Findings = append(r.Findings, f...) }
-	tenures := h.tenures()
-	r.Tenures = len(tenures)
-	bad, outside, forgotten := checkTenures(h, r.TTL, excuse())
-	found(bad)
-	r.Outside, r.Forgotten = outside, forgotten
-	if r.Guarded {
-		for _, d := range forgotten {
-			r.Findings.add(0, "an overlap of %v after Redis had forgotten, though the restart guard was on", d)
-		}
-	}
-	bad, r.Waking = checkPaused(h)
-	found(bad)
 	found(checkStore(c.store.accepted()))
-	if r.Bound > 0 {
-		found(checkGaps(h, r.Bound+slack()))
-	}
-	m, bad := checkMessages(h, r.Planned)
-	found(bad)
-	r.Messages.add(m)
-
-	ids := map[string]bool{}
-	for _, t := range tenures {
-		ids[t.ID] = true
-	}
-	for id := range ids {
+	for id, h := range c.history.byID() {
+		r.Tenures += len(h.tenures())
+		bad, outside, forgotten := checkTenures(h, r.TTL, excuse())
+		found(bad)
+		r.Outside, r.Forgotten = append(r.Outside, outside...), append(r.Forgotten, forgotten...)
+		bad, waking := checkPaused(h)
+		found(bad)
+		r.Waking += waking
+		if r.Bound > 0 {
+			found(checkGaps(h, r.Bound+slack()))
+		}
+		m, bad := checkMessages(h, r.Planned)
+		found(bad)
+		r.Messages.add(m)
 		if r.Split {
-			break
+			continue
 		}
 		bad, undecided := checkLock(h, id, r.TTL, r.Guarded, 20*time.Second)
 		found(bad)
@@ -207,14 +196,25 @@ func (r *Row) judge(c *Cluster) {
 			r.Undecided++
 		}
 	}
-	r.Calls = c.counts[LockRet] + c.counts[ExtendRet] + c.counts[UnlockRet]
-	if len(r.Times) > 0 {
-		if p := quantile(r.Times, .5); r.P50 > 0 && p > r.P50+slack() {
-			r.Findings.add(0, "%s: p50 %v, wanted at most %v", r.Measure, p, r.P50+slack())
+	if r.Guarded {
+		for _, d := range r.Forgotten {
+			r.Findings.add(0, "an overlap of %v after Redis had forgotten, though the restart guard was on", d)
 		}
-		if p := quantile(r.Times, .99); r.P99 > 0 && p > r.P99+slack() {
-			r.Findings.add(0, "%s: p99 %v, wanted at most %v", r.Measure, p, r.P99+slack())
-		}
+	}
+	r.Calls = c.counts[LockRet] + c.counts[ExtendRet] + c.counts[UnlockRet] + c.counts[PassRet]
+	r.judgeTimes()
+}
+
+// judgeTimes compares what was measured with its limits.
+func (r *Row) judgeTimes() {
+	if len(r.Times) == 0 {
+		return
+	}
+	if p := quantile(r.Times, .5); r.P50 > 0 && p > r.P50+slack() {
+		r.Findings.add(0, "%s: p50 %v, wanted at most %v", r.Measure, p, r.P50+slack())
+	}
+	if p := quantile(r.Times, .99); r.P99 > 0 && p > r.P99+slack() {
+		r.Findings.add(0, "%s: p99 %v, wanted at most %v", r.Measure, p, r.P99+slack())
 	}
 }
 
@@ -227,9 +227,9 @@ func quantile(ds []time.Duration, q float64) time.Duration {
 	return s[max(int(math.Ceil(q*float64(len(s))))-1, 0)]
 }
 
-// playAll plays scenarios: first several at a time, then one by one those that
-// measure milliseconds.
-func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
+// playAll plays scenarios: first one by one those that measure milliseconds, then several
+// at a time. Done is called after each, one at a time, with those that have been played.
+func playAll(all []Scenario, rounds, parallel int, done func(r *Row, played []*Row)) []*Row {
 	rows := make([]*Row, len(all))
 	var mu sync.Mutex
 	one := func(i int) {
@@ -237,7 +237,13 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 		mu.Lock()
 		defer mu.Unlock()
 		rows[i] = r
-		done(r)
+		done(r, slices.DeleteFunc(slices.Clone(rows), func(r *Row) bool { return r == nil }))
+	}
+	for i, s := range all {
+		if s.Alone {
+			one(i)
+			runtime.GC() // a history can be large
+		}
 	}
 	var wg sync.WaitGroup
 	turn := make(chan struct{}, parallel)
@@ -252,16 +258,10 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 		})
 	}
 	wg.Wait()
-	for i, s := range all {
-		if s.Alone {
-			one(i)
-		}
-		runtime.GC() // a history can be large
-	}
 	return rows
 }
 
 // scenarios are all of them, in the order of the report.
 func scenarios() []Scenario {
-	return slices.Concat(nodeScenarios(), redisScenarios(), endpointScenarios(), sentinelScenarios(), shardScenarios(), etcdScenarios(), postgresScenarios(), messageScenarios(), requestScenarios(), hostScenarios())
+	return slices.Concat(nodeScenarios(), redisScenarios(), endpointScenarios(), sentinelScenarios(), shardScenarios(), etcdScenarios(), postgresScenarios(), messageScenarios(), requestScenarios(), hostScenarios(), manyScenarios())
 }

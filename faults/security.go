@@ -114,59 +114,23 @@ func besieged(a Attack, curve bool, pace Pace) (r *Siege, err error) {
 }
 
 func (s *siege) play(r *Siege, pace Pace) error {
-	if err := s.honest.ask(new(any), "load 16"); err != nil {
+	if err := s.warmUp(); err != nil {
 		return err
-	}
-	// Until then there is nothing on the tape to replay.
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		c, err := s.target.counts()
-		if err != nil {
-			return err
-		}
-		if c.Received > 0 {
-			break
-		}
-		if time.Now().After(end) {
-			return errors.New("nothing of the honest senders has arrived")
-		}
 	}
 	time.Sleep(pace.Quiet / 3) // connections, and what memory all of it takes
 	before, err := s.rate(pace.Quiet)
 	if err != nil {
 		return err
 	}
-	base, peak := s.target.memory(), 0
-	ctx, cancel := s.lasting(pace.Attack)
-	defer cancel()
-	var watching sync.WaitGroup
-	over := make(chan struct{})
-	watching.Go(func() {
-		for {
-			peak = max(peak, s.target.memory())
-			select {
-			case <-over:
-				return
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	})
-	began := time.Now()
-	c, err := s.target.counts()
-	if err != nil {
-		return err
-	}
-	// What is over in no time, again, and what has not come to try anything.
-	for ctx.Err() == nil && (time.Since(began) < pace.Attack/3 || s.tried.Load() == 0) {
-		r.Do(ctx, s, max(r.N/pace.Part, 8))
-	}
-	took := time.Since(began)
-	during, err := s.target.counts()
+	growth := s.target.growth()
+	defer growth()
+	during, err := s.attack(r, pace)
 	if err != nil {
 		return fmt.Errorf("the attacked node: %w", err)
 	}
 	after, err := s.rate(pace.Quiet)
-	close(over)
-	watching.Wait()
+	r.Memory = growth() >> 20
+	r.Share = during / ((before + after) / 2)
 	if err == nil {
 		err = s.honest.ask(new(any), "quiet")
 	}
@@ -181,9 +145,71 @@ func (s *siege) play(r *Siege, pace Pace) error {
 	if err != nil {
 		return err
 	}
+	r.judge(at, from, pace)
+	return nil
+}
+
+// warmUp has honest senders begin. Until something arrives there is nothing on the tape
+// to replay.
+func (s *siege) warmUp() error {
+	if err := s.honest.ask(new(any), "load 16"); err != nil {
+		return err
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		c, err := s.target.counts()
+		if err != nil || c.Received > 0 {
+			return err
+		}
+		if time.Now().After(end) {
+			return errors.New("nothing of the honest senders has arrived")
+		}
+	}
+}
+
+// attack plays one, and returns how many messages a second honest senders got through.
+func (s *siege) attack(r *Siege, pace Pace) (rate float64, err error) {
+	ctx, cancel := s.lasting(pace.Attack)
+	defer cancel()
+	began := time.Now()
+	before, err := s.target.counts()
+	if err != nil {
+		return 0, err
+	}
+	// What is over in no time, again, and what has not come to try anything.
+	for ctx.Err() == nil && (time.Since(began) < pace.Attack/3 || s.tried.Load() == 0) {
+		r.Do(ctx, s, max(r.N/pace.Part, 8))
+	}
+	took := time.Since(began)
 	r.Tried = s.tried.Load()
-	r.Memory = max(peak-base, 0) >> 20
-	r.Share = float64(during.Received-c.Received) / took.Seconds() / ((before + after) / 2)
+	after, err := s.target.counts()
+	return float64(after.Received-before.Received) / took.Seconds(), err
+}
+
+// growth watches the memory of a process. The function returns by how much it has grown
+// at its peak, and ends that.
+func (p *process) growth() (grown func() int) {
+	base, peak := p.memory(), 0
+	var watching sync.WaitGroup
+	over := make(chan struct{})
+	watching.Go(func() {
+		for {
+			peak = max(peak, p.memory())
+			select {
+			case <-over:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	})
+	return sync.OnceValue(func() int {
+		close(over)
+		watching.Wait()
+		return max(peak-base, 0)
+	})
+}
+
+// judge compares what the attacked node and the honest one have counted.
+func (r *Siege) judge(at, from Counts, pace Pace) {
 	r.Failed = from.Failed
 	r.Through = at.Foreign + at.Doubled + from.Lies
 	switch {
@@ -204,7 +230,6 @@ func (s *siege) play(r *Siege, pace Pace) error {
 	if pace.Judge && r.Stalls && r.Share < .8 {
 		r.add("honest senders kept %.0f %% of their throughput", 100*r.Share)
 	}
-	return nil
 }
 
 // lasting ends a time after the first attempt. A busy machine may need longer
@@ -348,8 +373,16 @@ func attackMain(only *regexp.Regexp, out string) (bad int, err error) {
 
 // securityReport is docs/security.md.
 func securityReport(rs []*Siege, plain, curve []Cost, took time.Duration) string {
-	var b strings.Builder
-	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	var b page
+	b.sieges(rs, took)
+	b.attacks(rs)
+	b.costs(plain, curve)
+	b.breaches(rs)
+	return b.String()
+}
+
+func (b *page) sieges(rs []*Siege, took time.Duration) {
+	p := b.line
 	var tried, through, failed int64
 	bad := 0
 	for _, r := range rs {
@@ -374,6 +407,10 @@ func securityReport(rs []*Siege, plain, curve []Cost, took time.Duration) string
 	p("- honest: the throughput of the honest senders during the attack, in percent of that before and after it. The")
 	p("  attacker has the same %d CPUs; where connections only stall (*), it has to be 80 or more.", runtime.NumCPU())
 	p("")
+}
+
+func (b *page) attacks(rs []*Siege) {
+	p := b.line
 	p("| attack | plain: tried | through | memory | honest | CURVE: tried | through | memory | honest |")
 	p("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
 	for i := 0; i+1 < len(rs); i += 2 {
@@ -403,6 +440,10 @@ func securityReport(rs []*Siege, plain, curve []Cost, took time.Duration) string
 	p("On a plain wire whoever knows a tenure's token can open a link and send to its handler like any node; that is no")
 	p("attempt here. Likewise an acknowledgement that is right in everything, the numbers of the link and of the frame")
 	p("included, is believed; what it takes can be read on the wire. With CURVE neither can be written without an allowed key.")
+}
+
+func (b *page) costs(plain, curve []Cost) {
+	p := b.line
 	p("")
 	p("## What CURVE costs")
 	p("")
@@ -415,17 +456,22 @@ func securityReport(rs []*Siege, plain, curve []Cost, took time.Duration) string
 		p("| %s | %s | %s | %s | %s | %s | %s | × %.2f |", l.Name, thousands(int64(a.Rate)), micro(a.P50), micro(a.P99),
 			thousands(int64(c.Rate)), micro(c.P50), micro(c.P99), c.Rate/a.Rate)
 	}
-	if bad > 0 {
-		p("")
-		p("## Findings")
-		p("")
-		for _, r := range rs {
-			for _, f := range r.Findings {
-				p("- %s (CURVE: %v): %s", r.Name, r.Curve, f)
+}
+
+func (b *page) breaches(rs []*Siege) {
+	p := b.line
+	titled := false
+	for _, r := range rs {
+		for _, f := range r.Findings {
+			if !titled {
+				p("")
+				p("## Findings")
+				p("")
+				titled = true
 			}
+			p("- %s (CURVE: %v): %s", r.Name, r.Curve, f)
 		}
 	}
-	return b.String()
 }
 
 func micro(d time.Duration) string {

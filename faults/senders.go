@@ -42,13 +42,13 @@ func (n *node) startSenders(words []string) {
 		n.sending++
 		n.senders.Go(func() {
 			next := map[string]int{} // number of the next message to an id
-			for i := 0; ; i++ {
+			for {
 				select {
 				case <-quit:
 					return
 				default:
 				}
-				id := l.ids[i%len(l.ids)]
+				id := pick(l.ids)
 				next[id] += n.sendSomehow(from, id, next[id], l)
 				if l.pause > 0 {
 					time.Sleep(l.pause/2 + rand.N(l.pause))

@@ -2,6 +2,7 @@ package gonetest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,18 +37,18 @@ func Cluster(t testing.TB, n int, opts ...gone.Option) *Nodes {
 	return c
 }
 
-// Start starts one more node.
-func (c *Nodes) Start() *gone.Gone {
+// Start starts one more node, with further options of its own.
+func (c *Nodes) Start(opts ...gone.Option) *gone.Gone {
 	c.t.Helper()
 	began := time.Now()
-	return c.start(c.Locks.Factory(0), func() time.Duration { return time.Since(began) })
+	return c.start(c.Locks.Factory(0), func() time.Duration { return time.Since(began) }, opts...)
 }
 
-func (c *Nodes) start(locks gone.LockFactory, now func() time.Duration) *gone.Gone {
+func (c *Nodes) start(locks gone.LockFactory, now func() time.Duration, opts ...gone.Option) *gone.Gone {
 	c.t.Helper()
 	newNode := kit.NewNode.(func(string, kit.Carrier, func() time.Duration, gone.LockFactory, ...gone.Option) (*gone.Gone, error))
 	addr := fmt.Sprintf("tcp://node%d.test:1", len(c.all))
-	g, err := newNode(addr, c.net.Host(addr), now, locks, c.opts...)
+	g, err := newNode(addr, c.net.Host(addr), now, locks, append(slices.Clone(c.opts), opts...)...)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -18,8 +18,9 @@ import (
 // testing/synctest is made there.
 type Locks struct {
 	mu      sync.Mutex
-	holds   map[string]*hold // by id; those that have expired, too
-	extends map[string]int   // by id
+	holds   map[string]*hold           // by id; those that have expired, too
+	extends map[string]int             // by id
+	rosters map[string]map[string]note // by id and value
 	faults
 	ahead   time.Duration // of time.Now
 	token   uint64        // the last
@@ -46,9 +47,18 @@ type acquisition struct {
 	token  uint64
 }
 
+// A note is of a lock that has entered a roster.
+type note struct {
+	text  string
+	until time.Time
+}
+
 // NewLocks makes a lock service that holds nothing.
 func NewLocks() *Locks {
-	return &Locks{holds: map[string]*hold{}, extends: map[string]int{}, changed: make(chan struct{})}
+	return &Locks{
+		holds: map[string]*hold{}, extends: map[string]int{}, rosters: map[string]map[string]note{},
+		changed: make(chan struct{}),
+	}
 }
 
 // Factory makes locks with a TTL; 0 is [gone.DefaultExpiry].
@@ -65,7 +75,7 @@ func (s *Locks) lock(id, value string, ttl time.Duration) *lock {
 
 // A Call is a request of a lock to the service.
 type Call struct {
-	Method string // Lock, Extend, Unlock, or GetValue, which is for Holder, too
+	Method string // Lock, Extend, Unlock, Pass, Enter, Leave, Entered, or GetValue, which is for Holder, too
 	ID     string
 	Value  string // of the lock: the address of its node
 }
@@ -306,6 +316,80 @@ func (l *lock) Unlock() {
 		}
 		return nil
 	})
+}
+
+// Ticket implements [gone.Passer].
+func (l *lock) Ticket() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tried = cmp.Or(l.hold.secret, l.tried, rand.Text())
+	return l.tried
+}
+
+// passFor is for how long what was passed is kept for the one it was passed to.
+const passFor = 2 * time.Second
+
+// Pass implements [gone.Passer].
+func (l *lock) Pass(ticket, value string) error {
+	l.taking <- struct{}{}
+	defer func() { <-l.taking }()
+	l.mu.Lock()
+	secret := l.hold.secret
+	l.mu.Unlock()
+	err := l.call("Pass", func() error {
+		h, _ := l.s.holdLocked(l.id)
+		switch {
+		case h != nil && h.secret == ticket: // a second request
+			return nil
+		case h == nil || h.secret != secret:
+			return l.failed(gone.ErrLockLost)
+		}
+		l.s.token++
+		l.s.holds[l.id] = &hold{acquisition{ticket, l.s.token}, value, l.s.nowLocked().Add(passFor)}
+		l.s.changeLocked()
+		return nil
+	})
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.hold.secret, l.tried = "", ""
+	}
+	return err
+}
+
+// Enter implements [gone.Roster].
+func (l *lock) Enter(text string, ttl time.Duration) error {
+	return l.call("Enter", func() error {
+		if l.s.rosters[l.id] == nil {
+			l.s.rosters[l.id] = map[string]note{}
+		}
+		l.s.rosters[l.id][l.value] = note{text, l.s.nowLocked().Add(ttl)}
+		return nil
+	})
+}
+
+// Leave implements [gone.Roster].
+func (l *lock) Leave() error {
+	return l.call("Leave", func() error {
+		delete(l.s.rosters[l.id], l.value)
+		return nil
+	})
+}
+
+// Entered implements [gone.Roster].
+func (l *lock) Entered() (notes map[string]string, err error) {
+	err = l.call("Entered", func() error {
+		notes = map[string]string{}
+		for value, n := range l.s.rosters[l.id] {
+			if n.until.After(l.s.nowLocked()) {
+				notes[value] = n.text
+			} else {
+				delete(l.s.rosters[l.id], value)
+			}
+		}
+		return nil
+	})
+	return notes, err
 }
 
 func (l *lock) GetValue() (string, error) {

@@ -24,6 +24,16 @@ var (
 	hasSpoil   = hook("Spoil", func(s Service) bool { return s.Spoil != nil && s.Delete != nil })
 )
 
+// and needs both.
+func and(a, b func(Service, gone.GoneLock) (string, bool)) func(Service, gone.GoneLock) (string, bool) {
+	return func(s Service, l gone.GoneLock) (string, bool) {
+		if what, ok := a(s, l); !ok {
+			return what, false
+		}
+		return b(s, l)
+	}
+}
+
 // faults are the promises that hold while things go wrong.
 var faults = []check{
 	{promise: "each call ends and leaves it open when the service does not answer", has: hasStop, keeps: stopped},
@@ -33,10 +43,14 @@ var faults = []check{
 	{promise: "Extend succeeds again when its reply was lost", has: hasLose, keeps: lostExtend},
 	{promise: "Unlock releases what a Lock whose reply was lost has taken", has: hasLose, keeps: lostThenUnlock},
 	{promise: "Unlock whose reply was lost leaves what comes after it alone", has: hasLose, keeps: lostUnlock},
+	{promise: "Pass whose reply was lost can be repeated and harms nobody", has: and(hasLose, hasPass), keeps: lostPass},
+	{promise: "Enter and Leave can be repeated when their replies were lost", has: and(hasLose, hasRoster), keeps: lostEntry},
 	{promise: "a restart forgets no holder and no token", has: hasRestart, keeps: restarted},
 	{promise: "when all is forgotten Extend says lost and tokens go on to increase", has: hasForget, keeps: forgotten},
 	{promise: "a service whose clock leaps forward lets holds go and tokens increase", has: hasAdvance, keeps: advanced},
 	{promise: "a service whose clock is set back lets a dead holder's lock go in its TTL", has: hasSetBack, keeps: setBack},
+	{promise: "who enters again is listed when all was forgotten", has: and(hasForget, hasRoster), keeps: forgottenEntry},
+	{promise: "a clock that is set back keeps no entry that nobody renews", has: and(hasSetBack, hasRoster), keeps: entryOfThePast},
 	{promise: "Extend says lost and recreates nothing when the hold was deleted", has: hasDelete, keeps: deleted},
 	{promise: "what no lock has written is nobody's hold", has: hasSpoil, keeps: spoilt},
 }
@@ -53,14 +67,24 @@ func stopped(t *tester) {
 	a, b := t.pair(brief)
 	c, d := t.lockOf(t.id()+"2", brief, addr), t.lockOf(t.id()+"2", brief, other)
 	t.gets(a, "is free")
+	e := t.lockOf(t.id()+"3", brief, addr)
 	t.gets(c, "is free")
+	t.gets(e, "is free")
 	t.held(b, "another holds")
 	start := sync.OnceFunc(t.Stop(t))
 	t.Cleanup(start) // before the locks' own
 	var wg sync.WaitGroup
-	for what, call := range map[string]func() error{
+	calls := map[string]func() error{
 		"Lock": b.Lock, "Extend": a.Extend, "GetValue": func() error { _, err := d.GetValue(); return err },
-	} {
+	}
+	if p, ok := e.(gone.Passer); ok {
+		calls["Pass"] = func() error { return p.Pass("a ticket", other) }
+	}
+	if r, ok := d.(gone.Roster); ok {
+		calls["Enter"], calls["Leave"] = func() error { return r.Enter("note", brief) }, r.Leave
+		calls["Entered"] = func() error { _, err := r.Entered(); return err }
+	}
+	for what, call := range calls {
 		wg.Go(func() {
 			if ok, err := t.returns(what, call); ok {
 				t.open(err, what+" of a service that does not answer")

@@ -12,11 +12,12 @@
 // a service has no hook for is skipped, and the output says so. [Proxy] has three
 // of the hooks for whatever is reached over a socket.
 //
-// It takes some ten seconds on a quiet machine, most of which the tests wait. They
+// It takes half a minute on a quiet machine, most of which the tests wait. They
 // measure no speed: the limits are for a machine that does much else.
 package locktest
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -95,11 +96,12 @@ func Run(t *testing.T, s Service) {
 	t.Run("while all is well", func(t *testing.T) {
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		for _, c := range append(promises, extras...) {
+		for _, c := range slices.Concat(promises, extras, passing, rosters) {
 			wg.Go(func() { run(t, c) }) // not t.Parallel, which has them wait for a processor
 		}
 	})
 	t.Run("with many ids", func(t *testing.T) { run(t, manyIDs) })
+	t.Run("two nodes", func(t *testing.T) { run(t, twoNodes) })
 	t.Run("while things go wrong", func(t *testing.T) {
 		for _, c := range faults {
 			run(t, c)

@@ -24,6 +24,18 @@ type fencer interface {
 	gone.Fencer
 }
 
+// A passer can be handed over as well, and a lister has a roster.
+type (
+	passer interface {
+		fencer
+		gone.Passer
+	}
+	lister interface {
+		gone.GoneLock
+		gone.Roster
+	}
+)
+
 type (
 	recreating struct{ fencer } // Extend takes a lock that is free
 	forgetful  struct {         // does not recognise a hold of its own
@@ -38,7 +50,13 @@ type (
 		fencer
 		n *atomic.Uint64
 	}
-	hasty struct{ fencer } // takes silence for a loss
+	hasty     struct{ fencer } // takes silence for a loss
+	releasing struct{ passer } // has nobody in mind when it passes
+	relay     struct {         // goes on with the token that was passed
+		passer
+		passed *atomic.Uint64
+	}
+	immortal struct{ lister } // stays on the list
 )
 
 func (l recreating) Extend() error {
@@ -73,6 +91,31 @@ func (l hasty) Extend() error {
 	return nil
 }
 
+func (l releasing) Pass(string, string) error {
+	if err := l.passer.Extend(); err != nil {
+		return err
+	}
+	l.passer.Unlock()
+	return nil
+}
+
+func (l relay) Pass(ticket, value string) error {
+	err := l.passer.Pass(ticket, value)
+	if err == nil {
+		l.passed.Add(1)
+	}
+	return err
+}
+
+func (l relay) FencingToken() uint64 { return l.passer.FencingToken() - l.passed.Load() }
+
+func (l immortal) Enter(note string, _ time.Duration) error {
+	return l.lister.Enter(note, 24*time.Hour)
+}
+
+// passed are the hand-overs of all relays.
+var passed atomic.Uint64
+
 var wrongLocks = map[string]struct {
 	make     func(s *gonetest.Locks, id string, lock func() fencer) gone.GoneLock
 	run      string // the part that finds it
@@ -102,9 +145,23 @@ var wrongLocks = map[string]struct {
 		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock { return hasty{lock()} }, "while_things_go_wrong/each_call",
 		`want an error that wraps none of held, lost and no holder: nobody knows`,
 	},
+	"lets a third between": {
+		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock { return releasing{lock().(passer)} }, "while_all_is_well/what_is_passed_can",
+		`after it was passed to one with a ticket`,
+	},
+	"passes its token": {
+		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock {
+			return relay{lock().(passer), &passed}
+		}, "while_all_is_well/what_is_passed_can",
+		`the token of the hold that was passed is 1, and that of the one before was 1: it must be above it`,
+	},
+	"never leaves the list": {
+		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock { return immortal{lock().(lister)} }, "while_all_is_well/an_entry",
+		`who has entered for a TTL of 1s is still listed after 20s`,
+	},
 	"grants half the TTL": {
 		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock { return lock() }, "while_all_is_well",
-		`after Lock, before its TTL of 1s had run out`,
+		`, before its TTL of 1s had run out`,
 	},
 }
 

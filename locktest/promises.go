@@ -243,6 +243,12 @@ func concurrently(t *tester) {
 			_, _, _ = f.Holder()
 		})
 	}
+	if p, ok := a.(gone.Passer); ok {
+		calls = append(calls, func() { _ = p.Pass(b.(gone.Passer).Ticket(), other) })
+	}
+	if r, ok := a.(gone.Roster); ok {
+		calls = append(calls, func() { _ = r.Enter("note", never) }, func() { _ = r.Leave() }, func() { _, _ = r.Entered() })
+	}
 	var wg sync.WaitGroup
 	for _, call := range calls {
 		for range 2 {

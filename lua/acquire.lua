@@ -1,13 +1,23 @@
 -- Takes the lock, or answers "yes, yours" to a repeated request.
 -- KEYS: lock, token counter
--- ARGV: value, secret, TTL (ms), channel, whether the restart guard is on (0 or 1)
+-- ARGV: value, secret, TTL (ms), channel, whether the restart guard is on (0 or 1), and, of a holder that
+-- takes it for another in its own place, " <token> <secret>" of its hold
 -- Returns the token when the lock is the caller's, {-1, remaining ms, token} when it is another's, with
 -- token 0 where that is not known, -2 when the key has a foreign value, and -3 when the secret's hold is
--- over: the request is a copy that came late, or its reply was lost for longer than the TTL. An empty value
--- is none. The counter is "<token> <secret>" of the last hold.
+-- over: the request is a copy that came late, or its reply was lost for longer than the TTL; -4 when there
+-- is no hold to take the place of. An empty value is none. The counter is "<token> <secret>" of the last hold.
 --
 -- Numbers are given to Redis as strings, and a table is returned only on refusal: the rest is slower.
 local held = redis.call('GETRANGE', KEYS[1], '0', '1023')
+if ARGV[6] then
+	local token, secret = string.match(held, ' (%d+) (%S+)$')
+	if secret == ARGV[2] then
+		return tonumber(token) -- with whatever TTL it has by now
+	elseif string.sub(held, -#ARGV[6]) ~= ARGV[6] then
+		return -4
+	end
+	held = ''
+end
 if held == '' then
 	if ARGV[5] == '1' then
 		-- Both ends of the uptime are cut to whole seconds.

@@ -22,6 +22,10 @@
 // the clock is behind; where the row is lost, or an old dump restored, the clock sees to
 // it. Rows of ids that are no more may be deleted when they have expired.
 //
+// What is passed on ([Lock.Pass]) is the same row, and a node's entry in the roster
+// ([Lock.Enter]) is one whose id begins with \000. Such a row takes the place of one
+// that is over, so there are no more than there were nodes at one time.
+//
 // # Connections
 //
 // All locks that are made from one pool share up to 4 connections of their own, whose

@@ -190,6 +190,44 @@ func (l *Lock) Unlock() {
 	})
 }
 
+// Ticket implements [gone.Passer].
+func (l *Lock) Ticket() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ticket := cmp.Or(l.hold.secret, l.attempt)
+	if ticket == "" {
+		ticket = rand.Text()
+		l.attempt = ticket
+	}
+	return ticket
+}
+
+// passFor is how long the one that a lock was passed to has to take it.
+const passFor = 2 * time.Second
+
+// Pass implements [gone.Passer]. The lock with the ticket has 2 s to be locked.
+func (l *Lock) Pass(ticket, value string) error {
+	l.taking.Lock()
+	defer l.taking.Unlock()
+	l.mu.Lock()
+	hold := l.hold
+	l.mu.Unlock()
+	if hold.secret == "" {
+		return fmt.Errorf("%w: pg lock %q is not held", gone.ErrLockLost, l.id)
+	}
+	n, err := l.ask(l.in.pass, ignore, []byte(l.id), hold.secret, hold.token, []byte(value), ticket, passFor.Milliseconds(), l.in.channel)
+	if err != nil {
+		return l.failed("pass", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hold.secret, l.attempt = "", ""
+	if n == 0 {
+		return fmt.Errorf("%w: pg lock %q is another's or gone", gone.ErrLockLost, l.id)
+	}
+	return nil
+}
+
 // GetValue implements [gone.GoneLock].
 func (l *Lock) GetValue() (string, error) {
 	value, _, err := l.Holder()

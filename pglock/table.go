@@ -95,6 +95,22 @@ WHERE id = encode($1::bytea, 'escape') AND secret = $2::text AND token = $3::big
 )
 SELECT pg_notify($3::text, token || ' 0 ' || encode($1::bytea, 'hex')), set_config('synchronous_commit', 'off', true) FROM released`
 
+	// pass ends the hold with the secret and the token, and begins one for the lock that
+	// has the ticket as its secret, whose Lock renews it. $1 id, $2 secret, $3 token,
+	// $4 value, $5 ticket, $6 how long it has for that (ms), $7 channel. Returns a row when
+	// it was done, now or before.
+	pass = `WITH clock AS (SELECT clock_timestamp() AS now, $6::bigint * interval '1 ms' AS ttl),
+passed AS (
+	UPDATE %[1]s AS l SET value = encode($4::bytea, 'escape'), secret = $5::text, ttl = clock.ttl, expires = now + clock.ttl,
+		token = greatest(l.token + 1, (extract(epoch FROM now) * 1000000)::bigint)
+	FROM clock WHERE id = encode($1::bytea, 'escape') AND secret = $2::text AND token = $3::bigint AND expires > now
+	RETURNING token
+)
+SELECT pg_notify($7::text, token || ' ' || $6::bigint || ' ' || encode($1::bytea, 'hex'))::text FROM passed
+UNION ALL
+SELECT NULL FROM %[1]s, clock
+WHERE id = encode($1::bytea, 'escape') AND secret = $5::text AND expires > now AND NOT EXISTS (SELECT FROM passed)`
+
 	// holder returns whether the server is a standby, and value and token of the hold
 	// that lives. $1 id.
 	holder = `SELECT pg_is_in_recovery(), decode(value, 'escape'), token
@@ -114,7 +130,9 @@ type table struct {
 	name    string         // both, as SQL writes them
 	channel string
 
-	acquire, cut, extend, release, holder, look statement
+	acquire, cut, extend, release, pass, holder, look statement
+
+	roster roster
 }
 
 // A statement is what an error says of it, and its text.
@@ -137,6 +155,8 @@ func tableOf(schema, name string) (*table, error) {
 	of := func(verb, text string) statement { return statement{verb + " " + t.name, fmt.Sprintf(text, t.name)} }
 	t.acquire, t.cut, t.extend = of("INSERT INTO", acquire), of("UPDATE", cut), of("UPDATE", extend)
 	t.release, t.holder, t.look = of("UPDATE", release), of("SELECT FROM", holder), of("SELECT FROM", look)
+	t.pass = of("UPDATE", pass)
+	t.roster = roster{of("UPDATE", renewEntry), of("INSERT INTO", enter), of("UPDATE", leave), of("SELECT FROM", entered)}
 	return t, nil
 }
 

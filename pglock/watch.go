@@ -297,7 +297,7 @@ func (w *watch) heard(hearing bool) {
 }
 
 // tell passes on a notification: "<token> <TTL, ms> <id, hex>", where no TTL is a
-// release. Anybody may have sent it, so it can only wake, and puts off no look.
+// release. Anybody may have sent it, so it can only wake, or bring a look forward.
 func (w *watch) tell(payload string) {
 	var (
 		token, ms int64
@@ -312,9 +312,13 @@ func (w *watch) tell(payload string) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	ends := time.Now().Add(time.Duration(ms) * time.Millisecond)
 	for _, x := range slices.Clone(w.waits[string(id)]) {
 		if lasts := ms > 0; lasts && x.held && token != x.seen || !lasts && !x.held {
 			w.wake(x)
+		} else if lasts && !x.held && ends.Before(x.look) { // what was passed is free sooner
+			x.look = ends.Add(rand.N(spread))
+			w.stir()
 		}
 	}
 }

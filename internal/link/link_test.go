@@ -174,7 +174,7 @@ func isHello(frame []byte) (g wire.Greeting, ok bool) {
 }
 
 func TestEveryFrameIsTakenOnceAndInOrderWhateverTheCarrierDoes(t *testing.T) {
-	for seed := range uint64(100) {
+	for _, seed := range linktest.Seeds(20) {
 		inBubble(t, func(t *testing.T, net *linktest.Network, a, b *process) {
 			r := rand.New(rand.NewPCG(seed, 0))
 			upTo := func(d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }

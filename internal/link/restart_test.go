@@ -167,7 +167,7 @@ func TestTheByeOfASuccessorSaysNothingOfTheDead(t *testing.T) {
 
 // All of it at once, at random. GONE_SEEDS is how many times, GONE_SEED one again.
 func TestAFrameIsTakenOnceAndInOrderOrItsLinkEndsAndTellsTheTruth(t *testing.T) {
-	for _, seed := range linktest.Seeds(50) {
+	for _, seed := range linktest.Seeds(20) {
 		synctest.Test(t, func(t *testing.T) {
 			(&storm{t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 7)), net: linktest.New(), next: map[*link.Link]int{}}).play()
 		})

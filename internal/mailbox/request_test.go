@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/Diggs/go-one/internal/link/linktest"
 	"github.com/Diggs/go-one/internal/wire"
 )
 
@@ -279,7 +280,7 @@ func TestRequestsThatWaitForRepliesAreBoundedHoweverTheyAreReceived(t *testing.T
 // Whatever happens at once, each request has one end: its own reply, no reply when
 // it was received, or a refusal when it was not.
 func TestEachRequestHasOneEndWhateverHappensAtOnce(t *testing.T) {
-	for seed := range uint64(100) {
+	for _, seed := range linktest.Seeds(25) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		inBox(t, func(h *handler, o *origin) {
 			var mu sync.Mutex

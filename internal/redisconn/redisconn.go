@@ -1,5 +1,6 @@
-// Package redisconn is a process's share of its Redises: requests until somebody
-// answers who may, and one connection for wake-ups while somebody waits for one.
+// Package redisconn is a process's share of its Redises: requests, each repeated until
+// a server answers that is the right one, and one connection for wake-ups while somebody
+// waits for one.
 // The connections are a client library's; redigo is built in.
 package redisconn
 
@@ -189,14 +190,8 @@ var ErrUnconfirmed = errors.New("too few replicas have confirmed")
 // Eval runs a script. What it grants must be confirmed by a number of
 // replicas, in half of the time that is left.
 func (c *Client) Eval(ctx context.Context, replicas int, s *Script, key string, args ...any) (r []int64, err error) {
-	args = append([]any{"EVALSHA", s.hash, s.keys, key}, args...)
 	err = c.With(ctx, key, func(do do) error {
-		args[0], args[1] = "EVALSHA", s.hash
-		r, err = integers(do(args...))
-		if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") {
-			args[0], args[1] = "EVAL", s.source
-			r, err = integers(do(args...))
-		}
+		r, err = integers(s.run(do, key, args))
 		if err != nil || r[0] <= 0 || replicas <= 0 {
 			return err
 		}
@@ -212,6 +207,26 @@ func (c *Client) Eval(ctx context.Context, replicas int, s *Script, key string, 
 		return nil
 	})
 	return r, err
+}
+
+// List runs a script that returns strings.
+func (c *Client) List(ctx context.Context, s *Script, key string, args ...any) (list []string, err error) {
+	err = c.With(ctx, key, func(do do) error {
+		list, err = redis.Strings(s.run(do, key, args))
+		return err
+	})
+	return list, err
+}
+
+func (s *Script) run(do do, key string, args []any) (reply any, err error) {
+	call := func(how, script string) (any, error) {
+		return do(append([]any{how, script, s.keys, key}, args...)...)
+	}
+	reply, err = call("EVALSHA", s.hash)
+	if err != nil && strings.HasPrefix(err.Error(), "NOSCRIPT ") {
+		reply, err = call("EVAL", s.source)
+	}
+	return reply, err
 }
 
 func integers(reply any, err error) ([]int64, error) {

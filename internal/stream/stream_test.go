@@ -399,7 +399,7 @@ func TestABatchIsReceivedInOrderInFewFrames(t *testing.T) {
 // outcome is unknown; and nothing is received without what is before it.
 func TestABatchIsReceivedUpToItsFirstRefusal(t *testing.T) {
 	results := map[wire.Status]int{}
-	for seed := range uint64(150) {
+	for _, seed := range linktest.Seeds(75) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		slow := func() { time.Sleep(time.Duration(rand.Int64N(int64(100 * time.Microsecond)))) }
 		inBubble(t, slow, func(net *linktest.Network, a, _ *process, s *stream.Stream, h *tenure) {

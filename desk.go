@@ -1,0 +1,171 @@
+package gone
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/Diggs/go-one/internal/mailbox"
+	"github.com/Diggs/go-one/internal/wire"
+)
+
+// A desk is where a node answers other nodes about itself: a mailbox like that of a
+// tenure, whose id no user can have, so that a question is a request like any other.
+type desk struct{ box *mailbox.Box }
+
+const (
+	deskID    = "\x00desk"
+	deskToken = 1
+	deskMost  = 1024 // moves at a time that this node is asked for; more are refused
+)
+
+// A question is what one node asks another.
+type question struct {
+	Ask     string // take, come or move
+	Cluster string
+	IDs     [][]byte `json:",omitempty"` // which need not be UTF-8
+	Most    int      `json:",omitempty"` // take: so many of them, as far as that is the node's share; 0: all
+	To      string   `json:",omitempty"` // move: identity of a node
+}
+
+// An answer is what it gets.
+type answer struct {
+	Error   string   `json:",omitempty"`
+	Reason  string   `json:",omitempty"` // of the error, where a caller can switch on it
+	Tickets []ticket `json:",omitempty"` // take: of the ids that the node takes
+}
+
+// A ticket is [Passer]'s for one id.
+type ticket struct {
+	ID     []byte
+	Ticket string
+}
+
+// reasons are the errors that an answer can carry.
+var reasons = map[string]error{"no holder": ErrNoHolder, "closed": ErrClosed, "unreachable": ErrUnreachable}
+
+// told is an error that another node has told of.
+type told struct {
+	text string
+	is   error
+}
+
+func (e *told) Error() string { return e.text }
+func (e *told) Unwrap() error { return e.is }
+
+// openDesk answers questions until the node is closed.
+func (g *Gone) openDesk() {
+	in := mailbox.NewInbox(func(struct{}, mailbox.Delivery) struct{} { return struct{}{} })
+	always := func() time.Duration { return time.Hour }
+	g.desk.box = g.room.Begin(g.ctx, g.ctx, deskID, deskToken, always, in)
+	go func() {
+		moves := make(chan struct{}, deskMost)
+		for {
+			ds := g.desk.box.Take(1, nil)
+			if len(ds) == 0 {
+				return
+			}
+			g.serve(ds[0], moves)
+		}
+	}()
+}
+
+func (d *desk) close() {
+	d.box.Shut()
+	d.box.Finish()
+}
+
+// serve answers a question. A move asks another node in turn, and must not hold up the
+// questions that this node is asked by it.
+func (g *Gone) serve(d mailbox.Delivery, moves chan struct{}) {
+	if d.Request == nil {
+		return
+	}
+	var q question
+	a, err := answer{}, json.Unmarshal(d.Data, &q)
+	switch {
+	case err != nil:
+	case q.Cluster != g.opts.cluster:
+		err = fmt.Errorf("gone: this node is of another cluster than %q", q.Cluster)
+	case q.Ask == "take":
+		a, err = g.invite(q.IDs, q.Most)
+	case q.Ask == "come":
+		g.come(q.IDs)
+	case q.Ask == "move" && len(q.IDs) == 1:
+		select {
+		case moves <- struct{}{}:
+			go func() {
+				defer func() { <-moves }()
+				reply(d, a, g.give(d.Request.Context(), string(q.IDs[0]), q.To))
+			}()
+			return
+		default:
+			err = fmt.Errorf("gone: the node at %s is busy with %d moves", g.Addr(), deskMost)
+		}
+	default:
+		err = fmt.Errorf("gone: this version does not know how to %q", q.Ask)
+	}
+	reply(d, a, err)
+}
+
+func reply(d mailbox.Delivery, a answer, err error) {
+	if err != nil {
+		a.Error = err.Error()
+		for reason, is := range reasons {
+			if errors.Is(err, is) {
+				a.Reason = reason
+			}
+		}
+	}
+	data, _ := json.Marshal(a)
+	_ = d.Request.Reply(data, false)
+}
+
+// ask asks the node with an identity.
+func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, err error) {
+	q.Cluster = g.opts.cluster
+	data, err := json.Marshal(q)
+	if err != nil {
+		return a, err
+	}
+	if !g.enter() {
+		return a, ErrClosed
+	}
+	defer g.leave()
+	addr, _, _ := strings.Cut(identity, " ")
+	l, err := g.mesh.To(identity)
+	if err != nil {
+		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
+	}
+	s, err := g.streams.Open(l, deskID, deskToken)
+	if err != nil {
+		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
+	}
+	defer s.Retire()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(g.opts.sendTimeout)
+	}
+	end := s.Send(ctx, data, deadline, wire.WantsReply, time.Now())
+	switch {
+	case ctx.Err() != nil:
+		return a, ctx.Err()
+	case end.Status == wire.Absent:
+		return a, fmt.Errorf("gone: the node at %s is of a version that answers no questions", addr)
+	case end.Status != wire.Received:
+		return a, fmt.Errorf("%w: node at %s", ErrUnreachable, addr)
+	}
+	if err := json.Unmarshal(end.Reply, &a); err != nil {
+		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
+	}
+	if a.Error != "" {
+		if is, ok := reasons[a.Reason]; ok {
+			return a, &told{a.Error, is}
+		}
+		return a, errors.New(a.Error)
+	}
+	return a, nil
+}
