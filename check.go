@@ -66,34 +66,39 @@ func (g *Gone) Check(ctx context.Context) error {
 // askService asks the lock service something that it answers if it can be used.
 func (g *Gone) askService(ctx context.Context) error {
 	err := g.routes.with(g.idToAsk(), func(r *route) error {
-		c, ok := r.lock.(Checker)
-		if !ok {
-			_, err := r.lock.GetValue()
-			return err
+		if _, ok := r.lock.(Checker); !ok {
+			if _, err := r.lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
+				return err
+			}
 		}
-		if err := g.checkLock(ctx, c); err != nil {
-			return err
-		}
-		return g.checkRoster()
+		return g.checkLock(ctx, r.lock)
 	})
-	switch {
-	case err == nil, errors.Is(err, ErrNoHolder):
-		return nil
-	case errors.Is(err, ErrClosed):
+	if err == nil || errors.Is(err, ErrClosed) {
 		return err
 	}
 	return because(ErrLockService, err)
 }
 
-// checkLock asks a lock what is wrong with its service. What only degrades it is logged,
+// checkLock asks a lock what is wrong with its service, if it can say, and enters the node
+// in the roster, where it is to have its share. What only degrades the service is logged,
 // once.
-func (g *Gone) checkLock(ctx context.Context, c Checker) error {
-	err := c.Check(ctx)
-	if errors.Is(err, ErrDegraded) {
-		g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
+func (g *Gone) checkLock(ctx context.Context, lock GoneLock) error {
+	if c, ok := lock.(Checker); ok {
+		switch err := c.Check(ctx); {
+		case errors.Is(err, ErrDegraded):
+			g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
+		case err != nil:
+			return err
+		}
+	}
+	if !g.opts.balance {
 		return nil
 	}
-	return err
+	roster, err := g.roster()
+	if err != nil {
+		return err
+	}
+	return g.sign(roster)
 }
 
 // idToAsk is an id that this node runs, always the same while it does: for each there is
@@ -116,28 +121,10 @@ func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
 	if !g.service.checked.Load() {
 		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
 		defer cancel()
-		if c, ok := lock.(Checker); ok {
-			err = g.checkLock(ctx, c)
-		}
-		if err == nil {
-			err = g.checkRoster()
-		}
-		if err != nil {
+		if err := g.checkLock(ctx, lock); err != nil {
 			return "", err
 		}
 		g.service.checked.Store(true)
 	}
 	return lock.GetValue()
-}
-
-// checkRoster enters the node in the roster, where it is to have its share.
-func (g *Gone) checkRoster() error {
-	if !g.opts.balance {
-		return nil
-	}
-	roster, err := g.roster()
-	if err != nil {
-		return err
-	}
-	return g.sign(roster)
 }

@@ -308,20 +308,21 @@ func (g *Gone) setGatesLocked() {
 
 // mayRun reports whether this node is to compete for an id.
 func (g *Gone) mayRun(id string) bool {
-	away := g.away()
 	m := &g.member
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !away && (m.view == nil || m.view.Competes(id))
+	return !g.awayLocked() && (m.view == nil || m.view.Competes(id))
 }
 
 // away reports whether this node is to run nothing.
 func (g *Gone) away() bool {
-	m := &g.member
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.draining || g.opts.weight <= 0
+	g.member.mu.Lock()
+	defer g.member.mu.Unlock()
+	return g.awayLocked()
 }
+
+// awayLocked is away, with the membership's mu held.
+func (g *Gone) awayLocked() bool { return g.member.draining || g.opts.weight <= 0 }
 
 // Nodes returns the nodes of the cluster that run ids, by address, as they have entered
 // themselves within the last 10 s. The error wraps ErrNoRoster where the lock service
@@ -333,8 +334,7 @@ func (g *Gone) Nodes(ctx context.Context) ([]Node, error) {
 	}
 	var nodes []Node
 	for identity, e := range es {
-		addr, _, _ := strings.Cut(identity, " ")
-		nodes = append(nodes, Node{addr, e.Since, e.Held, e.Weight, e.Draining, e.Version})
+		nodes = append(nodes, Node{addrOf(identity), e.Since, e.Held, e.Weight, e.Draining, e.Version})
 	}
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.Addr, b.Addr) })
 	return nodes, nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/Diggs/go-one/internal/mailbox"
@@ -135,7 +134,7 @@ func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, 
 		return a, ErrClosed
 	}
 	defer g.leave()
-	addr, _, _ := strings.Cut(identity, " ")
+	addr := addrOf(identity)
 	l, err := g.mesh.To(identity)
 	if err != nil {
 		return a, fmt.Errorf("gone: node at %s: %w", addr, err)

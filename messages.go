@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -46,8 +45,7 @@ func (m *Message) From() string {
 	if m.from == "" && m.of != nil {
 		return m.of.c.node.addr()
 	}
-	addr, _, _ := strings.Cut(m.from, " ")
-	return addr
+	return addrOf(m.from)
 }
 
 // WantsReply reports whether the sender waits for a reply: it used

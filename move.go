@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -84,7 +83,7 @@ func (g *Gone) give(ctx context.Context, id, to string) error {
 func (g *Gone) heir(ctx context.Context, id, to string) (heir, error) {
 	a, err := g.offer(ctx, to, [][]byte{[]byte(id)}, 0)
 	if err == nil && len(a.Tickets) != 1 {
-		err = fmt.Errorf("gone: the node at %s has not said that it takes %q", to, id)
+		err = fmt.Errorf("gone: the node at %s has not said that it takes %q", addrOf(to), id)
 	}
 	if err != nil {
 		return heir{}, err
@@ -159,8 +158,9 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 			room = min(most, m.view.Room()-m.taken)
 		}
 	}
+	away := g.awayLocked()
 	m.mu.Unlock()
-	if g.away() {
+	if away {
 		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
 	for _, id := range ids {
@@ -218,7 +218,7 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	}
 	to := ""
 	for identity := range es {
-		if at, _, _ := strings.Cut(identity, " "); at == addr {
+		if addrOf(identity) == addr {
 			to = identity
 		}
 	}

@@ -428,8 +428,11 @@ func (l *RedisLock) eval(replicas int, script *redisconn.Script, args ...any) (r
 	return r, err
 }
 
-// ms is the TTL for Redis, which must not be shorter than for the lease.
-func (l *RedisLock) ms() int64 { return int64((l.TTL()-1)/time.Millisecond) + 1 }
+// ms is the TTL for Redis.
+func (l *RedisLock) ms() int64 { return milliseconds(l.TTL()) }
+
+// milliseconds is a TTL for Redis, which must not be shorter than for gone.
+func milliseconds(ttl time.Duration) int64 { return int64((ttl-1)/time.Millisecond) + 1 }
 
 func (l *RedisLock) key() string { return l.Prefix + l.id }
 

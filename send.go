@@ -130,7 +130,7 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 		})
 		b := g.room.Box(id)
 		here := addr == g.end.identity && b != nil && (token == 0 || token == b.Token)
-		addr, _, _ = strings.Cut(addr, " ")
+		addr = addrOf(addr)
 		if err == nil {
 			if err = zmq.CheckAddress(addr); err != nil {
 				err = ofHolder(id, err)
@@ -147,6 +147,12 @@ func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	case <-ctx.Done():
 		return Holder{}, ctx.Err()
 	}
+}
+
+// addrOf is the address in an identity, which a key may follow.
+func addrOf(identity string) string {
+	addr, _, _ := strings.Cut(identity, " ")
+	return addr
 }
 
 // enter and leave count the calls that Close waits for: they use the links, the routes

@@ -157,7 +157,8 @@ func (c *candidate) release(t *tenure) {
 // its weight, and closes Exit. The handler should return then, and may clean up
 // before. It asks one node after the other, for 10 s at most. An error says that no
 // other node takes it, and that nothing has changed. When Exit has closed already it
-// does nothing and returns nil. Where the lock service has no roster, whoever comes first has a second to take it.
+// does nothing and returns nil. Where the lock service has no roster, whoever comes
+// first has a second to take it.
 func (r *GoneRunner) Yield() error {
 	if r.lease == nil {
 		return errors.New("gone: Yield is for the runner that the handler was given")

@@ -68,16 +68,14 @@ func (l *Lock) Pass(ticket, value string) error {
 
 // reserve puts a reservation in the place of a hold, and reports whether it is there.
 func (l *Lock) reserve(ctx context.Context, now hold, note string) (bool, error) {
-	granted, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-		return l.etcd.client.Grant(ctx, seconds(passFor))
-	})
+	lease, err := l.grant(ctx, seconds(passFor))
 	if err != nil {
 		return false, err
 	}
 	r, err := hedged(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return l.etcd.client.Txn(ctx).
 			If(clientv3.Compare(clientv3.CreateRevision(l.key()), "=", now.token), clientv3.Compare(clientv3.LeaseValue(l.key()), "=", now.lease)).
-			Then(clientv3.OpDelete(l.key()), clientv3.OpPut(l.reservation(), note, clientv3.WithLease(granted.ID))).
+			Then(clientv3.OpDelete(l.key()), clientv3.OpPut(l.reservation(), note, clientv3.WithLease(lease))).
 			Else(clientv3.OpGet(l.reservation())).
 			Commit()
 	})
