@@ -39,10 +39,10 @@ help:
 	@echo 'make lint   format, vet, staticcheck and go.mod of every module'
 	@echo 'make fuzz   a minute of every fuzz target; FUZZTIME=50000x for less'
 	@echo 'make vuln   known vulnerabilities of every module; asks a database on the network'
-	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; half an hour'
+	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; two hours'
 	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
 	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
-	@echo 'make scale  clusters with many ids, measured and simulated, with figures in docs/scale.md; seven minutes; ARGS=-small for a tenth'
+	@echo 'make scale  clusters with many ids, measured and simulated, with figures in docs/scale.md; three minutes; ARGS=-small for a tenth'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build

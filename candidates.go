@@ -33,7 +33,7 @@ func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if handler == nil {
 		return nil, errors.New("gone: nil handler")
 	}
-	if c, err := g.candidate(id); c != nil || err != nil {
+	if c, err := g.runner(id); c != nil || err != nil {
 		return c, err
 	}
 	lock, err := g.newLock(id, g.end.identity)
@@ -88,8 +88,8 @@ func (g *Gone) ended(c *candidate) {
 	}
 }
 
-// candidate returns the runner of an id that is run already.
-func (g *Gone) candidate(id string) (*GoneRunner, error) {
+// runner returns the runner of an id that is run already.
+func (g *Gone) runner(id string) (*GoneRunner, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closing {

@@ -26,10 +26,9 @@ const idOfCheck = "gone:check"
 //	                     and ErrRefused where a process with another key is there
 //	ErrLockService       and what the lock service said, or the context's error
 //
-// or is ErrClosed. Behind a NAT a node may not reach itself while others do: leave
-// ErrUnreachable out of account there. So it is where a name gets its address only
-// when the probe has succeeded: a headless Service of Kubernetes needs
-// publishNotReadyAddresses.
+// or is ErrClosed. Behind a NAT a node may not reach itself while others do: ignore
+// ErrUnreachable there. Nor does it where its name gets an address only after the probe
+// has succeeded: a headless Service of Kubernetes needs publishNotReadyAddresses.
 //
 // The lock service is asked by [Checker] where the lock has it. Else it is asked who
 // holds an id that this node runs, or "gone:check" if there is none.
@@ -67,30 +66,39 @@ func (g *Gone) Check(ctx context.Context) error {
 // askService asks the lock service something that it answers if it can be used.
 func (g *Gone) askService(ctx context.Context) error {
 	err := g.routes.with(g.idToAsk(), func(r *route) error {
-		if c, ok := r.lock.(Checker); ok {
-			return g.checkLock(ctx, c)
+		if _, ok := r.lock.(Checker); !ok {
+			if _, err := r.lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
+				return err
+			}
 		}
-		_, err := r.lock.GetValue()
-		return err
+		return g.checkLock(ctx, r.lock)
 	})
-	switch {
-	case err == nil, errors.Is(err, ErrNoHolder):
-		return nil
-	case errors.Is(err, ErrClosed):
+	if err == nil || errors.Is(err, ErrClosed) {
 		return err
 	}
 	return because(ErrLockService, err)
 }
 
-// checkLock asks a lock what is wrong with its service. What only degrades it is logged,
+// checkLock asks a lock what is wrong with its service, if it can say, and enters the node
+// in the roster, where it is to have its share. What only degrades the service is logged,
 // once.
-func (g *Gone) checkLock(ctx context.Context, c Checker) error {
-	err := c.Check(ctx)
-	if errors.Is(err, ErrDegraded) {
-		g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
+func (g *Gone) checkLock(ctx context.Context, lock GoneLock) error {
+	if c, ok := lock.(Checker); ok {
+		switch err := c.Check(ctx); {
+		case errors.Is(err, ErrDegraded):
+			g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
+		case err != nil:
+			return err
+		}
+	}
+	if !g.opts.balance {
 		return nil
 	}
-	return err
+	roster, err := g.roster()
+	if err != nil {
+		return err
+	}
+	return g.sign(roster)
 }
 
 // idToAsk is an id that this node runs, always the same while it does: for each there is
@@ -108,12 +116,12 @@ func (g *Gone) idToAsk() string {
 }
 
 // firstAsk asks who holds an id, and before that, until the lock service has said once
-// that all is well, whether it can be competed for.
+// that all is well, whether it can be competed for, and this node be listed.
 func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
-	if c, ok := lock.(Checker); ok && !g.service.checked.Load() {
+	if !g.service.checked.Load() {
 		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
 		defer cancel()
-		if err := g.checkLock(ctx, c); err != nil {
+		if err := g.checkLock(ctx, lock); err != nil {
 			return "", err
 		}
 		g.service.checked.Store(true)

@@ -31,13 +31,13 @@ var ErrNoRoster = errors.New("gone: the lock service has no roster")
 
 const (
 	rosterTTL   = 10 * time.Second // after which a node that has died is not listed any more
-	rosterEvery = 3 * time.Second  // it enters itself anew, and looks
-	rosterLater = time.Minute      // the same where nothing depends on it, and it can't
+	rosterEvery = 3 * time.Second  // it enters itself anew, and looks; 2.4 s on average
+	rosterLater = time.Minute      // the same without balance, after it failed
 	rosterMost  = time.Minute      // without a look, a node competes for all ids
 
-	// That all read what all have entered grows with the square of the nodes. So for
-	// so many more of them each lets one more turn pass, up to a number that has the
-	// dead noticed before their locks have expired.
+	// Every node reads what every node has entered: work that grows with the square of the
+	// nodes. So for each rosterLarge of them a node lets one more turn pass between two
+	// reads, up to passMost: it has to notice the dead before their locks have expired.
 	rosterLarge = 100
 	passMost    = 4
 
@@ -96,15 +96,15 @@ func (g *Gone) join() error {
 	if !g.opts.balance {
 		return nil
 	}
-	if _, err := g.list(); err != nil {
+	if _, err := g.roster(); err != nil {
 		return fmt.Errorf("gone: WithBalance: %w", err)
 	}
 	g.enlist()
 	return nil
 }
 
-// list is the roster.
-func (g *Gone) list() (Roster, error) {
+// roster is what the lock service keeps of the cluster.
+func (g *Gone) roster() (Roster, error) {
 	m := &g.member
 	m.opening.Do(func() {
 		if m.lock, m.err = g.newLock(g.opts.cluster, g.end.identity); m.err != nil || m.lock == nil {
@@ -128,7 +128,7 @@ func (g *Gone) enlist() {
 	m.begin.Do(func() {
 		go func() {
 			defer close(m.done)
-			if roster, err := g.list(); err == nil {
+			if roster, err := g.roster(); err == nil {
 				g.keepListed(roster)
 				closeLock(m.lock)
 			}
@@ -180,13 +180,9 @@ func (g *Gone) keepListed(roster Roster) {
 	}
 }
 
-// look enters this node and looks who else is there.
+// look signs, and looks who else is there.
 func (g *Gone) look(roster Roster) error {
-	note, err := json.Marshal(g.entry())
-	if err != nil {
-		return err
-	}
-	if err := g.count.lock.roster.note(roster.Enter(string(note), rosterTTL)); err != nil {
+	if err := g.sign(roster); err != nil {
 		return err
 	}
 	if !g.opts.balance {
@@ -204,6 +200,15 @@ func (g *Gone) look(roster Roster) error {
 	m.pass = min(len(notes)/rosterLarge, passMost)
 	g.see(entries(notes))
 	return nil
+}
+
+// sign enters this node.
+func (g *Gone) sign(roster Roster) error {
+	note, err := json.Marshal(g.entry())
+	if err != nil {
+		return err
+	}
+	return g.count.lock.roster.note(roster.Enter(string(note), rosterTTL))
 }
 
 func (g *Gone) entry() entry {
@@ -303,26 +308,27 @@ func (g *Gone) setGatesLocked() {
 
 // mayRun reports whether this node is to compete for an id.
 func (g *Gone) mayRun(id string) bool {
-	away := g.away()
 	m := &g.member
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !away && (m.view == nil || m.view.Competes(id))
+	return !g.awayLocked() && (m.view == nil || m.view.Competes(id))
 }
 
 // away reports whether this node is to run nothing.
 func (g *Gone) away() bool {
-	m := &g.member
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.draining || g.opts.weight <= 0
+	g.member.mu.Lock()
+	defer g.member.mu.Unlock()
+	return g.awayLocked()
 }
+
+// awayLocked is away, with the membership's mu held.
+func (g *Gone) awayLocked() bool { return g.member.draining || g.opts.weight <= 0 }
 
 // Nodes returns the nodes of the cluster that run ids, by address, as they have entered
 // themselves within the last 10 s. The error wraps ErrNoRoster where the lock service
 // lists none, ErrClosed, the context's error, or what the lock service said.
 func (g *Gone) Nodes(ctx context.Context) ([]Node, error) {
-	es, err := g.roster(ctx)
+	es, err := g.listed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -338,7 +344,7 @@ func (e entry) shown(identity string) Node {
 	return Node{addrOf(identity), e.Since, e.Held, e.Weight, e.Draining, e.Version}
 }
 
-func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
+func (g *Gone) listed(ctx context.Context) (map[string]entry, error) {
 	if !g.enter() {
 		return nil, ErrClosed
 	}
@@ -349,7 +355,7 @@ func (g *Gone) roster(ctx context.Context) (map[string]entry, error) {
 	got := make(chan result, 1)
 	go func() { // the lock can't be interrupted
 		defer g.leave()
-		roster, err := g.list()
+		roster, err := g.roster()
 		if err != nil {
 			got <- result{nil, err}
 			return

@@ -447,8 +447,10 @@ func TestAMoveThatCannotBeChangesNothing(t *testing.T) {
 				}
 			}
 		}
-		if err := a.Move(t.Context(), "nobody", b.Addr()); !errors.Is(err, gone.ErrNoHolder) {
-			t.Error(err)
+		for _, by := range []*gone.Gone{a, b, other} {
+			if err := by.Move(t.Context(), "nobody", b.Addr()); !errors.Is(err, gone.ErrNoHolder) {
+				t.Error(err)
+			}
 		}
 		if moves := m.tenures() - before; moves > 0 {
 			t.Errorf("%d moves", moves)
@@ -716,5 +718,92 @@ func TestANodeThatClosesWhileItGivesLeavesNoGap(t *testing.T) {
 			}
 			time.Sleep(20 * time.Second)
 		}
+	})
+}
+
+// A goroutine that a handler has left behind yields nothing of the next tenure.
+func TestYieldIsForItsOwnTenure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 2)
+		runners := make(chan *gone.GoneRunner, 10)
+		run := func(g *gone.Gone) {
+			_, err := g.RunOne("a", func(r *gone.GoneRunner) {
+				runners <- r
+				for m := range r.Messages() {
+					if string(m.Data) == "return" {
+						return
+					}
+				}
+			})
+			must(t, err)
+		}
+		run(c.Node(0))
+		time.Sleep(time.Second)
+		first := <-runners
+		must(t, first.SendData([]byte("return")))
+		second := <-runners
+		run(c.Node(1))
+		time.Sleep(10 * time.Second)
+		must(t, first.Yield())
+		time.Sleep(time.Second)
+		if second.Context().Err() != nil {
+			t.Error("the next tenure has ended")
+		}
+	})
+}
+
+// The answer to one Pass may be under way still when the id is to go back.
+func TestAnIDThatMovesToAndFroHasAHolder(t *testing.T) {
+	balanced(t, 1, func(t *testing.T, m *members) {
+		for range 2 {
+			m.join()
+		}
+		time.Sleep(20 * time.Second)
+		for i := range 400 {
+			h, err := m.all[0].Holder(t.Context(), "id0")
+			must(t, err)
+			from, to := m.all[0], m.all[1]
+			if from.Addr() != h.Addr {
+				from, to = to, from
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			deadline, _ := ctx.Deadline()
+			m.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+				err := serve()
+				if c.Method == "Pass" {
+					time.Sleep(time.Until(deadline))
+				}
+				return err
+			})
+			_ = from.Move(ctx, "id0", to.Addr())
+			cancel()
+			m.Locks.Intercept(nil)
+			began := time.Now()
+			if _, err := to.Request(t.Context(), "id0", []byte("a")); err != nil || time.Since(began) > time.Second {
+				t.Errorf("move %d: %v after %v", i, err, time.Since(began))
+			}
+		}
+	})
+}
+
+// A node whose handler has not returned from its last tenure can't take the id.
+func TestAnIDDoesNotMoveWhereItsHandlerHangs(t *testing.T) {
+	balanced(t, 0, func(t *testing.T, m *members) {
+		a := m.join()
+		hang := make(chan struct{})
+		m.run(a, "hangs", func(r *gone.GoneRunner) { <-hang })
+		time.Sleep(time.Second)
+		b := m.join()
+		m.run(b, "hangs", answer)
+		time.Sleep(time.Minute) // the lease of a is over
+		before := b.Stats().Tenures
+		if err := a.Move(t.Context(), "hangs", a.Addr()); err == nil {
+			t.Error("it was moved there")
+		}
+		time.Sleep(3 * time.Second)
+		if n := b.Stats().Tenures - before; n > 0 {
+			t.Errorf("%d moves", n)
+		}
+		close(hang)
 	})
 }

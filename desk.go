@@ -36,6 +36,7 @@ type question struct {
 // An answer is what it gets.
 type answer struct {
 	Error   string   `json:",omitempty"`
+	Reason  string   `json:",omitempty"` // of the error, where a caller can switch on it
 	Tickets []ticket `json:",omitempty"` // take: of the ids that the node takes
 	About   *Status  `json:",omitempty"`
 	More    bool     `json:",omitempty"` // about: there are more tenures
@@ -46,6 +47,18 @@ type ticket struct {
 	ID     []byte
 	Ticket string
 }
+
+// reasons are the errors that an answer can carry.
+var reasons = map[string]error{"no holder": ErrNoHolder, "closed": ErrClosed, "unreachable": ErrUnreachable}
+
+// told is an error that another node has told of.
+type told struct {
+	text string
+	is   error
+}
+
+func (e *told) Error() string { return e.text }
+func (e *told) Unwrap() error { return e.is }
 
 // openDesk answers questions until the node is closed.
 func (g *Gone) openDesk() {
@@ -111,6 +124,11 @@ func (g *Gone) serve(d mailbox.Delivery, slow chan struct{}) {
 func reply(d mailbox.Delivery, a answer, err error) {
 	if err != nil {
 		a.Error = err.Error()
+		for reason, is := range reasons {
+			if errors.Is(err, is) {
+				a.Reason = reason
+			}
+		}
 	}
 	data, _ := json.Marshal(a)
 	_ = d.Request.Reply(data, false)
@@ -176,6 +194,9 @@ func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, 
 		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
 	}
 	if a.Error != "" {
+		if is, ok := reasons[a.Reason]; ok {
+			return a, &told{a.Error, is}
+		}
 		return a, errors.New(a.Error)
 	}
 	return a, nil

@@ -56,7 +56,7 @@
 //	             ▼                                             │
 //	          holding ── handler returns or panics ────────────┤ Unlock:
 //	             │ Exit closes: deadline passed,               │ released
-//	             │ lock lost, or Close                         │ (not if lost)
+//	             │ lock lost, id handed over, or Close         │ (not if lost)
 //	             ▼                                             │
 //	          stopping ── handler returns ─────────────────────┘
 //
@@ -78,9 +78,9 @@
 //	ErrOutcomeUnknown   and ErrNoReply: the handler received it, and its reply did
 //	                    not come
 //
-// A reply is given to its own request, and at most once. What a handler has not
-// answered when it returns is answered for it. A handler's request to its own id is
-// refused; handlers that ask each other in a circle end by their deadlines.
+// A reply is given to its own request, and at most once. A request that its handler has
+// not answered when it returns ends with ErrNoReply. A handler's request to its own id is
+// refused; handlers that ask each other in a circle wait until their deadlines.
 //
 // While an id has no holder, a send waits for one until its deadline: the
 // context's, or 10 s. It repeats by itself only what certainly was not received.
@@ -95,15 +95,19 @@
 // # Many ids
 //
 // With [WithBalance] each node holds its share of the ids by its weight, ± 5 % or ± 2
-// ids, within 30 s after nodes came or went; then nothing moves. Every move is a planned
-// hand-over: no send fails for it. Nodes enter themselves in a roster, which the lock
-// service keeps, and each decides for itself what it gives away; an id moves only to a
-// node that runs it, so ids that nobody else runs stay. Three nodes compete for an id,
-// those that rank first for it, and others take their place when these are gone. Without
-// the option all compete, and whoever comes first holds.
+// ids, within 30 s after nodes came or went, and within the TTL and 30 s after one
+// crashed; then nothing moves. Every move is a planned hand-over: no send fails because
+// of it. Three nodes compete for an id, those that rank first for it; when they are gone,
+// others take their place. Without the option all nodes that run an id compete for it,
+// and whoever comes first holds it.
 //
-// A node that drains, or has weight 0, holds nothing and goes on sending. If no node may
-// hold an id nobody does, and senders are told ErrNoHolder.
+// Nodes that run ids enter themselves in a roster, which the lock service keeps;
+// [Gone.Nodes] lists it. With balance each node reads it, and decides for itself what it
+// gives away. An id moves only to a node that runs it.
+//
+// [Gone.Drain] hands over all that a node holds, [Gone.Move] one id, and a handler its own
+// with [GoneRunner.Yield]. A node that drains, or has weight 0, holds nothing and goes on
+// sending. If no node may hold an id nobody does, and senders get ErrNoHolder.
 //
 // # When things fail
 //
@@ -133,7 +137,8 @@
 //	two processes with one address    both are told, in the log and by [Gone.Check]
 //	a node's name leads elsewhere     looked up again about a second after the node has
 //	                                  fallen silent; of several addresses each is tried
-//	roster lost, or not readable      nothing moves until it is back
+//	roster lost, or not readable      nothing moves until it is back; after a minute each
+//	                                  node competes for all ids that it runs
 //	wake-ups lost                     waiters try when the TTL has run out
 //
 // # The log
@@ -143,38 +148,36 @@
 // why, and one at start when the wire is plain. WARN is what somebody should act
 // on: a tenure that was lost, with what to do if its handler never extended it; a
 // handler that extends later than half the TTL (once for each RunOne), or ignores
-// Exit; an id that can't be competed for; a node that can't be reached or was
-// refused for its key. Each is said once, with the reason, and again when it comes
-// anew. So is a node that does not reach itself at its address, or shares it with
-// another process: see [Gone.Check]. ERROR is a handler's panic, with its stack, and
-// a node that receives nothing any more. Messages are not logged: each send has its
-// result.
+// Exit; an id that can't be competed for; a roster that [WithBalance] needs and can't
+// use; a node that can't be reached or was refused for its key; a node that does not
+// reach itself at its address, or shares it with another process (see [Gone.Check]).
+// Each is said once, with the reason, and again when it comes anew. ERROR is a handler's
+// panic, with its stack, and a node that receives nothing any more. Messages are not
+// logged: each send has its result.
 //
 // # Not promised
 //
-// That two handlers never overlap for an instant in real time when a process is
-// paused past its deadline: no lease can promise that. Use
-// [GoneRunner.FencingToken]. Nor that a lock service which forgets a lock it had
-// granted, as Redis can in a failover, keeps two handlers apart.
+// No overlap in real time. A process that is paused past its deadline can't stop its
+// handler in time; no lease can promise that. In the microseconds between waking and the
+// closing of Exit it may complete one hand-over, of the message that was being offered to
+// the handler when the pause began. A resource that checks [GoneRunner.FencingToken] is
+// safe.
 //
-// A process that was paused past its deadline may, in the microseconds between
-// waking and the closing of Exit, complete one hand-over: of the message that
-// was being offered to the handler when the pause began.
-//
-// That fencing tokens increase when Redis loses the last one and its clock is
-// set back at the same time, as when it fails over to a replica with a slower
+// No overlap when the lock service forgets a lock that it had granted, as Redis can in a
+// failover. Tokens go on to increase even then, unless Redis loses the last token and its
+// clock is set back at the same time, as when it fails over to a replica with a slower
 // clock that had not received the token.
 //
-// Durability: gone hands over, it does not store. Put a queue in front where it
-// is needed. Exactly-once processing: a holder that dies after it received a
-// message may not have acted on it.
+// No durability: gone hands over, it does not store. Put a queue in front where you need
+// one. No exactly-once processing: a holder that dies after it received a message may not
+// have acted on it.
 //
 // # Who gets in
 //
 // Without [WithCurve] whoever reaches a node's port can speak to its handlers, so
 // only nodes may reach it. With it everything is encrypted, and nobody gets in
-// whose key is not allowed. SECURITY.md says who is trusted with what, and what
-// every limit is.
+// whose key is not allowed. SECURITY.md says who is trusted with what, and
+// lists all limits.
 //
 // # Other lock services
 //

@@ -89,8 +89,7 @@ func (e *reasoned) Unwrap() []error { return []error{e.what, e.why} }
 
 // unreachable says that a holder does not answer, and why as far as is known.
 func unreachable(s *stream.Stream) error {
-	addr, _, _ := strings.Cut(s.Link().Identity, " ")
-	err := fmt.Errorf("%w: %q at %s", ErrUnreachable, s.ID, addr)
+	err := fmt.Errorf("%w: %q at %s", ErrUnreachable, s.ID, addrOf(s.Link().Identity))
 	if why := s.Link().Trouble(); why != nil {
 		return because(err, why)
 	}

@@ -18,19 +18,19 @@ import (
 
 // A Gone is one node: a member of the cluster with one address. All its
 // methods may be called concurrently.
-//
-// Locks, in the order in which they are taken; those of a line are never held
-// together:
-//
-//	Gone.receiving, Gone.changing
-//	Gone.mu, routes.mu
-//	route.mu
-//	stream: Mux.mu, side.mu
-//	stream: Stream.mu
-//	link: Mesh.mu
-//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
-//	pulse, own.mu, and the lists in Mesh and Room
 type Gone struct {
+	// Locks, in the order in which they are taken; those of a line are never held
+	// together:
+	//
+	//	Gone.receiving, Gone.changing
+	//	Gone.mu, routes.mu
+	//	membership.mu, gate.mu, route.mu
+	//	stream: Mux.mu, side.mu
+	//	stream: Stream.mu
+	//	link: Mesh.mu
+	//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
+	//	Lease.mu, pulse, own.mu, and the lists in Mesh and Room
+
 	opts    options
 	log     *slog.Logger
 	newLock LockFactory
@@ -73,7 +73,7 @@ type wireEnd struct {
 
 // sends are the calls that use the rooms.
 type sends struct {
-	ctx     context.Context // ends when nothing can be sent any more
+	ctx     context.Context // the node's: ends when nothing can be sent any more
 	cancel  context.CancelFunc
 	closed  atomic.Bool // no more begin
 	sending atomic.Int64
@@ -258,7 +258,7 @@ func (g *Gone) Addr() string { return g.end.addr }
 // received, so that they send it to the next holder. It returns when that is
 // done and everything is freed. A handler that has not returned after 10 s, or
 // what [WithCloseTimeout] says, is named in the error, as is an id whose lock's
-// Unlock has not; the lock is released when they do. A [RedisLock] gives up
+// Unlock has not returned; the lock is released when they do. A [RedisLock] gives up
 // sooner where Redis does not answer, and then expires; that is no error. Later
 // calls return the same as the first.
 func (g *Gone) Close() error {

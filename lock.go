@@ -37,9 +37,9 @@ type GoneLock interface {
 // LockFactory makes the lock of an id. The value is what GetValue is to return
 // on every node while this lock holds the id: the node's address, with
 // [WithCurve] followed by a space and its public key. It is called once for each
-// RunOne of an id that this node does not run yet, and about once for each id
-// that is sent to from this node, or asked for with [Gone.Holder]; perhaps
-// concurrently.
+// RunOne of an id that this node does not run yet, about once for each id that is
+// sent to from this node, or asked for with [Gone.Holder], and once for the roster;
+// perhaps concurrently.
 type LockFactory func(id, value string) (GoneLock, error)
 
 // DefaultExpiry is the TTL of a lock that does not say otherwise.
@@ -82,16 +82,17 @@ type (
 	Passer interface {
 		// Ticket is the secret with which this lock's next Lock is made.
 		Ticket() string
-		// Pass is Unlock, but for the lock with a value that has the ticket: for some
-		// seconds, and at least one, only that one can be locked, as a hold with a new
-		// token. GetValue may return its value meanwhile, or say that there is no
-		// holder. The error wraps ErrLockLost when there was nothing to pass, and then
-		// nothing has changed.
+		// Pass is Unlock in favour of one other lock, which has this ticket and this
+		// value: for some seconds, at least one, nobody else can lock the id, and that
+		// lock's hold has a new token. GetValue may return its value meanwhile, or say
+		// that there is no holder. The error wraps ErrLockLost when there was nothing to
+		// pass, and then nothing has changed.
 		Pass(ticket, value string) error
 	}
 
-	// Roster is a lock whose service lists the values of locks of its id that have
-	// entered: the nodes of the cluster that has the id as its name.
+	// Roster is a lock whose service lists, for each id, the values of the locks that
+	// have entered. A node makes one lock for it, with the name of the cluster as its id,
+	// which it never locks.
 	Roster interface {
 		// Enter lists this lock's value with a note for a TTL from now.
 		Enter(note string, ttl time.Duration) error

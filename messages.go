@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,9 +27,9 @@ func (m *Message) set(r *GoneRunner, d mailbox.Delivery) {
 	m.Data, m.of, m.from, m.said, m.request = d.Data, r, d.From, d.Context, d.Request
 }
 
-// Context is r.Context(). Where the sender waits for a reply it is for as long as it
-// does: until its deadline, until it gives up, until the handler has answered or
-// returned, or until the lock is lost. So on Close a handler can still answer what it
+// Context is r.Context() for a message that wants no reply. That of a request ends at the
+// sender's deadline, when the sender gives up, when the handler has answered or returned,
+// or when the lock is lost. It outlasts Exit: on Close a handler can still answer what it
 // has received.
 func (m *Message) Context() context.Context {
 	if m.of == nil {
@@ -51,8 +50,7 @@ func (m *Message) From() string {
 	if m.from == "" && m.of != nil {
 		return m.of.c.node.addr()
 	}
-	addr, _, _ := strings.Cut(m.from, " ")
-	return addr
+	return addrOf(m.from)
 }
 
 // WantsReply reports whether the sender waits for a reply: it used
@@ -121,8 +119,8 @@ func (r *GoneRunner) Messages() iter.Seq[*Message] {
 
 // Batches is [GoneRunner.Messages] for a handler that takes many at once: each step
 // yields all that wait, at most max, and waits for one if there is none. The slice
-// and the messages in it are valid until the next step, but for those that want a
-// reply.
+// and the messages in it are valid until the next step; messages that want a reply
+// stay valid.
 func (r *GoneRunner) Batches(max int) iter.Seq[[]*Message] {
 	return func(yield func([]*Message) bool) {
 		var batch []*Message

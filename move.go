@@ -38,8 +38,8 @@ func (g *Gone) makeGifts(gifts []placement.Gift) {
 	g.member.moving, g.member.moved = false, time.Now()
 }
 
-// offered is how many ids more than it is to have a node is offered, which may not
-// run all of them.
+// offered is how many more ids a node is offered than it is to have: it may not run all
+// of them.
 const offered = 256
 
 // some are ids that are held here, of which n are to be given away. A question that has
@@ -111,33 +111,34 @@ func (g *Gone) pass(ctx context.Context, id string, h heir) error {
 	g.mu.Lock()
 	c := g.byID[id]
 	g.mu.Unlock()
-	var t *tenure
 	if ctx.Err() != nil { // the next round gives what is left
 		return ctx.Err()
 	}
+	var t *tenure
 	if c != nil {
-		t = c.yield(h)
+		t = c.current.Load()
 	}
-	if t == nil {
+	if t == nil || !t.yield(h) {
 		return fmt.Errorf("%w: %q is not held by the node at %s", ErrNoHolder, id, g.Addr())
 	}
+	brought := make(chan error, 1)
+	go func() { brought <- g.bring(t) }() // also where nobody waits for it any more
 	select {
-	case <-t.over:
-		return g.bring(ctx, t)
+	case err := <-brought:
+		return err
 	case <-ctx.Done():
-		go g.bring(g.ctx, t)
 		return ctx.Err()
 	}
 }
 
 // bring tells the heir of a tenure when that is over.
-func (g *Gone) bring(ctx context.Context, t *tenure) error {
+func (g *Gone) bring(t *tenure) error {
 	select {
 	case <-t.over:
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-g.ctx.Done():
+		return ErrClosed
 	}
-	_, err := g.ask(ctx, t.heir.Load().identity, question{Ask: "come", IDs: [][]byte{[]byte(t.c.id)}})
+	_, err := g.ask(g.ctx, t.heir.Load().identity, question{Ask: "come", IDs: [][]byte{[]byte(t.c.id)}})
 	return err
 }
 
@@ -166,18 +167,22 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 			room = min(most, m.view.Room()-m.taken)
 		}
 	}
+	away := g.awayLocked()
 	m.mu.Unlock()
-	if g.away() {
+	if away {
 		return a, fmt.Errorf("gone: the node at %s holds nothing now", g.Addr())
 	}
 	for _, id := range ids {
-		switch c := g.runs(string(id)); {
-		case c != nil:
+		switch c, free := g.candidate(string(id)); {
+		case free:
 			if len(a.Tickets) < room {
 				a.Tickets = append(a.Tickets, ticket{id, c.ticket()})
 			}
-		case most == 0:
+		case most > 0:
+		case c == nil:
 			return a, fmt.Errorf("gone: the node at %s does not run %q", g.Addr(), id)
+		default:
+			return a, fmt.Errorf("gone: the node at %s is about to get or to end a tenure of %q", g.Addr(), id)
 		}
 	}
 	m.mu.Lock()
@@ -186,30 +191,34 @@ func (g *Gone) invite(ids [][]byte, most int) (a answer, err error) {
 	return a, nil
 }
 
-// runs returns the candidate of an id, nil when there is none.
-func (g *Gone) runs(id string) *candidate {
+// candidate returns the candidate of an id, nil when there is none, and whether it is free to
+// follow an invitation: an attempt or a tenure under way has a secret of its own, which may
+// come to nothing or take the ticket's place, and a handler may not return for long.
+func (g *Gone) candidate(id string) (c *candidate, free bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if c := g.byID[id]; c != nil && c.ctx.Err() == nil {
-		return c
+	if c = g.byID[id]; c == nil || c.ctx.Err() != nil {
+		return nil, false
 	}
-	return nil
+	return c, c.before == nil && c.gate.underway() == nil
 }
 
 // come has this node compete for ids that were handed over to it.
 func (g *Gone) come(ids [][]byte) {
 	for _, id := range ids {
-		if c := g.runs(string(id)); c != nil {
+		if c, _ := g.candidate(string(id)); c != nil {
 			c.gate.invite()
 		}
 	}
 }
 
-// Move hands an id over to the node at addr, or to the one that has least for its
-// weight if addr is empty, and returns when that has been told to take it. Any node may
-// be asked, where the one that holds the id was started with [WithControl]. The error
-// wraps ErrNoHolder when nobody holds the id. When addr is not in the roster, drains, has
-// weight 0 or does not run the id, the error says so, and nothing has changed.
+// Move hands an id over to the node at addr, or to the one that has least for its weight
+// if addr is empty. It returns when the holder's handler has returned and that node has
+// been told to take the id. It may be called on any node, where the one that holds the id
+// was started with [WithControl]. The error wraps ErrNoHolder when nobody holds the id.
+// When no node of the roster is at addr, or it drains, has weight 0 or does not run the
+// id, the error says so, and nothing has changed. After the context's error the id may
+// still be moved.
 func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err

@@ -64,19 +64,19 @@ func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.clos
 // send ends with ErrBusy at its deadline.
 func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
 
-// WithCluster names the cluster whose nodes see each other in [Gone.Nodes], for a
-// lock service that has several; "gone" where it is not used. Nodes of one cluster run the
-// same ids, or some of them.
+// WithCluster names the cluster whose nodes see each other in [Gone.Nodes], where several
+// clusters use one lock service; the default is "gone". Nodes of one cluster run the same
+// ids, or some of them. The name does not keep clusters' ids apart: a lock's Prefix does.
 func WithCluster(name string) Option { return func(o *options) { o.cluster = name } }
 
 // WithBalance spreads the ids over those nodes of the cluster that have this option,
-// by their weights: what one has more than its share it hands over to others. Each
-// id is competed for by three nodes alone, in place of all. NewGone returns an error
-// that wraps ErrNoRoster where the lock service lists no nodes.
+// by their weights: a node hands over to others what it holds beyond its share. Only
+// three nodes compete for each id, instead of all. NewGone returns an error that wraps
+// ErrNoRoster where the lock service lists no nodes.
 func WithBalance() Option { return func(o *options) { o.balance = true } }
 
-// WithWeight is this node's share of the ids beside those of others; 1 where it is
-// not used. With 0 it never holds any.
+// WithWeight is this node's share of the ids relative to that of others; the default is
+// 1. With 0 it never holds an id, with or without [WithBalance].
 func WithWeight(w float64) Option { return func(o *options) { o.weight = w } }
 
 // WithObserver has an observer told what happens at the node. Given several times, the

@@ -69,17 +69,17 @@ func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
 	return newRedisLock(id, value, func() *redisconn.Client { return redisconn.Use(redisconn.Pool{Pool: pool}) })
 }
 
-// A RedisClient is what a [RedisLock] needs of a client library. That of redigo is
-// built in, that of go-redis is the module goredislock. Its methods are called
-// concurrently. Clients that are equal share what there is one of in a process, the
-// connection for wake-ups; so the type must be comparable.
+// A RedisClient is what a [RedisLock] needs of a client library. The one for redigo is
+// built in, the one for go-redis is the module goredislock. Its methods are called
+// concurrently. Locks whose clients are equal share one connection for wake-ups; so the
+// type must be comparable.
 type RedisClient interface {
 	// With lends ask a connection to the server where the key may be written, and
 	// returns an error when it gets none. Do sends one command, always on the same
 	// connection, and returns its reply: nil, an int64, a string or []byte, or an
-	// []any of these. The deadline of ctx, which there always is, bounds everything.
-	// An error that Redis said begins as Redis said it, and has, or wraps one that
-	// has, a method RedisError(). Where ask does not say keep, the server may be the
+	// []any of these. Ctx always has a deadline, which bounds everything. An error
+	// that comes from Redis begins with the text that Redis gave, and has, or wraps one
+	// that has, a method RedisError(). When ask returns false, the server may be the
 	// wrong one: the connection must not be used again.
 	With(ctx context.Context, key string, ask func(do func(args ...any) (reply any, err error)) (keep bool)) error
 	// Idle is how many connections may have broken, or lead to a wrong server, and
@@ -90,7 +90,7 @@ type RedisClient interface {
 }
 
 // A RedisListener is a connection for wake-ups. One goroutine calls Receive, another
-// what sends, and perhaps a third Close, which ends all calls.
+// the methods that send, and perhaps a third Close, which ends all calls.
 type RedisListener interface {
 	// Subscribe asks for channels, with a command for each, as an ACL may deny some.
 	// It does not wait for the answers.
@@ -99,8 +99,8 @@ type RedisListener interface {
 	Ping() error
 	// Receive waits for what comes next: "message" with its channel and payload,
 	// "subscribe" or "unsubscribe" with a channel, or something else, which is
-	// ignored. An error that Redis said is ignored as well. After any other, and
-	// when nothing comes in time, Close is called. It does not connect again.
+	// ignored, as is an error that comes from Redis. After any other error, and when
+	// nothing comes in time, Close is called. Receive does not connect again.
 	Receive(timeout time.Duration) (kind, channel, payload string, err error)
 	Close() error
 }
@@ -121,7 +121,7 @@ func (c clientLibrary) Listen(ctx context.Context) (redisconn.Listener, error) {
 	return c.RedisClient.Listen(ctx)
 }
 
-// newRedisLock makes a lock. Retain is for one that there can be.
+// newRedisLock makes a lock. Retain is called only when id and value are valid.
 func newRedisLock(id, value string, retain func() *redisconn.Client) (*RedisLock, error) {
 	if err := checkID(id); err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ import (
 // as none. A helper key in the id's Cluster slot keeps the last token for a day;
 // tokens also follow the server's clock, so they keep increasing when the helper
 // key is lost. A key that would live for longer than its holder's TTL, as when the
-// server's clock is set back, is cut to it by who competes.
+// server's clock is set back, is cut to that TTL by whoever competes for it.
 //
 // All locks of a process that name one Redis address, or one pool, share its
 // connections: at most 16, or what that pool allows, and one more for wake-ups
@@ -30,15 +30,17 @@ import (
 // answer that may be due to a wrong server behind the address: when that has come to
 // lead elsewhere, the lock follows within seconds. Until then two may hold it where
 // the old server goes on granting, for no longer than the TTL and those 10 s. The
-// connection for wake-ups stays while its process hears on it, every 5 s, what it
-// has published by another: so who waits follows within 20 s, too, or, where PUBLISH
-// is denied, when the TTL has run out.
+// connection for wake-ups is kept as long as the process hears on it what it publishes,
+// every 5 s, over another. So those that wait follow within 20 s, or, where PUBLISH is
+// denied, when the TTL has run out.
 //
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
 // TIME, PSETEX, PEXPIRE, PTTL, DEL, PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PING.
-// Without the channel waiters poll. Check, which the first RunOne of a node calls,
-// asks for INFO as well, and does without.
+// Without the channel waiters poll. A roster needs the key "{<cluster>}:nodes"
+// ("\x00\x00<cluster>" where the name has braces), and HSET, HDEL and HGETALL. In all
+// names the Prefix comes before the id or the cluster. Check, which the first RunOne of
+// a node calls, asks for INFO as well, and does without.
 //
 // The fields must not be changed while the lock is used.
 type RedisLock struct {
@@ -426,8 +428,11 @@ func (l *RedisLock) eval(replicas int, script *redisconn.Script, args ...any) (r
 	return r, err
 }
 
-// ms is the TTL for Redis, which must not be shorter than for the lease.
-func (l *RedisLock) ms() int64 { return int64((l.TTL()-1)/time.Millisecond) + 1 }
+// ms is the TTL for Redis.
+func (l *RedisLock) ms() int64 { return milliseconds(l.TTL()) }
+
+// milliseconds is a TTL for Redis, which must not be shorter than for gone.
+func milliseconds(ttl time.Duration) int64 { return int64((ttl-1)/time.Millisecond) + 1 }
 
 func (l *RedisLock) key() string { return l.Prefix + l.id }
 

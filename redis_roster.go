@@ -54,7 +54,7 @@ const passFor = 2 * time.Second
 
 // Enter implements [Roster].
 func (l *RedisLock) Enter(note string, ttl time.Duration) error {
-	_, err := l.list("enter", note, ttl.Milliseconds())
+	_, err := l.list("enter", note, milliseconds(ttl))
 	return err
 }
 

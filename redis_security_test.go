@@ -123,6 +123,28 @@ func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
 	}
 }
 
+// Without the rights for the roster a node runs, and says so where it is to have its share.
+func TestWithoutRightsForTheRosterBalanceIsAnError(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~id*", "~{id*}:token", "&gone:id*").AddFlat(smallestRights)...)
+	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))(0)
+	var in inbox
+	plain := startNode(t, locks)
+	hold(t, plain, "id", in.run)
+	if _, err := plain.Nodes(t.Context()); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("Nodes: %v", err)
+	}
+	balanced := startNode(t, locks, gone.WithBalance())
+	if _, err := balanced.RunOne("id", in.run); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("RunOne: %v", err)
+	}
+	err := balanced.Check(deadline(t, 30*time.Second))
+	if !errors.Is(err, gone.ErrLockService) || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("Check: %v", err)
+	}
+}
+
 // The pool dials with whatever password there is now; connections that exist
 // stay. So a tenure outlives the change, and the old password.
 func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {

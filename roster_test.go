@@ -101,3 +101,22 @@ func TestARosterListsNobodyForLongerThanItsTTL(t *testing.T) {
 		t.Errorf("%v, %v", notes, err)
 	}
 }
+
+// Where nobody asks for the list, nodes that have crashed are forgotten when others come.
+func TestARosterThatNobodyReadsDoesNotGrow(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	lock := func(i int) gone.Roster {
+		l, err := s.locks(time.Minute)("gone", fmt.Sprint("tcp://127.0.0.1:", i))
+		must(t, err)
+		t.Cleanup(func() { _ = l.(*gone.RedisLock).Close() })
+		return l.(gone.Roster)
+	}
+	for i := range 10 {
+		must(t, lock(1+i).Enter("crashed", time.Millisecond))
+		time.Sleep(2 * time.Millisecond)
+	}
+	if n := s.do("HLEN", "{gone}:nodes").(int64); n > 1 {
+		t.Errorf("%d are kept", n)
+	}
+}

@@ -11,8 +11,8 @@ import (
 )
 
 // RunHandler is the goroutine of which one runs on the cluster. It should
-// return soon after r.Exit has closed, and call r.Extend well within the
-// lock's expiry for as long as it is healthy.
+// return soon after r.Exit has closed. For as long as it is healthy it loops over
+// r.Messages or r.Batches, or calls r.Extend every third of r.TTL.
 type RunHandler func(r *GoneRunner)
 
 // A GoneRunner is what [Gone.RunOne] returns and what a handler is given. The
@@ -36,7 +36,8 @@ type GoneRunner struct {
 	// an empty reply.
 	Inbox <-chan *Message
 	// Exit of a handler's runner closes when the tenure must end: the lock is
-	// lost, the deadline has passed, or it was closed. Exit of the runner that
+	// lost, the deadline has passed, the id is handed over to another node, or
+	// the runner or its node was closed. Exit of the runner that
 	// RunOne returned closes when that was closed and its handler has returned.
 	Exit <-chan struct{}
 

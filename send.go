@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/Diggs/go-one/internal/mailbox"
@@ -37,11 +38,10 @@ func (g *Gone) SendData(id string, data []byte) error {
 }
 
 // SendDataContext is SendData until the context's deadline, where it has one.
-// When ctx ends, the data is withdrawn where that is still possible, and the
-// call returns at once, or where the holder has to be asked, with its answer,
-// for which it waits 200 ms at most. Whatever the deadline, the outcome is
-// unknown when a holder that may have received the data has been silent for five
-// minutes.
+// When ctx ends, the data is withdrawn where that is still possible. The call
+// then returns at once, unless the holder has to be asked: it waits for the answer,
+// 200 ms at most. Whatever the deadline, the outcome is unknown when a holder that
+// may have received the data has been silent for five minutes.
 func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) error {
 	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1})
 }
@@ -153,8 +153,14 @@ func (g *Gone) show(id, identity string, token uint64) Holder {
 	return Holder{addrOf(identity), token, here}
 }
 
-// enter and leave count the calls that use the transport or the routes. After
-// enter has returned false, leave must not be called.
+// addrOf is the address in an identity, which a key may follow.
+func addrOf(identity string) string {
+	addr, _, _ := strings.Cut(identity, " ")
+	return addr
+}
+
+// enter and leave count the calls that Close waits for: they use the links, the routes
+// or the roster. After enter has returned false, leave must not be called.
 func (g *Gone) enter() bool {
 	g.sending.Add(1)
 	if g.closed.Load() {

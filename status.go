@@ -221,7 +221,7 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 
 // identityOf is what a node is dialled by: with keys only the roster knows.
 func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
-	es, err := g.roster(ctx)
+	es, err := g.listed(ctx)
 	if err != nil && !errors.Is(err, ErrNoRoster) {
 		return "", err
 	}
@@ -250,10 +250,4 @@ func (g *Gone) status() Status {
 	}
 	slices.SortFunc(s.Links, func(a, b LinkStatus) int { return strings.Compare(a.Addr, b.Addr) })
 	return s
-}
-
-// addrOf is the address in an identity.
-func addrOf(identity string) string {
-	addr, _, _ := strings.Cut(identity, " ")
-	return addr
 }

@@ -122,7 +122,8 @@ func (c *candidate) park() bool {
 // empty for whoever comes first.
 type heir struct{ ticket, identity string }
 
-// ticket is for who hands the id over to this candidate; empty where the lock has none.
+// ticket is for the holder that hands the id over to this candidate; empty where the lock
+// has none.
 func (c *candidate) ticket() string {
 	c.gate.promise()
 	if p, ok := c.lock.(Passer); ok {
@@ -131,15 +132,14 @@ func (c *candidate) ticket() string {
 	return ""
 }
 
-// yield ends the tenure that runs, for an heir if there is one, and returns it; nil
-// when there is none, or it has an heir already.
-func (c *candidate) yield(h heir) *tenure {
-	t := c.current.Load()
-	if t == nil || t.ctx.Err() != nil || !t.heir.CompareAndSwap(nil, &h) {
-		return nil
+// yield ends the tenure, for an heir if there is one. It reports false when the tenure is
+// over, or has an heir already.
+func (t *tenure) yield(h heir) bool {
+	if t.ctx.Err() != nil || !t.heir.CompareAndSwap(nil, &h) {
+		return false
 	}
 	t.exit(ErrYielded)
-	return t
+	return true
 }
 
 // release gives the lock of a tenure to its heir, or to whoever comes first. A node
@@ -156,13 +156,15 @@ func (c *candidate) release(t *tenure) {
 
 // Yield hands the id over to another node of the cluster, the one that has least for
 // its weight, and closes Exit. The handler should return then, and may clean up
-// before. An error says that no other node takes it, and that nothing has changed.
-// Where the lock service has no roster, whoever comes first has a second to take it.
+// before. It asks one node after the other, for 10 s at most. An error says that no
+// other node takes it, and that nothing has changed. When Exit has closed already it
+// does nothing and returns nil. Where the lock service has no roster, whoever comes
+// first has a second to take it.
 func (r *GoneRunner) Yield() error {
 	if r.lease == nil {
 		return errors.New("gone: Yield is for the runner that the handler was given")
 	}
-	return r.c.node.yield(r.c)
+	return r.c.node.yield(r)
 }
 
 // yieldFor is for how long a node stays out of the race for an id that it has yielded
@@ -170,26 +172,30 @@ func (r *GoneRunner) Yield() error {
 const yieldFor = time.Second
 
 // yield implements node's.
-func (g *Gone) yield(c *candidate) error {
+func (g *Gone) yield(r *GoneRunner) error {
+	t := r.c.current.Load()
+	if t == nil || t.GoneRunner != r { // a goroutine that the handler has left behind
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(g.ctx, moveMost)
 	defer cancel()
-	h, err := g.anyHeir(ctx, c.id)
+	h, err := g.anyHeir(ctx, t.c.id)
 	if errors.Is(err, ErrNoRoster) {
-		c.yield(heir{})
+		t.yield(heir{})
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if t := c.yield(h); t != nil {
-		go g.bring(g.ctx, t)
+	if t.yield(h) {
+		go g.bring(t)
 	}
 	return nil
 }
 
 // anyHeir finds a node that takes an id, the one that has least for its weight first.
 func (g *Gone) anyHeir(ctx context.Context, id string) (heir, error) {
-	es, err := g.roster(ctx)
+	es, err := g.listed(ctx)
 	if err != nil {
 		return heir{}, err
 	}

@@ -27,7 +27,10 @@ var limits = map[string]string{
 		"thread is woken to read it.",
 	idleHolds: "An Extend wakes its handler, the goroutine that calls Redis, and threads for both. The look at all leases once a " +
 		"second is a tenth of it.",
-	workCrash.what: "Waiters look at a random time in the first 20 ms, so that many do not at once.",
+	workPass.what: "Both hear a PUBLISH and then ask for the lock, in as many steps. Which is ahead differs from run to run by more than " +
+		"what is between them.",
+	workPassGone.what: "The lock's own, and then the handler's goroutine.",
+	workCrash.what:    "Waiters look at a random time in the first 20 ms, so that many do not at once.",
 
 	workTake.on("etcd").what: "A hold has a lease of its own: to grant it, to put the key with it and to revoke it are three writes, one " +
 		"after the other; a session has its lease, and writes a key and deletes it. By its lease a hold is told from the one before, " +

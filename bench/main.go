@@ -17,7 +17,7 @@ const help = `Measures gone against what a user would pick instead.
   make bench                                        the whole, into docs/benchmarks.md; ten minutes
   make bench ARGS='-only messages -rounds 1'        a first look at a chapter, to the terminal alone
   make bench ARGS='-only batches -rounds 3'         at a trial
-  make scale                                        clusters with many ids, into docs/scale.md; seven minutes
+  make scale                                        clusters with many ids, into docs/scale.md; three minutes
   make scale ARGS=-small                            a tenth of that
 
 `
@@ -145,7 +145,9 @@ func (z size) write(r *report, s *server, only *regexp.Regexp) error {
 	return nil
 }
 
-func bench(r *report, z size, only *regexp.Regexp, out string) error {
+// page has a report written beside a Redis, with its pictures in a directory of that name,
+// and publishes it below the head that write returns.
+func (r *report) page(pictures, out string, write func(s *server, machine string) (head string, err error)) error {
 	s, err := startServer()
 	if err != nil {
 		return err
@@ -155,14 +157,24 @@ func bench(r *report, z size, only *regexp.Regexp, out string) error {
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	if out != "" {
-		r.dir = filepath.Join(filepath.Dir(out), "bench")
+		r.dir = filepath.Join(filepath.Dir(out), pictures)
 	}
-	if err := z.write(r, s, only); err != nil {
+	head, err := write(s, m)
+	if err != nil {
 		return err
 	}
-	r.whereBehind()
-	head := "# Benchmarks\n\nWritten by `make bench`. Figures of different runs or machines can't be compared, ratios within one can.\n\n" + m
-	return r.publish(head+fmt.Sprintf("- %d rounds in %v\n\n%s", r.rounds, time.Since(began).Round(time.Second), r.summary()), out)
+	return r.publish(head, out)
+}
+
+func bench(r *report, z size, only *regexp.Regexp, out string) error {
+	return r.page("bench", out, func(s *server, machine string) (head string, err error) {
+		began := time.Now()
+		if err := z.write(r, s, only); err != nil {
+			return "", err
+		}
+		r.whereBehind()
+		head = "# Benchmarks\n\nWritten by `make bench`. Figures of different runs or machines can't be compared, ratios within one can.\n\n" + machine
+		return head + fmt.Sprintf("- %d rounds in %v\n\n%s", r.rounds, time.Since(began).Round(time.Second), r.summary()), nil
+	})
 }

@@ -180,6 +180,9 @@ func (p *party) act(what string, do func() error) (row string, err error) {
 	began := time.Now()
 	before, lostBefore, err := p.tenures()
 	if err == nil {
+		_, _, err = p.look() // a point of the picture
+	}
+	if err == nil {
 		err = do()
 	}
 	if err != nil {

@@ -70,14 +70,38 @@ func (c chart) draw(file string) error {
 		p.Y.Min = 0
 	}
 	if c.logX { // room for the last number
-		p.X.Max *= 1.15
+		p.X.Max *= 1.5
 	}
-	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, vg.Points(2)
+	p.Legend.Padding = vg.Points(2)
+	p.Legend.Top, p.Legend.Left = c.empty(p)
 	p.Legend.XOffs = vg.Points(8)
+	if !p.Legend.Left {
+		p.Legend.XOffs = -p.Legend.XOffs
+	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
 	return p.Save(16*vg.Centimeter, 9*vg.Centimeter, file)
+}
+
+// empty is the corner in which the fewest points are.
+func (c chart) empty(p *plot.Plot) (top, left bool) {
+	in := map[[2]bool]int{}
+	for _, l := range c.lines {
+		for _, at := range l.points {
+			x, y := p.X.Norm(at.X), p.Y.Norm(at.Y)
+			if x < 0.4 || x > 0.6 {
+				in[[2]bool{y > 0.5, x < 0.5}]++
+			}
+		}
+	}
+	best := [2]bool{true, true}
+	for _, corner := range [][2]bool{{true, false}, {false, true}, {false, false}} {
+		if in[corner] < in[best] {
+			best = corner
+		}
+	}
+	return best[0], best[1]
 }
 
 // points pairs two lists.

@@ -4,7 +4,6 @@ import (
 	_ "embed"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 )
 
@@ -35,39 +34,29 @@ var others string
 
 // scale writes the report on clusters with many ids.
 func scale(r *report, z multitude, out string) error {
-	s, err := startServer()
-	if err != nil {
-		return err
-	}
-	defer s.stop()
-	m, err := thisMachine(s)
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	if out != "" {
-		r.dir = filepath.Join(filepath.Dir(out), "scale")
-	}
-	var seen costs
-	for _, c := range []struct {
-		name  string
-		write func(*report, *server, multitude, *costs) error
-	}{
-		{"memory", memoryOfIDs}, {"a cluster", measuredCluster}, {"Redis", costsOfRedis}, {"simulation", simulatedCluster}, {"walls", walls},
-	} {
-		fmt.Fprintf(os.Stderr, "%v: %s\n", time.Since(began).Round(time.Second), c.name)
-		if err := c.write(r, s, z, &seen); err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+	return r.page("scale", out, func(s *server, machine string) (head string, err error) {
+		began := time.Now()
+		var seen costs
+		for _, c := range []struct {
+			name  string
+			write func(*report, *server, multitude, *costs) error
+		}{
+			{"memory", memoryOfIDs}, {"a cluster", measuredCluster}, {"Redis", costsOfRedis}, {"simulation", simulatedCluster}, {"walls", walls},
+		} {
+			fmt.Fprintf(os.Stderr, "%v: %s\n", time.Since(began).Round(time.Second), c.name)
+			if err := c.write(r, s, z, &seen); err != nil {
+				return "", fmt.Errorf("%s: %w", c.name, err)
+			}
+			if _, err := s.conn.Do("FLUSHALL"); err != nil {
+				return "", err
+			}
 		}
-		if _, err := s.conn.Do("FLUSHALL"); err != nil {
-			return err
+		r.printf("%s", others)
+		if z.nodes < 1000 {
+			machine += "- a first look, of a tenth of the size\n"
 		}
-	}
-	r.printf("%s", others)
-	if z.nodes < 1000 {
-		m += "- a first look, of a tenth of the size\n"
-	}
-	return r.publish(fmt.Sprintf(scaleHead, m, time.Since(began).Round(time.Second)), out)
+		return fmt.Sprintf(scaleHead, machine, time.Since(began).Round(time.Second)), nil
+	})
 }
 
 const scaleHead = "# Many ids\n\nWritten by `make scale`. What balance costs and does, measured here with real processes and one Redis, and simulated\n" +

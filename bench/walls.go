@@ -157,8 +157,8 @@ func walls(r *report, _ *server, z multitude, seen *costs) error {
 	return nil
 }
 
-const wallNotes = `**The first wall is the Extends of one Redis**: some %.0f ids at a TTL of %v, less with a margin for takeovers. Before it,
-nothing else comes to an end. What moves it:
+const wallNotes = `**The first wall is the Extends of one Redis**: some %.0f ids at a TTL of %v, less with a margin for takeovers. Nothing
+else runs out before it. What moves it:
 
 - *A longer TTL.* Extends go down as it goes up, and so does the time until a crash is noticed.
 - *A Redis Cluster.* Each id's keys are in its own slot, so Extends spread over the shards. Wake-ups do not: each shard
@@ -171,7 +171,7 @@ what has changed.
 
 **The third is RunOne.** A node runs each id that it might ever hold: for a million, as a start, %v of calls
 (%v each, one after the other, on this machine), and %.1f GB for those that it neither holds nor waits for. Groups of nodes with ids of
-their own avoid both; they may be in one cluster, as balance knows who runs what.
+their own need less of both; they may be in one cluster, as balance knows who runs what.
 
 ### A lease a node
 
@@ -181,9 +181,9 @@ would change what is promised:
 - Today the handler proves its health, id by id: one that hangs loses its lock. A node's lease says that a process lives; to
   end the tenure of one handler that hangs would be that process's own task, and it is the one that is in trouble.
 - An id's lock and its holder's lease would be two keys. In one Redis a script can look at both; in a Cluster they are in
-  different slots, and nobody can. etcd has such leases, Redis has not.
+  different slots, and nobody can. etcd has such leases, Redis does not.
 - All ids of a dead node would become free at one moment, not in the order of their Extends.
 
-So it is no option today: the first wall is far enough away, and each promise is about one id.
+So gone does not offer it: the first wall is far enough away, and each promise is about one id.
 
 `

@@ -169,17 +169,26 @@ func (l *Lock) Lock() error {
 			return l.heldBy(kv)
 		}
 	}
-	// One that is granted twice, or to nobody who listens, expires without a key.
-	granted, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-		return l.etcd.client.Grant(ctx, seconds(l.TTL()))
-	})
+	granted, err := l.grant(ctx, seconds(l.TTL()))
 	if err != nil {
 		return l.failed("lock", err)
 	}
 	l.mu.Lock()
-	l.lease = granted.ID
+	l.lease = granted
 	l.mu.Unlock()
-	return l.take(ctx, granted.ID, reserved, true)
+	return l.take(ctx, granted, reserved, true)
+}
+
+// grant makes a lease. One that is granted twice, or to nobody who listens, expires
+// without a key.
+func (l *Lock) grant(ctx context.Context, seconds int64) (clientv3.LeaseID, error) {
+	r, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
+		return l.etcd.client.Grant(ctx, seconds)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return r.ID, nil
 }
 
 // seconds is a TTL for etcd, which must not be shorter than for gone.

@@ -1,12 +1,15 @@
 package etcdlock_test
 
 import (
+	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/etcdlock"
@@ -84,4 +87,28 @@ func TestAnEntryIsWrittenWhenItHasToBe(t *testing.T) {
 	if third := enter("2"); third.Lease == second.Lease {
 		t.Error("its lease is one that is over")
 	}
+}
+
+// The one that it was passed to has 2 s, and is told when Pass has returned.
+func TestPassDoesNotWaitForALeaseThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	c, _ := get(t, one)
+	client := c.dial(t, func(config *clientv3.Config) {
+		config.DialOptions = append(config.DialOptions, grpc.WithUnaryInterceptor(
+			func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+				if strings.HasSuffix(method, "LeaseRevoke") {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return invoke(ctx, method, req, reply, conn, opts...)
+			}))
+	})
+	a, b := newLock(t, client, time.Minute, "a"), newLock(t, client, time.Minute, "b")
+	gets(t, a)
+	sent := time.Now()
+	must(t, a.Pass(b.Ticket(), "b"))
+	if d := time.Since(sent); d > time.Second {
+		t.Errorf("it took %v", d)
+	}
+	must(t, b.Lock())
 }

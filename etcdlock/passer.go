@@ -58,22 +58,24 @@ func (l *Lock) Pass(ticket, value string) error {
 	if !passed {
 		return fmt.Errorf("%w: etcd lock %q is another's or gone", gone.ErrLockLost, l.id)
 	}
-	l.revoke(ctx, now.lease) // else what Lock has sent, and comes late, may take the lock
+	// Else what Lock has sent, and comes late, may take the lock. But who is told of this
+	// when Pass has returned must be in time.
+	ctx, cancel := context.WithTimeout(ctx, passFor/4)
+	defer cancel()
+	l.revoke(ctx, now.lease)
 	return nil
 }
 
 // reserve puts a reservation in the place of a hold, and reports whether it is there.
 func (l *Lock) reserve(ctx context.Context, now hold, note string) (bool, error) {
-	granted, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-		return l.etcd.client.Grant(ctx, seconds(passFor))
-	})
+	lease, err := l.grant(ctx, seconds(passFor))
 	if err != nil {
 		return false, err
 	}
 	r, err := hedged(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
 		return l.etcd.client.Txn(ctx).
 			If(clientv3.Compare(clientv3.CreateRevision(l.key()), "=", now.token), clientv3.Compare(clientv3.LeaseValue(l.key()), "=", now.lease)).
-			Then(clientv3.OpDelete(l.key()), clientv3.OpPut(l.reservation(), note, clientv3.WithLease(granted.ID))).
+			Then(clientv3.OpDelete(l.key()), clientv3.OpPut(l.reservation(), note, clientv3.WithLease(lease))).
 			Else(clientv3.OpGet(l.reservation())).
 			Commit()
 	})

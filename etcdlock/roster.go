@@ -68,13 +68,11 @@ func (l *Lock) renewEntry(ctx context.Context, note string, seconds int64) (bool
 func (l *Lock) putEntry(ctx context.Context, note string, seconds int64) error {
 	e := &l.entry
 	if e.lease == 0 {
-		granted, err := hedged(ctx, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-			return l.etcd.client.Grant(ctx, seconds)
-		})
+		lease, err := l.grant(ctx, seconds)
 		if err != nil {
 			return err
 		}
-		e.lease = granted.ID
+		e.lease = lease
 	}
 	_, err := hedged(ctx, func(ctx context.Context) (*clientv3.PutResponse, error) {
 		return l.etcd.client.Put(ctx, l.roster()+l.value, note, clientv3.WithLease(e.lease))

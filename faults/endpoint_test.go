@@ -32,6 +32,10 @@ func TestAnEndpointLeadsOnlyNewConnectionsElsewhere(t *testing.T) {
 	}
 	before := dial()
 	defer before.Close()
+	// Where a connection leads is settled once it has been accepted, not when it is dialled.
+	if at := role(before); at != "master" {
+		t.Fatalf("a connection leads to a %s before the endpoint moves", at)
+	}
 	old := m.now
 	if err := m.move(); err != nil {
 		t.Fatal(err)

@@ -227,9 +227,9 @@ func quantile(ds []time.Duration, q float64) time.Duration {
 	return s[max(int(math.Ceil(q*float64(len(s))))-1, 0)]
 }
 
-// playAll plays scenarios: first several at a time, then one by one those that
-// measure milliseconds.
-func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
+// playAll plays scenarios: first one by one those that measure milliseconds, then several
+// at a time. Done is called after each, one at a time, with those that have been played.
+func playAll(all []Scenario, rounds, parallel int, done func(r *Row, played []*Row)) []*Row {
 	rows := make([]*Row, len(all))
 	var mu sync.Mutex
 	one := func(i int) {
@@ -237,7 +237,13 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 		mu.Lock()
 		defer mu.Unlock()
 		rows[i] = r
-		done(r)
+		done(r, slices.DeleteFunc(slices.Clone(rows), func(r *Row) bool { return r == nil }))
+	}
+	for i, s := range all {
+		if s.Alone {
+			one(i)
+			runtime.GC() // a history can be large
+		}
 	}
 	var wg sync.WaitGroup
 	turn := make(chan struct{}, parallel)
@@ -252,12 +258,6 @@ func playAll(all []Scenario, rounds, parallel int, done func(*Row)) []*Row {
 		})
 	}
 	wg.Wait()
-	for i, s := range all {
-		if s.Alone {
-			one(i)
-		}
-		runtime.GC() // a history can be large
-	}
 	return rows
 }
 

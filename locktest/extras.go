@@ -10,25 +10,22 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-func hasTTL(_ Service, l gone.GoneLock) (string, bool) {
-	_, ok := l.(gone.Expirer)
-	return "TTL: gone takes it to be " + gone.DefaultExpiry.String(), ok
+// extra reports whether a lock has an extra; what says what it lacks otherwise.
+func extra[E any](what string) func(Service, gone.GoneLock) (string, bool) {
+	return func(_ Service, l gone.GoneLock) (string, bool) {
+		_, ok := l.(E)
+		return what, ok
+	}
 }
 
-func hasToken(_ Service, l gone.GoneLock) (string, bool) {
-	_, ok := l.(gone.Fencer)
-	return "FencingToken and Holder", ok
-}
-
-func hasWait(_ Service, l gone.GoneLock) (string, bool) {
-	_, ok := l.(gone.Waiter)
-	return "WaitFree and WaitHeld: gone polls", ok
-}
-
-func hasClose(_ Service, l gone.GoneLock) (string, bool) {
-	_, ok := l.(io.Closer)
-	return "Close", ok
-}
+var (
+	hasTTL    = extra[gone.Expirer]("TTL: gone takes it to be " + gone.DefaultExpiry.String())
+	hasToken  = extra[gone.Fencer]("FencingToken and Holder")
+	hasWait   = extra[gone.Waiter]("WaitFree and WaitHeld: gone polls")
+	hasClose  = extra[io.Closer]("Close")
+	hasPass   = extra[gone.Passer]("Ticket and Pass: whoever comes first takes what a node hands over")
+	hasRoster = extra[gone.Roster]("Enter, Leave and Entered: nodes do not see each other, and ids are not spread")
+)
 
 // extras are the promises of the optional ones.
 var extras = []check{

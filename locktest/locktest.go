@@ -64,9 +64,9 @@ const (
 	addr  = "tcp://127.0.0.1:6381"
 	other = "tcp://127.0.0.1:6382"
 
-	never = 10 * time.Minute       // this TTL does not run out
-	brief = 4 * time.Second        // this one leaves time for some requests that fail
-	soon  = 500 * time.Millisecond // this one runs out while a test waits
+	never = 10 * time.Minute // this TTL does not run out
+	brief = 4 * time.Second  // this one leaves time for some requests that fail
+	soon  = time.Second      // this one runs out while a test waits
 
 	bound = 20 * time.Second // of a call or a wait that is to take no time, on a busy machine
 )

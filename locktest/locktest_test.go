@@ -157,11 +157,11 @@ var wrongLocks = map[string]struct {
 	},
 	"never leaves the list": {
 		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock { return immortal{lock().(lister)} }, "while_all_is_well/an_entry",
-		`who has entered for a TTL of 500ms is still listed after 20s`,
+		`who has entered for a TTL of 1s is still listed after 20s`,
 	},
 	"grants half the TTL": {
 		func(_ *gonetest.Locks, _ string, lock func() fencer) gone.GoneLock { return lock() }, "while_all_is_well",
-		`, before its TTL of 500ms had run out`,
+		`, before its TTL of 1s had run out`,
 	},
 }
 

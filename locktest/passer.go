@@ -8,11 +8,6 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-func hasPass(_ Service, l gone.GoneLock) (string, bool) {
-	_, ok := l.(gone.Passer)
-	return "Ticket and Pass: whoever comes first takes what a node hands over", ok
-}
-
 // passing are the promises of a lock that can be handed over.
 var passing = []check{
 	{promise: "what is passed can be locked with the ticket alone", has: hasPass, keeps: passTakesATicket},

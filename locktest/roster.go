@@ -9,11 +9,6 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-func hasRoster(_ Service, l gone.GoneLock) (string, bool) {
-	_, ok := l.(gone.Roster)
-	return "Enter, Leave and Entered: nodes do not see each other, and ids are not spread", ok
-}
-
 // rosters are the promises of a list of who has entered.
 var rosters = []check{
 	{promise: "a roster lists the notes of those who have entered until they leave", has: hasRoster, keeps: rosterLists},

@@ -1,16 +1,19 @@
 -- Keeps the list of those who have entered, and forgets who has not for too long.
 -- KEYS: roster
 -- ARGV: value, note, TTL (ms): 0 takes the value off the list, -1 only reads
--- Returns each value that is listed, followed by its note, where it only reads.
+-- Returns each value that is listed, followed by its note, where it reads: it does so, too, where the value
+-- is new, as nobody else may ever read, and who has crashed must not stay.
 --
 -- A field is "<end of its time, in ms> <TTL> <note>". Who is alive enters again and again, so an end that
 -- lies further ahead than the TTL is of a clock that was set back since.
 local t = redis.call('TIME')
 local now, ttl = t[1] * 1000 + math.floor(t[2] / 1000), tonumber(ARGV[3])
 if ttl > 0 then
-	redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %.0f ', now + ttl, ttl) .. ARGV[2])
+	local new = redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %.0f ', now + ttl, ttl) .. ARGV[2])
 	redis.call('PEXPIRE', KEYS[1], '86400000')
-	return {}
+	if new == 0 then
+		return {}
+	end
 elseif ttl == 0 then
 	redis.call('HDEL', KEYS[1], ARGV[1])
 	return {}

@@ -369,8 +369,11 @@ func (l *Lock) within(ctx context.Context, request func(context.Context) error) 
 	return request(ctx)
 }
 
-// ms is the TTL for the server, which must not be shorter than for the lease.
-func (l *Lock) ms() int64 { return int64((l.TTL()-1)/time.Millisecond) + 1 }
+// ms is the TTL for the server.
+func (l *Lock) ms() int64 { return milliseconds(l.TTL()) }
+
+// milliseconds is a TTL for the server, which must not be shorter than for gone.
+func milliseconds(ttl time.Duration) int64 { return int64((ttl-1)/time.Millisecond) + 1 }
 
 func (l *Lock) failed(what string, err error) error {
 	return fmt.Errorf("gone: pg lock %q: %s: %w", l.id, what, err)

@@ -64,7 +64,7 @@ func (l *Lock) entry() []byte { return []byte("\x00" + l.id + "\x00" + l.value) 
 
 // Enter implements [gone.Roster].
 func (l *Lock) Enter(note string, ttl time.Duration) error {
-	ms := int64((ttl-1)/time.Millisecond) + 1
+	ms := milliseconds(ttl)
 	n, err := l.ask(l.in.roster.renew, ignore, l.entry(), []byte(note), ms)
 	if err == nil && n == 0 {
 		_, err = l.ask(l.in.roster.enter, ignore, l.roster(), l.entry(), []byte(note), ms)

@@ -111,7 +111,7 @@ func number(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n))
 // until polls for a condition.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("not in time: ", what)
 		}
@@ -136,6 +136,7 @@ func TestOverZeroMQWhatIsTakenBackNeverArrivesAndAllElseDoesOnceInOrder(t *testi
 	from := startEnd(t, "tcp://127.0.0.1:0", nothing)
 	addr := unusedAddr(t)
 	const writers, each = 8, 1000
+	began := time.Now()
 	back := make([]bool, writers*each)
 	var all sync.WaitGroup
 	for i := range writers {
@@ -149,10 +150,12 @@ func TestOverZeroMQWhatIsTakenBackNeverArrivesAndAllElseDoesOnceInOrder(t *testi
 			var before []sent
 			for j := range each {
 				n := i*each + j
-				l, pos, ok := from.put(addr, append(number(n), make([]byte, r.IntN(2000))...))
-				if !ok {
-					t.Error("no room")
-					return
+				payload := append(number(n), make([]byte, r.IntN(2000))...)
+				l, pos, ok := from.put(addr, payload)
+				for ; !ok && !t.Failed(); time.Sleep(time.Millisecond) { // on a busy machine the link is silent
+					if l, pos, ok = from.put(addr, payload); time.Since(began) > time.Minute {
+						t.Error("no room")
+					}
 				}
 				before = append(before, sent{n, l, pos})
 				if r.IntN(3) > 0 || j == each-1 {

@@ -1,8 +1,8 @@
 // Package mailbox is the last step to the handler of a tenure: the bounded FIFO
 // of what waits for it. It knows the lease, but neither peers nor addresses.
 //
-// A box's mu is the innermost lock: no other room is entered with it, but for the
-// channel that the handler reads, and no lock is held when results are reported.
+// With a box's mu only the lease, timers and the channels that the handler reads are
+// used. No mu is held when results are reported.
 package mailbox
 
 import (

@@ -31,7 +31,8 @@ type Node struct {
 // holds reports whether a node may hold ids.
 func (n *Node) holds() bool { return n.Weight > 0 && !n.Leaving }
 
-// Standbys is how many nodes compete for an id that another may hold.
+// Standbys is how many nodes compete for an id, its holder included if that is one of
+// them.
 const Standbys = 3
 
 // Slots of ids are what nodes are ranked for, as a million ids times a thousand nodes
@@ -41,7 +42,7 @@ const Slots = 4096
 // Slot is that of an id.
 func Slot(id string) int { return int(hash(id) % Slots) }
 
-// An id that is run by one node alone spoils the comparison of its bucket.
+// Ids are compared by buckets: one that a single node runs spoils only its own.
 const buckets = 32
 
 // hash is the same in every process and every version.

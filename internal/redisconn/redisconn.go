@@ -1,5 +1,6 @@
-// Package redisconn is a process's share of its Redises: requests until somebody
-// answers who may, and one connection for wake-ups while somebody waits for one.
+// Package redisconn is a process's share of its Redises: requests, each repeated until
+// a server answers that is the right one, and one connection for wake-ups while somebody
+// waits for one.
 // The connections are a client library's; redigo is built in.
 package redisconn
 

@@ -94,8 +94,7 @@ func (k *Keyring) Allow(public []string) error {
 func (k *Keyring) allows(key string) bool { return (*k.allowed.Load())[key] }
 
 // identity is what others need to reach a node: its address, and its public key
-// behind a space where it has one. It is the value of locks, and goes with each
-// frame.
+// behind a space where it has one. It is the value of locks, and is in each Hello.
 func (k *Keyring) identity(addr string) string {
 	if k == nil {
 		return addr
