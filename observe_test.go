@@ -179,6 +179,7 @@ func TestWhatBelongsToACallReachesTheHandler(t *testing.T) {
 			must(t, g.SendDataContext(with(strings.Repeat("x", 5000)), "a", []byte("huge")))
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		want := "[send=1 plain= ask=2 b1=3 b2=3 huge=]"
 		if fmt.Sprint(got[:6]) != want || fmt.Sprint(got[6:]) != want {
 			t.Errorf("%v", got)

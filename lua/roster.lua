@@ -5,7 +5,8 @@
 -- is new, as nobody else may ever read, and who has crashed must not stay.
 --
 -- A field is "<end of its time, in ms> <TTL> <note>". Who is alive enters again and again, so an end that
--- lies further ahead than the TTL is of a clock that was set back since.
+-- lies further ahead than the TTL is of a clock that was set back since. Both times are rounded down to ms,
+-- so an end is over when the next ms has begun.
 local t = redis.call('TIME')
 local now, ttl = t[1] * 1000 + math.floor(t[2] / 1000), tonumber(ARGV[3])
 if ttl > 0 then
@@ -22,7 +23,7 @@ local all, listed = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #all, 2 do
 	local left, most, note = string.match(all[i + 1], '^(%d+) (%d+) (.*)$')
 	left = (tonumber(left) or 0) - now
-	if left > 0 and left <= tonumber(most) then
+	if left >= 0 and left <= tonumber(most) then
 		listed[#listed + 1] = all[i]
 		listed[#listed + 1] = note
 	else

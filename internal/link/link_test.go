@@ -84,12 +84,18 @@ func (p *process) received() []string {
 	return slices.Clone(p.got)
 }
 
-// whats are the changes so far.
+// whats are the changes that the process was told of, but for the opening that each link's
+// begin with.
 func (p *process) whats() (ws []link.What) {
 	synctest.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	opened := map[*link.Link]bool{}
 	for _, c := range p.changes {
+		if c.What == link.Opened && !opened[c.Link] {
+			opened[c.Link] = true
+			continue
+		}
 		ws = append(ws, c.What)
 	}
 	return ws
