@@ -140,7 +140,7 @@ func (c *candidate) rest(b *backoff) { _ = sleepCtx(c.ctx, b.next()) }
 // leave ends the candidate.
 func (c *candidate) leave() {
 	// An attempt with an unknown outcome may have left the lock taken.
-	c.lock.Unlock()
+	c.unlock()
 	closeLock(c.lock)
 	c.finish(context.Cause(c.ctx))
 	c.node.ended(c)

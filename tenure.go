@@ -54,7 +54,7 @@ func (c *candidate) begin(sent time.Duration) *tenure {
 	})
 	if l.Left() == 0 {
 		c.trouble(fmt.Errorf("%w, after %v with a TTL of %v", errTooLate, c.node.now()-sent, l.TTL()))
-		c.lock.Unlock()
+		c.unlock()
 		return nil
 	}
 	c.luck.troubles = nil

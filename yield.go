@@ -146,10 +146,15 @@ func (t *tenure) yield(h heir) bool {
 // that closes may not be able to tell the heir.
 func (c *candidate) release(t *tenure) {
 	if p, ok := c.lock.(Passer); ok && c.ctx.Err() == nil {
-		if h := t.heir.Load(); h != nil && h.ticket != "" && p.Pass(h.ticket, h.identity) == nil {
+		if h := t.heir.Load(); h != nil && h.ticket != "" && c.node.count.lock.unlock.note(p.Pass(h.ticket, h.identity)) == nil {
 			return
 		}
 	}
+	c.unlock()
+}
+
+// unlock releases the lock. A lock does not say whether that has failed.
+func (c *candidate) unlock() {
 	c.lock.Unlock()
 	_ = c.node.count.lock.unlock.note(nil)
 }

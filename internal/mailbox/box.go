@@ -93,7 +93,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	switch {
 	case try && (b.queue.head != nil || b.pump.takers == 0),
 		b.queue.n >= mostMessages,
-		b.queue.n > 0 && b.queue.bytes+len(m.Payload) > mostBytes:
+		b.queue.n > 0 && b.queue.bytes+m.size() > mostBytes:
 		if m.Chain != nil {
 			m.Chain.Break(m.Number)
 		}

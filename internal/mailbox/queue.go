@@ -86,7 +86,7 @@ func (q *queue) push(m *Message) {
 	q.tail = m
 	if m.Origin != nil {
 		q.n += m.left()
-		q.bytes += len(m.Payload)
+		q.bytes += m.size()
 	}
 }
 
@@ -104,12 +104,15 @@ func (q *queue) remove(m *Message) {
 	m.prev, m.next = nil, nil
 	if m.Origin != nil {
 		q.n -= m.left()
-		q.bytes -= len(m.Payload)
+		q.bytes -= m.size()
 	}
 }
 
 // left is how many payloads have not been received.
 func (m *Message) left() int { return max(m.Batch, 1) - m.got }
+
+// size is what a message keeps, in bytes.
+func (m *Message) size() int { return len(m.Payload) + len(m.Context) }
 
 // cut takes the next payload of a batch.
 func (q *queue) cut(m *Message) []byte {

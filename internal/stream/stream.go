@@ -145,7 +145,7 @@ func (s *Stream) Link() *link.Link { return s.side.link }
 // Send sends a request and waits for its end. When ctx ends, or the deadline
 // passes, the request is withdrawn.
 func (s *Stream) Send(ctx context.Context, call Call, now time.Time) Result {
-	room, c := s.share(len(call.Data), call.Flags)
+	room, c := s.share(len(call.Data)+len(call.Context), call.Flags)
 	if !room.TryAcquire(c) {
 		if call.Flags&wire.Try != 0 {
 			return Result{Status: wire.Busy}

@@ -320,7 +320,6 @@ func (it *Item) parse(b []byte) (known, ok bool) {
 	case Context:
 		ok = uv(&it.Stream, &it.Number) && len(b) <= MaxContext
 		it.Payload = b
-		it.Payload = b
 	default:
 		return false, true
 	}
