@@ -97,7 +97,7 @@ func TestCheckNamesAServerThatIsNotFitForLocks(t *testing.T) {
 	cache.stop()
 	says(t, foreign.Check(t.Context()), false, "connect")
 
-	shard := startRedis(t, "--cluster-enabled", "yes", "--port", freePort(t))
+	shard := startRedis(t, "--cluster-enabled", "yes", "--port", freePort())
 	says(t, shard.lock("a", time.Minute).Check(t.Context()), false, "use package goredislock")
 	for slot := range 16384 / 64 { // all there are
 		args := redis.Args{}.Add("ADDSLOTS")

@@ -578,7 +578,7 @@ func TestADemotedMasterIsLeft(t *testing.T) {
 
 func TestAClusterBehindAPlainConnectionIsNamed(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t, "--cluster-enabled", "yes", "--port", freePort(t)) // of which no node has the slot
+	s := startRedis(t, "--cluster-enabled", "yes", "--port", freePort()) // of which no node has the slot
 	l := s.lock("a", time.Minute)
 	isUnknown(t, l.Lock(), "a", "this is a Redis Cluster")
 	if _, err := l.GetValue(); err == nil || !strings.Contains(err.Error(), "this is a Redis Cluster") {

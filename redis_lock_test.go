@@ -120,7 +120,7 @@ func TestAllKeysExpireByThemselves(t *testing.T) {
 // A Cluster refuses a script whose keys are in different slots.
 func TestBothKeysAreInTheIDsClusterSlot(t *testing.T) {
 	t.Parallel()
-	c := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", freePort(t), "--bind", "127.0.0.1")
+	c := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", freePort(), "--bind", "127.0.0.1")
 	slots := make([]any, 0, 16385)
 	slots = append(slots, "ADDSLOTS")
 	for i := range 16384 {

@@ -64,7 +64,7 @@ func sharedPool(t *testing.T, dial func() (redis.Conn, error)) *redis.Pool {
 func TestRedisOverTLS(t *testing.T) {
 	t.Parallel()
 	cert, key, trust := certify(t)
-	port := freePort(t)
+	port := freePort()
 	startRedis(t, "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
 	over := func(c *tls.Config) *redis.Pool {
 		return sharedPool(t, func() (redis.Conn, error) {

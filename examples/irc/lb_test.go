@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 var testClient = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -69,7 +71,7 @@ func TestTheLoadBalancerTakesTheNodesInTurn(t *testing.T) {
 func TestAPostThatReachedNoNodeGoesToAnother(t *testing.T) {
 	t.Parallel()
 	a, posts := webNode(t, ok)
-	lb := newBalancer(t, freeAddr(t), a, freeAddr(t))
+	lb := newBalancer(t, freeport.Addr(), a, freeport.Addr())
 	for range 5 {
 		if status := post(t, lb); status != http.StatusOK {
 			t.Fatalf("status %d", status)
