@@ -89,7 +89,6 @@ func (s *redisServer) do(cmd string, args ...any) any {
 	return r
 }
 
-// locks makes locks with an expiry.
 // locks makes locks with a TTL. 0 is one that no test outlasts, however busy the
 // machine is: most handlers of tests never extend.
 func (s *redisServer) locks(expiry time.Duration) gone.LockFactory {
@@ -342,6 +341,10 @@ func (p *redisProxy) lock(t testing.TB, id string, expiry time.Duration) *gone.R
 // patience is how much longer than it should take something may take before a test
 // fails: a machine that is busy with others is no reason to.
 const patience = 6
+
+// atOnce is what a call may take that waits for nothing: less than any timeout that
+// gone has by default, and more than a process waits for its turn.
+const atOnce = 9 * time.Second
 
 // eventually polls for a condition.
 func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
