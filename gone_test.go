@@ -32,13 +32,25 @@ func startNode(t testing.TB, newLock gone.LockFactory, opts ...gone.Option) *gon
 	return g
 }
 
-func runOne(t testing.TB, g *gone.Gone, id string, h gone.RunHandler) *gone.GoneRunner {
+func runOne(t testing.TB, g *gone.Gone, id string, h gone.RunHandler) (r *gone.GoneRunner) {
 	t.Helper()
-	r, err := g.RunOne(id, h)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, answered(t, func() (err error) {
+		r, err = g.RunOne(id, h)
+		return err
+	}))
 	return r
+}
+
+// answered has a lock service checked again while it does not answer in the second
+// that a check may take: on a busy machine that is no fault of its.
+func answered(t testing.TB, check func() error) (err error) {
+	t.Helper()
+	eventually(t, 10*time.Second, "the lock service answers in time", func() bool {
+		err = check()
+		var slow net.Error
+		return !errors.As(err, &slow) || !slow.Timeout()
+	})
+	return err
 }
 
 // hold is runOne that waits for the tenure.

@@ -22,7 +22,7 @@ func asks(t *testing.T, test func(t *testing.T, g, holder *gone.Gone)) {
 	for _, name := range []string{"here", "there"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			locks := startRedis(t).locks(time.Second)
+			locks := startRedis(t).locks(0)
 			holder := startNode(t, locks)
 			g := holder
 			if name == "there" {
@@ -182,7 +182,7 @@ func TestAHandlerThatIsToEndMayStillReply(t *testing.T) {
 		<-end
 		_ = m.Reply([]byte("the last"))
 	}
-	locks := startRedis(t).locks(time.Second)
+	locks := startRedis(t).locks(0)
 	holder, g := startNode(t, locks), startNode(t, locks)
 	r := hold(t, holder, t.Name(), last)
 	replied := make(chan string)
@@ -251,7 +251,7 @@ func TestAReplyOverTheLimitIsAnErrorOfReply(t *testing.T) {
 
 func TestAHandlersRequestToItselfIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
-	g := startNode(t, startRedis(t).locks(time.Second))
+	g := startNode(t, startRedis(t).locks(0))
 	refused := make(chan error, 3)
 	hold(t, g, t.Name(), func(r *gone.GoneRunner) {
 		m := <-r.Inbox
