@@ -603,6 +603,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 // Each has sent to the others, so they are told what became of it; one that is
 // gone does not confirm.
 func TestNodesThatCloseInTurnDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
 	locks := startRedis(t).locks(0)
 	var nodes []*gone.Gone
 	var in inbox

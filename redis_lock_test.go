@@ -1073,6 +1073,7 @@ func BenchmarkLockAndUnlock(b *testing.B) {
 // A Lock request was slow and so was repeated, with success, when its first copy
 // arrives.
 func TestALateCopyOfALockTakesItForNobody(t *testing.T) {
+	t.Parallel()
 	for name, lost := range map[string]bool{"the hold is over": false, "Redis has lost its memory": true} {
 		t.Run(name, func(t *testing.T) {
 			s := startRedis(t)
