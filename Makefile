@@ -62,13 +62,9 @@ demo-devices: deps-build
 # for each other.
 GOTEST := go test -race -count=1 -timeout=20m -parallel=4
 
-# All tests but those that are called long, of two modules at a time, as most wait: those first that
-# take long. What they write comes module by module, where make can do that.
-FIRST := . faults examples/devices
-SYNC  := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
-
-test: deps-test
-	@$(MAKE) --no-print-directory -j2 $(SYNC) $(FIRST:%=test/%) $(patsubst %,test/%,$(filter-out $(FIRST),$(MODULES)))
+# All tests but those that are called long, one module after the other: tests that are in each other's
+# way say little.
+test: $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
 
