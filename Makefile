@@ -60,7 +60,7 @@ demo-devices: deps-build
 # Never from the cache: it cannot see that libzmq or redis-server changed. Most tests wait more than
 # they work, so more of them run at a time than there are processors; with many more, they would wait
 # for each other.
-GOTEST := go test -race -count=1 -timeout=10m -parallel=4
+GOTEST := go test -race -count=1 -timeout=20m -parallel=4
 
 # All tests but those that are called long, one module after the other: tests that are in each other's
 # way say little.
@@ -76,13 +76,13 @@ SIMULATED := ./internal/link ./internal/mailbox ./internal/stream
 test-long: deps-test
 	cd faults && $(GOTEST) -run '^TestLong' -skip ManyIDs ./...
 	cd faults && $(GOTEST) -run '^TestLong.*ManyIDs' ./...
-	cd bench && go test -count=1 -timeout=10m -run '^TestLong' ./...
-	cd pglock && go test -count=1 -timeout=10m -run '^TestLongExtends' ./...
+	cd bench && go test -count=1 -timeout=20m -run '^TestLong' ./...
+	cd pglock && go test -count=1 -timeout=20m -run '^TestLongExtends' ./...
 	$(GOTEST) -run '^TestLong' .
 	GONE_SEEDS=40 $(GOTEST) -run '^($(SEEDED))' .
 	GONE_SEEDS=200 $(GOTEST) -run '^($(SEEDED))' $(SIMULATED)
-	GONE_SEEDS=100 go test -count=1 -timeout=10m -run '^($(SEEDED))' .
-	GONE_SEEDS=500 go test -count=1 -timeout=10m -run '^($(SEEDED))' $(SIMULATED)
+	GONE_SEEDS=100 go test -count=1 -timeout=20m -run '^($(SEEDED))' .
+	GONE_SEEDS=500 go test -count=1 -timeout=20m -run '^($(SEEDED))' $(SIMULATED)
 
 # The long version of what `make test/faults` plays a few rounds of.
 faults: deps-test

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,12 +53,24 @@ func unusedPort(t testing.TB) (l net.Listener, addr string) {
 	return l, "tcp://" + l.Addr().String()
 }
 
+// refusingAddr is an address that refuses connections until the test ends: its port
+// is bound, so that nobody else is given it, and nobody listens.
+func refusingAddr(t testing.TB) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	must(t, err)
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	must(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	name, err := syscall.Getsockname(fd)
+	must(t, err)
+	return fmt.Sprint("tcp://127.0.0.1:", name.(*syscall.SockaddrInet4).Port)
+}
+
 func TestCheckIsNilOnlyWhereTheAddressLeadsToThisVeryProcess(t *testing.T) {
 	t.Parallel()
 	pair, other := newKeypair(t), newKeypair(t)
 	_, silent := unusedPort(t)
-	closed, refusing := unusedPort(t)
-	must(t, closed.Close())
+	refusing := refusingAddr(t)
 	for name, c := range map[string]struct {
 		node func(t *testing.T) *gone.Gone
 		want []error
@@ -199,10 +212,8 @@ func TestProcessesBehindOneBalancedAddressAreAllTold(t *testing.T) {
 	var to [2]string
 	var nodes [2]*gone.Gone
 	for i := range logs {
-		keep, bind := unusedPort(t)
-		must(t, keep.Close())
-		to[i] = strings.TrimPrefix(bind, "tcp://")
-		nodes[i] = at(t, addr, bind, nobodyHolds, gone.WithLogger(logs[i].logger()))
+		to[i] = "127.0.0.1:" + freePort()
+		nodes[i] = at(t, addr, "tcp://"+to[i], nobodyHolds, gone.WithLogger(logs[i].logger()))
 	}
 	for _, to := range to {
 		p := &proxy{l: l, to: to, open: map[net.Conn]bool{}}
@@ -239,7 +250,7 @@ func TestAProcessIsToldWithinATTLOfAnotherThatItCantReachAtItsOwnAddress(t *test
 	if err := b.Check(deadline(t, 30*time.Second)); !errors.Is(err, gone.ErrDuplicateAddress) {
 		t.Error(err)
 	}
-	if err := b.SendDataContext(deadline(t, 2*time.Second), "a", []byte("x")); !errors.Is(err, gone.ErrDuplicateAddress) {
+	if err := b.SendDataContext(deadline(t, 4*time.Second), "a", []byte("x")); !errors.Is(err, gone.ErrDuplicateAddress) {
 		t.Error(err)
 	}
 	must(t, r.Close())
@@ -286,7 +297,7 @@ func (leftLock) TTL() time.Duration { return 2 * time.Second }
 func TestALockThatOnesOwnTenureHasLeftIsNoOtherProcess(t *testing.T) {
 	t.Parallel()
 	g := startNode(t, func(_, value string) (gone.GoneLock, error) { return leftLock{heldBy(value)}, nil })
-	if err := g.SendDataContext(deadline(t, time.Second/2), "a", []byte("x")); !errors.Is(err, gone.ErrNoHolder) {
+	if err := g.SendDataContext(deadline(t, 2*time.Second), "a", []byte("x")); !errors.Is(err, gone.ErrNoHolder) {
 		t.Error(err)
 	}
 	ended := make(chan struct{})
@@ -299,7 +310,7 @@ func TestALockThatOnesOwnTenureHasLeftIsNoOtherProcess(t *testing.T) {
 	must(t, r.Close())
 	<-r.Exit
 	<-ended
-	if err := g.SendDataContext(deadline(t, time.Second/2), "a", []byte("x")); !errors.Is(err, gone.ErrNoHolder) {
+	if err := g.SendDataContext(deadline(t, 2*time.Second), "a", []byte("x")); !errors.Is(err, gone.ErrNoHolder) {
 		t.Error(err)
 	}
 	if n := g.Stats().Twins; n != 0 {
@@ -358,8 +369,7 @@ func TestHereIsATenureOfThisVeryProcess(t *testing.T) {
 func TestANodeThatANATKeepsFromItselfWarnsAndWorks(t *testing.T) {
 	t.Parallel()
 	locks := startRedis(t).locks(0)
-	l, refusing := unusedPort(t)
-	must(t, l.Close())
+	refusing := refusingAddr(t)
 	var log logged
 	g := at(t, refusing, "tcp://127.0.0.1:0", locks, gone.WithLogger(log.logger()))
 	to := startNode(t, locks)
@@ -530,8 +540,7 @@ func TestAHostWhoseAddressChangesIsFollowed(t *testing.T) {
 	withName(t, func(t *testing.T, locks gone.LockFactory, names *lookup, opts []gone.Option) {
 		front := proxyAt(t, "127.0.0.2:0")
 		_, port, _ := net.SplitHostPort(front.l.Addr().String())
-		behind, bind := unusedPort(t)
-		must(t, behind.Close())
+		bind := "tcp://127.0.0.1:" + freePort()
 		g := at(t, "tcp://node.example:"+port, bind, locks, opts...)
 		front.to = strings.TrimPrefix(bind, "tcp://")
 		front.all.Go(front.accept)

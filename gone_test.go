@@ -32,13 +32,25 @@ func startNode(t testing.TB, newLock gone.LockFactory, opts ...gone.Option) *gon
 	return g
 }
 
-func runOne(t testing.TB, g *gone.Gone, id string, h gone.RunHandler) *gone.GoneRunner {
+func runOne(t testing.TB, g *gone.Gone, id string, h gone.RunHandler) (r *gone.GoneRunner) {
 	t.Helper()
-	r, err := g.RunOne(id, h)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, answered(t, func() (err error) {
+		r, err = g.RunOne(id, h)
+		return err
+	}))
 	return r
+}
+
+// answered has a lock service checked again while it does not answer in the second
+// that a check may take: on a busy machine that is no fault of its.
+func answered(t testing.TB, check func() error) (err error) {
+	t.Helper()
+	eventually(t, 10*time.Second, "the lock service answers in time", func() bool {
+		err = check()
+		var slow net.Error
+		return !errors.As(err, &slow) || !slow.Timeout()
+	})
+	return err
 }
 
 // hold is runOne that waits for the tenure.
@@ -95,7 +107,7 @@ func (b *inbox) add(data []byte) {
 // may be here before.
 func (b *inbox) is(t testing.TB, want []string) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience * 10 * time.Second); ; time.Sleep(time.Millisecond) {
 		got := b.all()
 		if slices.Equal(got, want) {
 			return
@@ -187,7 +199,7 @@ func (s residue) more(before residue) string {
 func nothingLeft(t testing.TB, before residue) {
 	t.Helper()
 	var more string
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(patience * 10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		if more = takeStock(t).more(before); more == "" {
 			return
 		}
@@ -263,7 +275,7 @@ func TestNewGoneRefusesBadInputAtOnce(t *testing.T) {
 			if g != nil {
 				t.Error("a Gone besides the error")
 			}
-			if d := time.Since(began); d > time.Second {
+			if d := time.Since(began); d > atOnce {
 				t.Errorf("it took %v", d)
 			}
 			if s := err.Error(); !strings.HasPrefix(s, "gone: ") || !strings.Contains(s, c.says) {
@@ -353,7 +365,7 @@ func TestRunOneSaysAtOnceWhatIsWrongWithRedis(t *testing.T) {
 			if err == nil || !strings.HasPrefix(err.Error(), "gone: ") || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got error %v, want gone: … %s …", err, c.says)
 			}
-			if d := time.Since(began); d > 2*time.Second {
+			if d := time.Since(began); d > atOnce {
 				t.Errorf("it took %v", d)
 			}
 			select {
@@ -404,7 +416,7 @@ func TestAfterCloseEverythingSaysClosed(t *testing.T) {
 			t.Errorf("RunOne(%q): %v", id, err)
 		}
 	}
-	if d := time.Since(began); d > time.Second {
+	if d := time.Since(began); d > atOnce {
 		t.Errorf("it took %v", d)
 	}
 	if g.Addr() == "" {
@@ -591,6 +603,7 @@ func TestCloseLeavesNothingBehind(t *testing.T) {
 // Each has sent to the others, so they are told what became of it; one that is
 // gone does not confirm.
 func TestNodesThatCloseInTurnDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
 	locks := startRedis(t).locks(0)
 	var nodes []*gone.Gone
 	var in inbox
@@ -611,7 +624,7 @@ func TestNodesThatCloseInTurnDoNotWaitForEachOther(t *testing.T) {
 		if err := g.Close(); err != nil {
 			t.Error(err)
 		}
-		if d := time.Since(began); d > 3*time.Second {
+		if d := time.Since(began); d > atOnce {
 			t.Errorf("Close took %v", d)
 		}
 	}
@@ -694,7 +707,7 @@ func TestCloseEndsSendsThatAreUnderWay(t *testing.T) {
 		}
 		began := time.Now()
 		err := g.Close()
-		if d := time.Since(began); d > 5*time.Second {
+		if d := time.Since(began); d > atOnce {
 			t.Errorf("Close took %v", d)
 		}
 		closed <- err
@@ -767,7 +780,8 @@ func (l *logged) logger() *slog.Logger {
 }
 
 func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
-	const expiry = 2 * time.Second
+	t.Parallel()
+	const expiry = 8 * time.Second // of which a process may wait a part for its turn
 	locks := startRedis(t).locks(expiry)
 	var log logged
 	g := startNode(t, locks, gone.WithCloseTimeout(20*time.Millisecond), gone.WithLogger(log.logger()))
@@ -777,7 +791,7 @@ func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
 			select {
 			case <-leave:
 				return
-			case <-time.After(expiry / 10):
+			case <-time.After(expiry / 40):
 				_ = r.Extend() // it cleans up for long, and means to keep its lock
 			}
 		}
@@ -787,7 +801,7 @@ func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `"a"`) {
 		t.Errorf("Close: %v, want an error that names the handler", err)
 	}
-	if d := time.Since(began); d > 5*time.Second {
+	if d := time.Since(began); d > atOnce {
 		t.Errorf("Close took %v", d)
 	}
 	eventually(t, 5*time.Second, "it is logged", func() bool { return log.has("handler ignores Exit", "id=a") })
@@ -807,10 +821,11 @@ func TestAHandlerThatIgnoresCloseKeepsItsLockAndIsNamed(t *testing.T) {
 	}
 	close(leave)
 	within(t, 5*time.Second, "end", r.Exit)
-	within(t, expiry/2, "the lock is released at once", taken)
+	within(t, time.Second, "the lock is released at once", taken)
 }
 
 func TestNothingIsDeliveredToAHandlerThatIgnoresExit(t *testing.T) {
+	t.Parallel()
 	locks := startRedis(t).locks(0)
 	g, other := startNode(t, locks), startNode(t, locks)
 	leave := make(chan struct{})
@@ -828,7 +843,7 @@ func TestNothingIsDeliveredToAHandlerThatIgnoresExit(t *testing.T) {
 	})
 	_ = r.Close()
 	for _, from := range []*gone.Gone{g, other} {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		isOnly(t, from.SendDataContext(ctx, "a", []byte("late")), gone.ErrNotDelivered, gone.ErrNoHolder)
 		cancel()
 	}

@@ -298,7 +298,7 @@ func TestAForgedAcknowledgementIsNotBelieved(t *testing.T) {
 	p := startPuppet(t, keypair{})
 	g := startNode(t, func(string, string) (gone.GoneLock, error) { return heldBy(p.identity), nil })
 	sent := make(chan error, 1)
-	send := func() { sent <- g.SendDataContext(deadline(t, 10*time.Second), "a", []byte("data")) }
+	send := func() { sent <- g.SendDataContext(deadline(t, time.Minute), "a", []byte("data")) }
 	go send()
 	e := p.accept(g, keypair{})
 	e.item(wire.Open) // with the request
@@ -344,7 +344,7 @@ func TestAForgedAcknowledgementIsNotBelieved(t *testing.T) {
 	nothing()
 	e.say(e.frame(func(w *wire.Writer) { w.Answer(1, 2, 1, wire.Received, 0) }))
 	must(t, within(t, 10*time.Second, "the answer", sent))
-	err := g.SendDataContext(deadline(t, 300*time.Millisecond), "a", []byte("data"))
+	err := g.SendDataContext(deadline(t, 2*time.Second), "a", []byte("data"))
 	if !errors.Is(err, gone.ErrOutcomeUnknown) {
 		t.Errorf("without an answer: %v", err)
 	}
@@ -374,7 +374,7 @@ func TestAnAnswerToABatchThatCannotBeIsUnknown(t *testing.T) {
 			var n int
 			go func() {
 				var err error
-				n, err = g.SendBatch(deadline(t, 10*time.Second), "a", [][]byte{{1}, {2}, {3}})
+				n, err = g.SendBatch(deadline(t, time.Minute), "a", [][]byte{{1}, {2}, {3}})
 				sent <- err
 			}()
 			e := p.accept(g, keypair{})
@@ -599,9 +599,11 @@ func TestAHostNameWithoutAnAddressStopsNobodyElse(t *testing.T) {
 				<-asked
 			}
 			var sends sync.WaitGroup
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
 			for _, from := range []*gone.Gone{g, honest} {
 				sends.Go(func() {
-					err := from.SendDataContext(deadline(t, 4*time.Second), "evil", []byte("x"))
+					err := from.SendDataContext(ctx, "evil", []byte("x"))
 					if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrUnreachable) {
 						t.Error(err)
 					}
@@ -609,10 +611,11 @@ func TestAHostNameWithoutAnAddressStopsNobodyElse(t *testing.T) {
 			}
 			<-asked
 			for range 100 {
-				if err := honest.SendDataContext(deadline(t, time.Second), "a", []byte("x")); err != nil {
+				if err := honest.SendDataContext(deadline(t, 10*time.Second), "a", []byte("x")); err != nil {
 					t.Fatal(err)
 				}
 			}
+			time.AfterFunc(2*time.Second, cancel) // it is known by now that nobody is reached
 			sends.Wait()
 			must(t, g.Close())
 		})

@@ -53,7 +53,7 @@ func TestALateOrDoubledHelloEndsNoGoodLink(t *testing.T) {
 	}
 	in.is(t, want)
 	// The link to come has proved nothing yet; when it has, the other one is over.
-	w, ok := p.dial(g, keypair{}).greeting(time.Second, func(w wire.Greeting) bool { return w.Welcome && w.Echo == old.mine })
+	w, ok := p.dial(g, keypair{}).greeting(10*time.Second, func(w wire.Greeting) bool { return w.Welcome && w.Echo == old.mine })
 	if !ok {
 		t.Fatal("no Welcome")
 	}
@@ -178,7 +178,7 @@ func hellosLeaveNothing(t *testing.T, first, all int) (memory int) {
 		for i := from; i < to; i++ {
 			push(t, s, stranger(i))
 			if i%1000 == 0 {
-				if err := honest.SendDataContext(deadline(t, 5*time.Second), "a", []byte("x")); err != nil {
+				if err := honest.SendDataContext(deadline(t, 30*time.Second), "a", []byte("x")); err != nil {
 					t.Error(err)
 				}
 			}
@@ -213,7 +213,7 @@ func TestAPeerThatNeverAcknowledgesHoldsUpNobodyElse(t *testing.T) {
 			return heldBy(deaf.identity), nil
 		}
 		return locks(id, value)
-	}, gone.WithSendTimeout(2*time.Second))
+	}, gone.WithSendTimeout(6*time.Second))
 	other := startNode(t, locks)
 	var mine, others inbox
 	hold(t, g, "a", mine.run)

@@ -26,15 +26,15 @@ func TestCheckOfALockThatWorksIsNilAndLeavesNoTrace(t *testing.T) {
 	s, _ := startReplicated(t)
 	l := s.lock("a", time.Minute)
 	l.Replicas = 1
-	must(t, l.Check(t.Context()))
+	must(t, checked(t, l))
 	if n := s.do("DBSIZE"); n != int64(0) {
 		t.Errorf("it left %v keys", n)
 	}
 	must(t, l.Lock())
 	kept := func() string { return fmt.Sprintf("%s %s", s.do("GET", "a"), s.do("GET", "{a}:token")) }
 	before, ttl := kept(), s.pttl("{a}:token")
-	must(t, s.lock("a", time.Minute).Check(t.Context()))
-	must(t, l.Check(t.Context()))
+	must(t, checked(t, s.lock("a", time.Minute)))
+	must(t, checked(t, l))
 	if kept() != before {
 		t.Errorf("%q became %q", before, kept())
 	}
@@ -51,6 +51,12 @@ func TestCheckOfALockThatWorksIsNilAndLeavesNoTrace(t *testing.T) {
 	}
 }
 
+// checked is what Check says of a lock, of a server that may be slow.
+func checked(t testing.TB, l *gone.RedisLock) error {
+	t.Helper()
+	return answered(t, func() error { return l.Check(t.Context()) })
+}
+
 func TestWhatRedisRefusesIsNamed(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
@@ -59,7 +65,7 @@ func TestWhatRedisRefusesIsNamed(t *testing.T) {
 	must(t, redisLock(t, locks, "a").Check(t.Context())) // without INFO
 	for _, cmd := range strings.Fields("evalsha getrange exists time psetex pexpire pttl del") {
 		s.do("ACL", "SETUSER", "node", "-"+cmd)
-		err := redisLock(t, locks, "a").Check(t.Context())
+		err := checked(t, redisLock(t, locks, "a"))
 		says(t, err, false, "NOPERM")
 		says(t, err, false, map[bool]string{true: cmd, false: strings.ToUpper(cmd)}[cmd == "evalsha"])
 		s.do("ACL", "SETUSER", "node", "+"+cmd)
@@ -67,38 +73,38 @@ func TestWhatRedisRefusesIsNamed(t *testing.T) {
 	s.do("ACL", "SETUSER", "node", "-psetex")
 	says(t, redisLock(t, locks, "a").Lock(), false, "NOPERM PSETEX")
 	s.do("ACL", "SETUSER", "node", "+psetex", "-publish")
-	says(t, redisLock(t, locks, "a").Check(t.Context()), true, "PUBLISH is refused")
+	says(t, checked(t, redisLock(t, locks, "a")), true, "PUBLISH is refused")
 	s.do("ACL", "SETUSER", "node", "+publish", "-subscribe")
 	holder, waiter := redisLock(t, locks, "a"), redisLock(t, locks, "a")
 	must(t, holder.Lock())
 	competes(t, waiter)
 	eventually(t, 20*time.Second, "it is known that nothing is heard", func() bool { return waiter.Check(t.Context()) != nil })
-	says(t, waiter.Check(t.Context()), true, "SUBSCRIBE is refused")
+	says(t, checked(t, waiter), true, "SUBSCRIBE is refused")
 	waits := redisLock(t, locks, "b")
 	waits.Replicas = 1
-	says(t, waits.Check(t.Context()), false, "'wait'")
+	says(t, checked(t, waits), false, "'wait'")
 }
 
 func TestCheckNamesAServerThatIsNotFitForLocks(t *testing.T) {
 	t.Parallel()
 	cache := startRedis(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
-	says(t, cache.lock("a", time.Minute).Check(t.Context()), true, "maxmemory-policy is allkeys-lru")
+	says(t, checked(t, cache.lock("a", time.Minute)), true, "maxmemory-policy is allkeys-lru")
 	cache.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
-	must(t, cache.lock("a", time.Minute).Check(t.Context()))
+	must(t, checked(t, cache.lock("a", time.Minute)))
 	cache.do("REPLICAOF", "127.0.0.1", 1)
-	says(t, cache.lock("a", time.Minute).Check(t.Context()), false, "READONLY")
+	says(t, checked(t, cache.lock("a", time.Minute)), false, "READONLY")
 	cache.do("REPLICAOF", "NO", "ONE")
 	lonely := cache.lock("a", time.Minute)
 	lonely.Replicas = 1
-	says(t, lonely.Check(t.Context()), false, "too few replicas have confirmed: 0 of 1")
+	says(t, checked(t, lonely), false, "too few replicas have confirmed: 0 of 1")
 	foreign := cache.lock("b", time.Minute)
 	cache.do("RPUSH", "{b}:token", "somebody's")
-	says(t, foreign.Check(t.Context()), false, "WRONGTYPE")
+	says(t, checked(t, foreign), false, "WRONGTYPE")
 	cache.stop()
-	says(t, foreign.Check(t.Context()), false, "connect")
+	says(t, checked(t, foreign), false, "connect")
 
-	shard := startRedis(t, "--cluster-enabled", "yes", "--port", freePort(t))
-	says(t, shard.lock("a", time.Minute).Check(t.Context()), false, "use package goredislock")
+	shard := startRedis(t, "--cluster-enabled", "yes", "--port", freePort())
+	says(t, checked(t, shard.lock("a", time.Minute)), false, "use package goredislock")
 	for slot := range 16384 / 64 { // all there are
 		args := redis.Args{}.Add("ADDSLOTS")
 		for i := range 64 {
@@ -109,7 +115,7 @@ func TestCheckNamesAServerThatIsNotFitForLocks(t *testing.T) {
 	eventually(t, 30*time.Second, "the Cluster is up", func() bool {
 		return strings.Contains(string(shard.do("CLUSTER", "INFO").([]byte)), "cluster_state:ok")
 	})
-	says(t, shard.lock("a", time.Minute).Check(t.Context()), false, "use package goredislock")
+	says(t, checked(t, shard.lock("a", time.Minute)), false, "use package goredislock")
 }
 
 func TestWhatOnlyDegradesTheLockServiceIsLoggedOnceAndRunOneGoesOn(t *testing.T) {

@@ -88,7 +88,11 @@ func TestAReleaseWakesAWaiterInMilliseconds(t *testing.T) {
 		a, b = b, a
 	}
 	t.Logf("hand-over p50 %v, max %v", median(took), slices.Max(took))
-	if m := median(took); m > 100*time.Millisecond {
+	// All of them on a machine that does nothing else.
+	if m := slices.Min(took); m > 100*time.Millisecond {
+		t.Errorf("the shortest hand-over took %v", m)
+	}
+	if m := median(took); m > byWakeUp {
 		t.Errorf("the median hand-over took %v", m)
 	}
 }
@@ -202,15 +206,21 @@ func TestACrashedHoldersLockIsTakenWhenItExpires(t *testing.T) {
 		late = append(late, time.Since(began)-ttl)
 	}
 	t.Logf("taken over %v after the TTL", late)
-	if m := median(late); m < 0 || m > ttl/2 {
-		t.Errorf("the median was taken over %v after the TTL", m)
+	if slices.Min(late) < 0 {
+		t.Error("one was taken over before the TTL had run out")
+	}
+	if m := slices.Min(late); m > ttl/2 {
+		t.Errorf("the first was taken over %v after the TTL", m)
+	}
+	if m := slices.Max(late); m > 10*time.Second {
+		t.Errorf("the last was taken over %v after the TTL", m)
 	}
 }
 
 func TestWaitingCostsNoCommandWhileTheHolderExtends(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
-	const ttl, waiters = 2 * time.Second, 5
+	const ttl, waiters = 5 * time.Second, 5
 	holder := s.lock("a", ttl)
 	must(t, holder.Lock())
 	must(t, holder.Extend()) // the script is known
@@ -226,7 +236,7 @@ func TestWaitingCostsNoCommandWhileTheHolderExtends(t *testing.T) {
 		return s.scripts() >= before+2*waiters
 	})
 	before = s.scripts()
-	for began := time.Now(); time.Since(began) < 5*ttl/2; time.Sleep(ttl / 50) {
+	for began := time.Now(); time.Since(began) < 9*ttl/4; time.Sleep(ttl / 50) {
 		must(t, holder.Extend())
 		before++
 	}
@@ -263,7 +273,7 @@ func TestTheSameIDInAnotherDatabaseIsAnotherLock(t *testing.T) {
 			return
 		default:
 		}
-		if time.Since(began) > 10*time.Second {
+		if time.Since(began) > patience*10*time.Second {
 			t.Fatal("the waiter takes another database's lock for its own")
 		}
 	}
@@ -578,7 +588,7 @@ func TestADemotedMasterIsLeft(t *testing.T) {
 
 func TestAClusterBehindAPlainConnectionIsNamed(t *testing.T) {
 	t.Parallel()
-	s := startRedis(t, "--cluster-enabled", "yes", "--port", freePort(t)) // of which no node has the slot
+	s := startRedis(t, "--cluster-enabled", "yes", "--port", freePort()) // of which no node has the slot
 	l := s.lock("a", time.Minute)
 	isUnknown(t, l.Lock(), "a", "this is a Redis Cluster")
 	if _, err := l.GetValue(); err == nil || !strings.Contains(err.Error(), "this is a Redis Cluster") {
@@ -602,7 +612,7 @@ func TestEveryCallIsBoundedWhereRedisDoesNotAnswer(t *testing.T) {
 	} {
 		began := time.Now()
 		f()
-		if d := time.Since(began); d > ttl {
+		if d := time.Since(began); d > ttl+atOnce {
 			t.Errorf("%s took %v", name, d)
 		}
 	}

@@ -120,7 +120,7 @@ func TestAllKeysExpireByThemselves(t *testing.T) {
 // A Cluster refuses a script whose keys are in different slots.
 func TestBothKeysAreInTheIDsClusterSlot(t *testing.T) {
 	t.Parallel()
-	c := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", freePort(t), "--bind", "127.0.0.1")
+	c := startRedis(t, "--cluster-enabled", "yes", "--cluster-port", freePort(), "--bind", "127.0.0.1")
 	slots := make([]any, 0, 16385)
 	slots = append(slots, "ADDSLOTS")
 	for i := range 16384 {
@@ -818,7 +818,7 @@ func TestALockWithoutATTLIsHeldAndPolled(t *testing.T) {
 	is(t, l.Lock(), gone.ErrLockHeld)
 	must(t, l.WaitFree(t.Context())) // "look": it has subscribed
 	is(t, l.Lock(), gone.ErrLockHeld)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	began := time.Now()
 	must(t, l.WaitFree(ctx))
@@ -835,12 +835,12 @@ func TestAKeyLivesNoLongerThanItsHoldersTTL(t *testing.T) {
 		"expires in an hour": func() { s.do("PEXPIRE", "a", time.Hour.Milliseconds()) },
 		"never expires":      func() { s.do("PERSIST", "a") },
 	} {
-		dead, other := s.lock("a", 2*time.Second), s.lock("a", 100*time.Millisecond)
+		dead, other := s.lock("a", 4*time.Second), s.lock("a", 100*time.Millisecond)
 		must(t, dead.Lock())
 		prolong()
 		is(t, other.Lock(), gone.ErrLockHeld)
 		// The other one's is shorter, but is not the holder's.
-		if left := s.pttl("a"); left < time.Second || left > 2*time.Second {
+		if left := s.pttl("a"); left < time.Second || left > 4*time.Second {
 			t.Errorf("%s: it lives for %v", name, left)
 		}
 		eventually(t, 10*time.Second, name+": another gets it", func() bool { return other.Lock() == nil })
@@ -959,7 +959,7 @@ func TestWithTheRestartGuardAnEmptyRestartGivesNoOverlap(t *testing.T) {
 	if d := time.Since(granted); d < ttl {
 		t.Errorf("it was granted to another after %v", d)
 	}
-	if d := time.Since(up); d > ttl+10*time.Second {
+	if d := time.Since(up); d > ttl+30*time.Second {
 		t.Errorf("it took %v from the start", d)
 	}
 	if n := s.scripts() - before; n > 10 {
@@ -987,12 +987,12 @@ func TestTheRestartGuardKeepsNobodyFromHisOwnHold(t *testing.T) {
 func TestALockThatTooFewReplicasConfirmIsReleased(t *testing.T) {
 	t.Parallel()
 	master, replica := startReplicated(t)
-	newLock := func(id string) *gone.RedisLock {
-		l := master.lock(id, 8*time.Second) // so WAIT may take a second
+	newLock := func(id string, ttl time.Duration) *gone.RedisLock {
+		l := master.lock(id, ttl)
 		l.Replicas = 1
 		return l
 	}
-	l := newLock("a")
+	l := newLock("a", 5*time.Minute) // so WAIT may take as long as ever
 	for range 20 {
 		must(t, l.Lock())
 		if got, want := fmt.Sprintf("%s", replica.do("GET", "a")), fmt.Sprintf("%s", master.do("GET", "a")); got != want {
@@ -1003,19 +1003,22 @@ func TestALockThatTooFewReplicasConfirmIsReleased(t *testing.T) {
 		l.Unlock()
 	}
 
-	must(t, l.Lock())
+	const ttl = 8 * time.Second // so WAIT may take a second
+	l = newLock("a", ttl)
+	eventually(t, 10*time.Second, "it is locked", func() bool { return l.Lock() == nil })
 	replica.signal(syscall.SIGSTOP)
 	isUnknown(t, l.Extend(), "a", "too few replicas have confirmed: 0 of 1")
-	free := newLock("b")
+	free := newLock("b", ttl)
 	isUnknown(t, free.Lock(), "b", "too few replicas have confirmed: 0 of 1")
 	if master.do("EXISTS", "b") != int64(0) {
 		t.Error("it was not released")
 	}
 	is(t, free.Extend(), gone.ErrLockLost)
-	before := time.Now()
-	is(t, newLock("a").Lock(), gone.ErrLockHeld) // says so without waiting for a replica
-	if d := time.Since(before); d > 800*time.Millisecond {
-		t.Errorf("a refusal took %v", d)
+	waits := func() int { return master.info("commandstats", "cmdstat_wait:calls") }
+	before := waits()
+	is(t, newLock("a", ttl).Lock(), gone.ErrLockHeld)
+	if n := waits() - before; n > 0 {
+		t.Errorf("a refusal has waited for a replica %d times", n)
 	}
 	replica.signal(syscall.SIGCONT)
 	eventually(t, 10*time.Second, "it is extended", func() bool {
@@ -1070,6 +1073,7 @@ func BenchmarkLockAndUnlock(b *testing.B) {
 // A Lock request was slow and so was repeated, with success, when its first copy
 // arrives.
 func TestALateCopyOfALockTakesItForNobody(t *testing.T) {
+	t.Parallel()
 	for name, lost := range map[string]bool{"the hold is over": false, "Redis has lost its memory": true} {
 		t.Run(name, func(t *testing.T) {
 			s := startRedis(t)

@@ -64,7 +64,7 @@ func sharedPool(t *testing.T, dial func() (redis.Conn, error)) *redis.Pool {
 func TestRedisOverTLS(t *testing.T) {
 	t.Parallel()
 	cert, key, trust := certify(t)
-	port := freePort(t)
+	port := freePort()
 	startRedis(t, "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
 	over := func(c *tls.Config) *redis.Pool {
 		return sharedPool(t, func() (redis.Conn, error) {
@@ -81,7 +81,7 @@ func TestRedisOverTLS(t *testing.T) {
 	r := runOne(t, b, "id", l.in.run)
 	must(t, a.Close())
 	eventually(t, 10*time.Second, "hand-over", func() bool { return b.Stats().Held == 1 })
-	if d := time.Since(began); d > 5*time.Second {
+	if d := time.Since(began); d > 4*time.Second { // a poll is due every 5
 		t.Errorf("the hand-over took %v: by poll or expiry", d)
 	}
 	must(t, l.send(context.Background(), b, "id", "data 2"))
@@ -91,7 +91,7 @@ func TestRedisOverTLS(t *testing.T) {
 	// A certificate that is not trusted is an error at once.
 	strange := startNode(t, poolLocks(over(&tls.Config{MinVersion: tls.VersionTLS12}))(0))
 	var unknown x509.UnknownAuthorityError
-	if _, err := strange.RunOne("id", l.in.run); !errors.As(err, &unknown) {
+	if err := answered(t, func() error { _, err := strange.RunOne("id", l.in.run); return err }); !errors.As(err, &unknown) {
 		t.Errorf("a certificate that nobody has signed: %v", err)
 	}
 }
@@ -112,7 +112,7 @@ func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
 	began := time.Now()
 	must(t, a.Close())
 	eventually(t, 10*time.Second, "hand-over", func() bool { return b.Stats().Held == 1 })
-	if d := time.Since(began); d > 2*time.Second {
+	if d := time.Since(began); d > 4*time.Second { // a poll is due every 5
 		t.Errorf("the hand-over took %v: by poll or expiry", d)
 	}
 	must(t, l.send(context.Background(), b, "id", "data 2"))
@@ -156,8 +156,7 @@ func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
 	pool := sharedPool(t, func() (redis.Conn, error) {
 		return redis.Dial("unix", s.addr.Name, redis.DialUsername("node"), redis.DialPassword(password.Load().(string)))
 	})
-	const expiry = 4 * time.Second
-	locks := poolLocks(pool)(expiry)
+	locks := poolLocks(pool)(20 * time.Second)
 	g, other := startNode(t, locks), startNode(t, locks)
 	var in inbox
 	hold(t, g, "id", func(r *gone.GoneRunner) {
@@ -167,7 +166,7 @@ func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
 				return
 			case data := <-r.Data:
 				in.add(data)
-			case <-time.After(expiry / 200):
+			case <-time.After(20 * time.Millisecond):
 			}
 			if r.Extend() != nil {
 				return
@@ -198,7 +197,7 @@ func TestATenureOutlivesAChangeOfThePassword(t *testing.T) {
 	// A wrong one names itself.
 	password.Store("wrong")
 	s.do("CLIENT", "KILL", "USER", "node")
-	err := other.SendDataContext(deadline(t, time.Second), "id2", []byte("data"))
+	err := other.SendDataContext(deadline(t, 3*time.Second), "id2", []byte("data"))
 	if err == nil || !strings.Contains(err.Error(), "WRONGPASS") {
 		t.Errorf("a wrong password: %v", err)
 	}
@@ -322,7 +321,7 @@ func TestAForgedTokenDoesNotBarTheTenuresToCome(t *testing.T) {
 				}
 				return <-done
 			}
-			if err := send(deadline(t, 2*time.Second), "x"); !errors.Is(err, gone.ErrNotDelivered) {
+			if err := send(deadline(t, 5*time.Second), "x"); !errors.Is(err, gone.ErrNotDelivered) {
 				t.Error(err)
 			}
 			s.do("DEL", "id")

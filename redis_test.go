@@ -3,7 +3,6 @@ package gone_test
 import (
 	"cmp"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -17,6 +16,7 @@ import (
 	"github.com/gomodule/redigo/redis"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // A redisServer is a real redis-server of one test's own, on a Unix socket.
@@ -89,7 +89,6 @@ func (s *redisServer) do(cmd string, args ...any) any {
 	return r
 }
 
-// locks makes locks with an expiry.
 // locks makes locks with a TTL. 0 is one that no test outlasts, however busy the
 // machine is: most handlers of tests never extend.
 func (s *redisServer) locks(expiry time.Duration) gone.LockFactory {
@@ -182,7 +181,7 @@ func poolLocks(pool *redis.Pool) func(time.Duration) gone.LockFactory {
 // returns.
 func startReplicated(t testing.TB) (master, replica *redisServer) {
 	t.Helper()
-	port := freePort(t)
+	port := freePort()
 	master = startRedis(t, "--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0")
 	replica = startRedis(t, "--replicaof", "127.0.0.1 "+port)
 	c, err := redis.Dial("unix", master.addr.Name)
@@ -199,20 +198,8 @@ func startReplicated(t testing.TB) (master, replica *redisServer) {
 	return master, replica
 }
 
-// freePort returns a TCP port that nobody listens to on this machine now, below
-// those that the system gives to whoever asks for any.
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		port := strconv.Itoa(20000 + rand.IntN(12000))
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			must(t, l.Close())
-			return port
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
-}
+// freePort returns a TCP port for a server of this test's.
+func freePort() string { return strconv.Itoa(freeport.Next()) }
 
 // A redisProxy stands between locks and a Redis, and loses what is asked.
 type redisProxy struct {
@@ -354,6 +341,10 @@ func (p *redisProxy) lock(t testing.TB, id string, expiry time.Duration) *gone.R
 // patience is how much longer than it should take something may take before a test
 // fails: a machine that is busy with others is no reason to.
 const patience = 6
+
+// atOnce is what a call may take that waits for nothing: less than any timeout that
+// gone has by default, and more than a process waits for its turn.
+const atOnce = 9 * time.Second
 
 // eventually polls for a condition.
 func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {

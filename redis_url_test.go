@@ -28,7 +28,7 @@ func both(t *testing.T, first, second gone.LockFactory) {
 
 func TestAURLLeadsToRedis(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := freePort()
 	s := startRedis(t, "--port", port, "--bind", "127.0.0.1")
 	s.do("ACL", "SETUSER", "node", "on", ">p@ss:w/rd?#%", "allkeys", "allchannels", "+@all")
 	secret := url.QueryEscape("p@ss:w/rd?#%")
@@ -60,7 +60,7 @@ func TestAURLLeadsToRedisOverTLS(t *testing.T) {
 		return
 	}
 	cert, key, _ := certify(t)
-	port := freePort(t)
+	port := freePort()
 	startRedis(t, "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", cert, "--tls-key-file", key, "--tls-auth-clients", "no")
 	at := "rediss://127.0.0.1:" + port
 	for trusted, file := range map[bool]string{true: cert, false: os.DevNull} {

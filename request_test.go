@@ -22,7 +22,7 @@ func asks(t *testing.T, test func(t *testing.T, g, holder *gone.Gone)) {
 	for _, name := range []string{"here", "there"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			locks := startRedis(t).locks(time.Second)
+			locks := startRedis(t).locks(0)
 			holder := startNode(t, locks)
 			g := holder
 			if name == "there" {
@@ -113,7 +113,7 @@ func TestARequestThatWasNotReceivedIsNotDelivered(t *testing.T) {
 	t.Parallel()
 	asks(t, func(t *testing.T, g, holder *gone.Gone) {
 		hold(t, holder, t.Name(), stuck)
-		_, err := g.Request(soon(t, 200*time.Millisecond), t.Name(), nil)
+		_, err := g.Request(soon(t, 3*time.Second), t.Name(), nil)
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrBusy, context.DeadlineExceeded)
 		_, err = g.Request(soon(t, 2*time.Second), "nobody", nil)
 		isOnly(t, err, gone.ErrNotDelivered, gone.ErrNoHolder, context.DeadlineExceeded)
@@ -135,14 +135,15 @@ func TestARequestThatWasReceivedAndNotAnsweredHasNoReply(t *testing.T) {
 			}
 		})
 		// At the deadline; and the handler sees how long its caller waits.
-		ctx := soon(t, time.Second/2)
+		ctx := soon(t, 3*time.Second)
 		_, err := g.Request(ctx, t.Name(), nil)
 		isOnly(t, err, gone.ErrOutcomeUnknown, gone.ErrNoReply, context.DeadlineExceeded)
 		m := <-got
 		until, ok := m.Context().Deadline()
 		want, _ := ctx.Deadline()
-		if d := want.Sub(until); !ok || d.Abs() > time.Second/4 {
-			t.Errorf("the handler's deadline is %v before the caller's", d)
+		// The time that is left is told; the handler's is later by as long as that took.
+		if d := until.Sub(want); !ok || d < -time.Second/4 || d > 2*time.Second {
+			t.Errorf("the handler's deadline is %v after the caller's", d)
 		}
 		within(t, time.Second, "the message's context ends", m.Context().Done())
 		if err := m.Reply(nil); !errors.Is(err, gone.ErrNoReply) {
@@ -181,7 +182,7 @@ func TestAHandlerThatIsToEndMayStillReply(t *testing.T) {
 		<-end
 		_ = m.Reply([]byte("the last"))
 	}
-	locks := startRedis(t).locks(time.Second)
+	locks := startRedis(t).locks(0)
 	holder, g := startNode(t, locks), startNode(t, locks)
 	r := hold(t, holder, t.Name(), last)
 	replied := make(chan string)
@@ -250,7 +251,7 @@ func TestAReplyOverTheLimitIsAnErrorOfReply(t *testing.T) {
 
 func TestAHandlersRequestToItselfIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
-	g := startNode(t, startRedis(t).locks(time.Second))
+	g := startNode(t, startRedis(t).locks(0))
 	refused := make(chan error, 3)
 	hold(t, g, t.Name(), func(r *gone.GoneRunner) {
 		m := <-r.Inbox
@@ -293,21 +294,17 @@ func TestHandlersThatAskEachOtherInACircleEndByTheirDeadlines(t *testing.T) {
 	}
 	began := time.Now()
 	_, err := a.Request(soon(t, time.Second), ids[0], nil)
-	if d := time.Since(began); err == nil || d < 500*time.Millisecond || d > 5*time.Second {
+	if d := time.Since(began); err == nil || d < 500*time.Millisecond || d > atOnce {
 		t.Errorf("%v after %v", err, d)
 	}
-	for end := time.Now().Add(10 * time.Second); failed.Load() < 2; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d of 2 handlers were told", failed.Load())
-		}
-	}
+	eventually(t, 10*time.Second, "both handlers are told", func() bool { return failed.Load() >= 2 })
 }
 
 // While the lock service does not answer, and the lease lasts.
 func TestMessagesFlowWhileRedisIsSlow(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
-	g := startNode(t, s.locks(6*time.Second))
+	g := startNode(t, s.locks(12*time.Second)) // it is extended after 4, for up to 3
 	hold(t, g, "a", func(r *gone.GoneRunner) {
 		for m := range r.Messages() {
 			_ = m.Reply(nil)
@@ -315,8 +312,8 @@ func TestMessagesFlowWhileRedisIsSlow(t *testing.T) {
 	})
 	s.signal(syscall.SIGSTOP)
 	defer s.signal(syscall.SIGCONT)
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if _, err := g.Request(soon(t, time.Second), "a", nil); err != nil {
+	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if _, err := g.Request(soon(t, 2*time.Second), "a", nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -333,12 +330,12 @@ func TestCloseEndsRequestsThatAHandlerOfThisNodeDoesNotAnswer(t *testing.T) {
 	})
 	failed := make(chan error, 1)
 	go func() {
-		_, err := g.Request(soon(t, 15*time.Second), "a", nil)
+		_, err := g.Request(soon(t, time.Minute), "a", nil)
 		failed <- err
 	}()
 	m := within(t, 10*time.Second, "the request", got)
 	began := time.Now()
-	if err := g.Close(); err == nil || time.Since(began) > 5*time.Second {
+	if err := g.Close(); err == nil || time.Since(began) > atOnce {
 		t.Errorf("Close: %v after %v", err, time.Since(began))
 	}
 	isOnly(t, <-failed, gone.ErrOutcomeUnknown, gone.ErrNoReply, gone.ErrClosed)

@@ -70,9 +70,9 @@ func TestARosterListsWhoHasEntered(t *testing.T) {
 		}
 		is("map[]")
 		must(t, a.Enter(`{"a": 1}`, time.Minute))
-		must(t, b.Enter("", 300*time.Millisecond))
+		must(t, b.Enter("", 3*time.Second))
 		is(`map[tcp://127.0.0.1:1 key:{"a": 1} tcp://127.0.0.1:2:]`)
-		eventually(t, 3*time.Second, "one that does not enter again is gone", func() bool {
+		eventually(t, 10*time.Second, "one that does not enter again is gone", func() bool {
 			notes, err := b.Entered()
 			return err == nil && len(notes) == 1
 		})

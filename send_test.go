@@ -41,6 +41,7 @@ func TestABatchArrivesInOrderAndCompletely(t *testing.T) {
 }
 
 func TestABatchGoesOnWithTheNextHolderWhereTheLastOneStopped(t *testing.T) {
+	t.Parallel()
 	locks := startRedis(t).locks(0)
 	sender := startNode(t, locks)
 	var in inbox
@@ -120,6 +121,7 @@ func TestABatchStopsAtWhatIsTooLarge(t *testing.T) {
 }
 
 func TestABatchWithoutADeadlineLastsAsLongAsItsMessagesAreReceived(t *testing.T) {
+	t.Parallel()
 	locks := startRedis(t).locks(0)
 	const patience = 800 * time.Millisecond
 	holder, stranger := startNode(t, locks, gone.WithSendTimeout(patience)), startNode(t, locks, gone.WithSendTimeout(patience))

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"time"
@@ -51,19 +49,6 @@ func (d *daemon) answers(ask func() error) (err error) {
 	}
 	d.stop()
 	return fmt.Errorf("%s does not answer: %w\n%s", d.cmd.Args[4], err, d.out)
-}
-
-// freeAddr is an address of the loopback interface that nobody listens to now, with a
-// port below those that the system gives to whoever asks for any.
-func freeAddr() (addr, port string) {
-	for {
-		port = fmt.Sprint(20000 + rand.IntN(12000))
-		addr = net.JoinHostPort("127.0.0.1", port)
-		if l, err := net.Listen("tcp", addr); err == nil {
-			_ = l.Close()
-			return addr, port
-		}
-	}
 }
 
 // inMemory makes a directory for a server's data, where there is such a place: a disk

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/Diggs/go-one/etcdlock"
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // etcdSettle is for how long a watch hears of nothing that begins in the past, as
@@ -38,9 +39,8 @@ func startEtcd() (addr string, stop func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	addr, _ = freeAddr()
-	peer, _ := freeAddr()
-	client, peer := "http://"+addr, "http://"+peer
+	addr = freeport.Addr()
+	client, peer := "http://"+addr, "http://"+freeport.Addr()
 	d, err := start(exec.Command("etcd", "--data-dir", dir, "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default="+peer), "KILL")
 	if err == nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/Diggs/go-one/internal/freeport"
 	"github.com/Diggs/go-one/pglock"
 )
 
@@ -58,7 +59,8 @@ func startPostgres() (addr string, stop func(), err error) {
 		cmd.Dir, cmd.SysProcAttr = dir, &as
 		return cmd
 	}
-	addr, port := freeAddr()
+	port := strconv.Itoa(freeport.Next())
+	addr = net.JoinHostPort("127.0.0.1", port)
 	var d *daemon
 	data := filepath.Join(dir, "data")
 	err = command("initdb", "--pgdata="+data, "--username=gone", "--auth=trust", "--no-sync").Run()

@@ -7,12 +7,15 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // A server is the redis-server of one run, on a port of the loopback interface,
@@ -24,7 +27,8 @@ type server struct {
 }
 
 func startServer() (*server, error) {
-	addr, port := freeAddr()
+	port := strconv.Itoa(freeport.Next())
+	addr := net.JoinHostPort("127.0.0.1", port)
 	d, err := start(exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", os.TempDir()), "KILL")
 	if err != nil {
 		return nil, err

@@ -107,8 +107,8 @@ func TestPassDoesNotWaitForALeaseThatDoesNotEnd(t *testing.T) {
 	gets(t, a)
 	sent := time.Now()
 	must(t, a.Pass(b.Ticket(), "b"))
-	if d := time.Since(sent); d > time.Second {
+	if d := time.Since(sent); d > 4*time.Second { // a request may take 5
 		t.Errorf("it took %v", d)
 	}
-	must(t, b.Lock())
+	gets(t, b)
 }

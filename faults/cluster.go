@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,19 +110,6 @@ func (c *Cluster) close() {
 
 func (c *Cluster) onClose(f func()) { c.closer = append(c.closer, f) }
 
-// freePort is a port that nobody listens on, below those that the system gives
-// to outgoing connections.
-func freePort() int {
-	for {
-		port := 20000 + rand.IntN(12000)
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			ln.Close()
-			return port
-		}
-	}
-}
-
 // config is what nodes are started with, unless a scenario wants otherwise.
 func (c *Cluster) config(ids ...string) NodeConfig {
 	kind, addr := c.service.place()
@@ -198,7 +183,7 @@ func (c *Cluster) poll() {
 			if !n.ended {
 				delete(c.nodes, name)
 				c.read(n)
-				c.failed("node %s ended by itself: %v %s", n.Name, err, tail(n.stderr.String()))
+				c.failed("node %s ended by itself: %v %s %s", n.Name, err, c.last[n.Name][Failed].Text, tail(n.stderr.String()))
 			}
 		default:
 		}

@@ -19,6 +19,7 @@ import (
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/etcdlock"
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // An Etcd is a cluster of real members, with the settings that etcd has by itself.
@@ -57,7 +58,7 @@ func (e *Etcd) start(dir string, members int) error {
 	var all []string
 	for i := range members {
 		m := &member{
-			client: fmt.Sprintf("127.0.0.1:%d", freePort()), peer: fmt.Sprintf("127.0.0.1:%d", freePort()),
+			client: freeport.Addr(), peer: freeport.Addr(),
 			log: filepath.Join(dir, fmt.Sprintf("m%d.log", i)),
 		}
 		way, err := e.ways.to(m)

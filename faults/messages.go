@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 var (
@@ -177,7 +179,7 @@ func messagesLateScenario() Scenario {
 		Play: func(c *Cluster, rounds int) {
 			pipes := map[string]*latePipe{}
 			c.busy(func(name string, cfg NodeConfig) (NodeConfig, []string) {
-				real := fmt.Sprintf("127.0.0.1:%d", freePort())
+				real := freeport.Addr()
 				pipes[name] = c.latePipe(real)
 				cfg.Addr, cfg.Bind = "tcp://"+pipes[name].ln.Addr().String(), "tcp://"+real
 				return cfg, nil
@@ -385,7 +387,7 @@ func (c *Cluster) impatience() int {
 func anew(_ string, cfg NodeConfig) (NodeConfig, []string) { return cfg, nil }
 
 func same(_ string, cfg NodeConfig) (NodeConfig, []string) {
-	cfg.Addr = fmt.Sprintf("tcp://127.0.0.1:%d", freePort())
+	cfg.Addr = fmt.Sprintf("tcp://127.0.0.1:%d", freeport.Next())
 	return cfg, nil
 }
 

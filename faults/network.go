@@ -12,6 +12,8 @@ import (
 
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // A Proxy is a toxiproxy in this process.
@@ -84,7 +86,7 @@ type proxies struct {
 func newProxies(c *Cluster, names []string) *proxies {
 	p := &proxies{c: c, to: map[string]*Proxy{}}
 	for _, name := range names {
-		p.to[name] = c.proxy(fmt.Sprintf("127.0.0.1:%d", freePort()))
+		p.to[name] = c.proxy(freeport.Addr())
 	}
 	return p
 }

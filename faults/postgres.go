@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/internal/freeport"
 	"github.com/Diggs/go-one/pglock"
 )
 
@@ -42,7 +43,7 @@ func startPostgres(dir string) (Service, error) {
 
 func startPostgresPair(dir string) (Service, error) {
 	return startedPostgres(dir, func(p *Postgres) error {
-		p.replica = &postgres{dir: filepath.Join(dir, "two"), port: freePort()}
+		p.replica = &postgres{dir: filepath.Join(dir, "two"), port: freeport.Next()}
 		p.at = fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", p.primary.port, p.replica.port)
 		return p.replicate()
 	})
@@ -51,7 +52,7 @@ func startPostgresPair(dir string) (Service, error) {
 func startPostgresPooled(dir string) (Service, error) { return startedPostgres(dir, (*Postgres).pool) }
 
 func startedPostgres(dir string, more func(*Postgres) error) (Service, error) {
-	p := &Postgres{dir: dir, primary: &postgres{dir: filepath.Join(dir, "one"), port: freePort()}}
+	p := &Postgres{dir: dir, primary: &postgres{dir: filepath.Join(dir, "one"), port: freeport.Next()}}
 	p.at = fmt.Sprintf("127.0.0.1:%d", p.primary.port)
 	err := p.start()
 	if err == nil {
@@ -150,7 +151,7 @@ func (p *Postgres) promote() error {
 
 // pool puts a pgbouncer in front.
 func (p *Postgres) pool() error {
-	port := freePort()
+	port := freeport.Next()
 	p.at = fmt.Sprintf("127.0.0.1:%d", port)
 	config := filepath.Join(p.dir, "pgbouncer.ini")
 	if err := os.WriteFile(config, fmt.Appendf(nil, `[databases]

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // A Redis is a redis-server of one run. The suite talks to it on a Unix
@@ -35,7 +37,7 @@ type Redis struct {
 }
 
 func startRedis(dir string, args ...string) (*Redis, error) {
-	r := &Redis{dir: dir, host: "127.0.0.1", port: freePort(), args: args}
+	r := &Redis{dir: dir, host: "127.0.0.1", port: freeport.Next(), args: args}
 	return r, r.start()
 }
 

@@ -16,6 +16,8 @@ import (
 
 	"github.com/gomodule/redigo/redis"
 	zmq4 "github.com/pebbe/zmq4"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // A Siege is what became of one attack.
@@ -83,7 +85,7 @@ func besieged(a Attack, curve bool, pace Pace) (r *Siege, err error) {
 			return nil, err
 		}
 	}
-	s.at = fmt.Sprintf("127.0.0.1:%d", freePort())
+	s.at = freeport.Addr()
 	if s.tape, err = newTape(s.at); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // A Sentinel is a primary, two replicas, and three sentinels that watch them.
@@ -68,7 +70,7 @@ func startSentinelServer(dir string, config ...string) (*Redis, error) {
 	if err := os.WriteFile(path, []byte(strings.Join(config, "\n")+"\n"), 0o600); err != nil {
 		return nil, err
 	}
-	r := &Redis{dir: dir, host: "127.0.0.1", port: freePort(), sentinel: path}
+	r := &Redis{dir: dir, host: "127.0.0.1", port: freeport.Next(), sentinel: path}
 	return r, r.start()
 }
 

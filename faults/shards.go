@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/gomodule/redigo/redis"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // Shards are a Redis Cluster: three masters with a replica each.
@@ -20,7 +22,7 @@ func startShards(dir string) (Service, error) {
 	args := []string{"--cluster", "create"}
 	for i := range 6 {
 		r, err := startRedis(filepath.Join(dir, fmt.Sprint("redis", i)), "--cluster-enabled", "yes",
-			"--cluster-port", strconv.Itoa(freePort()), "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no",
+			"--cluster-port", strconv.Itoa(freeport.Next()), "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no",
 			"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 		s.servers = append(s.servers, r)
 		if err != nil {

@@ -262,7 +262,7 @@ func TestAClusterThatChangesForgetsNoHolder(t *testing.T) {
 func TestARequestIsBoundedWhateverTheClientRetries(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	client := redis.NewClient(&redis.Options{Addr: s.addr, ReadTimeout: time.Minute, MaxRetries: 10, MaxRetryBackoff: time.Minute})
+	client := redis.NewClient(&redis.Options{Addr: s.addr, ReadTimeout: 5 * time.Minute, MaxRetries: 10, MaxRetryBackoff: time.Minute})
 	t.Cleanup(func() { _ = client.Close() })
 	l := lock(t, goredislock.New(client, func(l *goredislock.Lock) { l.Expiry = 4 * time.Second }), "a")
 	must(t, l.Lock())
@@ -276,7 +276,7 @@ func TestARequestIsBoundedWhateverTheClientRetries(t *testing.T) {
 		if f() == nil {
 			t.Errorf("%s of a server that stands still is nil", name)
 		}
-		if d := time.Since(began); d > 10*time.Second { // a second; without a bound a minute
+		if d := time.Since(began); d > 30*time.Second { // a second; without a bound minutes
 			t.Errorf("%s took %v", name, d)
 		}
 	}

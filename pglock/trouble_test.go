@@ -105,7 +105,7 @@ func TestAServerThatOnlyReadsIsGivenUp(t *testing.T) {
 	eventually(t, 10*time.Second, "it is asked to write", func() bool {
 		began := time.Now()
 		err := l.Extend()
-		if d := time.Since(began); d > 4*time.Second {
+		if d := time.Since(began); d > 4*time.Second { // a request goes on for 5
 			t.Fatalf("it has gone on to ask for %v", d)
 		}
 		if err != nil {
@@ -195,7 +195,7 @@ func TestARowThatSomebodyLocksIsWaitedForInBoundedTime(t *testing.T) {
 	schema := s.schema(t)
 	for name, options := range map[string][]string{
 		"for a quarter of the TTL": {"pool_max_conns=2"},
-		"for the server's limits":  {"lock_timeout=20ms", "statement_timeout=10s"},
+		"for the server's limits":  {"lock_timeout=20ms", "statement_timeout=1min"},
 		"for a statement's limit":  {"statement_timeout=20ms"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -207,7 +207,7 @@ func TestARowThatSomebodyLocksIsWaitedForInBoundedTime(t *testing.T) {
 			must(t, err)
 			began := time.Now()
 			open(t, l.Extend())
-			if d := time.Since(began); d > 3*time.Second {
+			if d := time.Since(began); d > 20*time.Second { // a second; without a bound a minute or more
 				t.Errorf("it took %v", d)
 			}
 			must(t, tx.Rollback(t.Context()))
@@ -245,7 +245,7 @@ func TestConnectionsThatEndAreMadeAnew(t *testing.T) {
 	a.Unlock()
 	select {
 	case <-got:
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("another waits for what is free")
 	}
 }

@@ -126,7 +126,7 @@ func TestWhoWaitsIsWokenThoughThePoolerHearsNothing(t *testing.T) {
 // waits fails unless a lock is had long before its TTL has run out.
 func waits(t testing.TB, l *pglock.Lock) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for l.Lock() != nil {
 		if err := l.WaitFree(ctx); err != nil {

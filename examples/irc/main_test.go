@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // The test binary is also the program under test: the cluster starts its nodes
@@ -272,7 +273,7 @@ func startServer(t *testing.T, name string, args func(dir, port string) []string
 	}
 	var output bytes.Buffer
 	for range 3 {
-		addr := freeAddr(t)
+		addr := freeport.Addr()
 		_, port, _ := net.SplitHostPort(addr)
 		server := exec.Command(path, args(t.TempDir(), port)...)
 		server.Stdout, server.Stderr = &output, &output
@@ -310,25 +311,10 @@ func startServer(t *testing.T, name string, args func(dir, port string) []string
 	return ""
 }
 
-// freeAddr is an address that nobody listens to now, with a port below those
-// that the system gives to whoever asks for any.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
-		if listener, err := net.Listen("tcp", addr); err == nil {
-			_ = listener.Close()
-			return addr
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
-}
-
 // startEtcd starts an etcd of one member.
 func startEtcd(t *testing.T) (url string) {
 	return "http://" + startServer(t, "etcd", func(dir, port string) []string {
-		client, peer := "http://127.0.0.1:"+port, "http://"+freeAddr(t)
+		client, peer := "http://127.0.0.1:"+port, "http://"+freeport.Addr()
 		return []string{
 			"--data-dir", dir, "--listen-client-urls", client, "--advertise-client-urls", client,
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer,
