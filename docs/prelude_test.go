@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"testing"
 	"testing/synctest"
@@ -47,7 +48,7 @@ var (
 
 	_ = []any{errors.Is, fmt.Sprint, log.Print, net.Dial, os.Exit, testing.Short, synctest.Wait, time.Second}
 	_ = []any{etcdlock.New, glogger.New, gonetest.Runner, goredislock.New, locktest.Run, pglock.New}
-	_ = []any{redigo.Dial, clientv3.New}
+	_ = []any{http.Get, redigo.Dial, clientv3.New}
 )
 
 // mylock is a package that a reader has yet to write.
