@@ -203,11 +203,11 @@ func (g *Gone) come(ids [][]byte) {
 	}
 }
 
-// Move hands an id over to the node at addr. It returns when the holder's handler has
-// returned and that node has been told to take the id. It may be called on any node. The
-// error wraps ErrNoHolder when nobody holds the id. When no node of the roster is at addr,
-// or it drains, has weight 0 or does not run the id, the error says so, and nothing has
-// changed. After the context's error the id may still be moved.
+// Move hands an id over to the node at addr. It may be called on any node. It returns
+// when the holder's handler has returned and the other node has been told to take the id.
+// The error wraps ErrNoHolder when nobody holds the id. It says so when no node of the
+// roster is at addr, or when that node drains, has weight 0 or does not run the id; then
+// nothing has changed. After the context's error the id may still be moved.
 func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err
@@ -242,9 +242,9 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	return err
 }
 
-// Drain hands everything over and has this node run nothing until Resume. Sending
-// goes on. It returns when all handlers have returned and their locks are released,
-// or with the context's error: then what is left is still handed over.
+// Drain hands everything over, and this node runs nothing until Resume. Sending goes on.
+// Drain returns when all handlers have returned and their locks are released, or with the
+// context's error: then the rest is still being handed over.
 func (g *Gone) Drain(ctx context.Context) error {
 	if err := g.setDraining(true); err != nil {
 		return err
