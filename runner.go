@@ -74,8 +74,8 @@ func (r *GoneRunner) FencingToken() uint64 { return r.token }
 // a tenth less. Extend every third of it.
 func (r *GoneRunner) TTL() time.Duration { return ttlOf(r.Lock) }
 
-// Deadline is when Exit closes unless an Extend comes before. It has passed when
-// the lease is over, and is zero on a runner without one, as RunOne's.
+// Deadline returns when Exit closes unless an Extend comes before. It has passed when the
+// lease is over, and is zero on the runner that RunOne returned, which has no lease.
 func (r *GoneRunner) Deadline() time.Time {
 	if r.lease == nil {
 		return time.Time{}
@@ -83,12 +83,12 @@ func (r *GoneRunner) Deadline() time.Time {
 	return time.Now().Add(r.lease.Left())
 }
 
-// Extend tells the cluster that the handler is healthy: the lock is kept for
-// its expiry from now. Errors that leave open whether the lock is held are
-// retried until the deadline. An error wraps ErrLockLost when the lock or the
-// lease is lost; otherwise Exit has closed for another reason, and the lock may
-// or may not have been extended. After Exit has closed, a handler that needs
-// time to clean up may go on to extend. It may be called concurrently.
+// Extend tells the cluster that the handler is healthy: the lock lasts for its TTL from
+// now. Extend retries errors that leave open whether the lock is held, until the
+// deadline. The error wraps ErrLockLost when the lock or the lease is lost; otherwise Exit
+// has closed for another reason, and the lock may or may not have been extended. After
+// Exit has closed, a handler that needs time to clean up may go on to extend. Extend may
+// be called concurrently.
 func (r *GoneRunner) Extend() error {
 	switch {
 	case r.c == nil && r.Lock == nil:
