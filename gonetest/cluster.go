@@ -68,7 +68,7 @@ func (c *Nodes) Node(i int) *gone.Gone { return c.all[i] }
 
 // Cut cuts these nodes off, and no others, from all nodes and from the lock service. To
 // the others they have crashed, or are behind a partition. Their handlers run on until
-// their leases are over.
+// their leases are over. Cut without nodes mends all.
 func (c *Nodes) Cut(nodes ...*gone.Gone) {
 	cut := map[string]bool{}
 	for _, g := range nodes {
