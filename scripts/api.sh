@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 apidiff=${APIDIFF:?the command that runs apidiff}
+compare() { $apidiff -m "$@" 2> >(grep -v '^Ignoring internal package' >&2); }
 
 if ! last=$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null); then
 	echo "api: there is no release yet, and nothing to compare with"
@@ -15,10 +16,10 @@ git worktree add --quiet --detach "$tmp/tree" "$last"
 broken=0
 for m in . goredislock etcdlock pglock goneprom goneotel gonehttp; do
 	[ -f "$tmp/tree/$m/go.mod" ] || continue
-	(cd "$tmp/tree/$m" && $apidiff -m -w "$tmp/old" "$(go list -m)")
+	(cd "$tmp/tree/$m" && compare -w "$tmp/old" "$(go list -m)")
 	echo "== $m since $last"
-	(cd "$m" && $apidiff -m "$tmp/old" "$(go list -m)")
-	incompatible=$(cd "$m" && $apidiff -m -incompatible "$tmp/old" "$(go list -m)")
+	(cd "$m" && compare "$tmp/old" "$(go list -m)")
+	incompatible=$(cd "$m" && compare -incompatible "$tmp/old" "$(go list -m)")
 	[ -z "$incompatible" ] || broken=1
 done
 exit $broken
