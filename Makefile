@@ -21,13 +21,15 @@ MODULES := $(patsubst ./%,%,$(sort $(patsubst %/go.mod,%,$(shell find . -name go
 GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
+APIDIFF     := go run golang.org/x/exp/cmd/apidiff@v0.0.0-20261113113407-e3970619a1a4
+GOLICENSES  := go run github.com/google/go-licenses@v1.6.0
 
 # Inputs for each fuzz target. Not a time: when that is up, go test can take its own deadline for a
 # failure.
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale api licences picture deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
@@ -43,6 +45,9 @@ help:
 	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
 	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
 	@echo 'make scale  clusters with many ids, measured and simulated, with figures in docs/scale.md; three minutes; ARGS=-small for a tenth'
+	@echo 'make api    what has changed in the API since the last release'
+	@echo 'make licences the licences of all dependencies, one a line'
+	@echo 'make picture docs/path.svg, the picture of the README'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build
@@ -111,6 +116,18 @@ $(FUZZ:%=fuzz/%): fuzz/%: deps-test
 vuln: $(MODULES:%=vuln/%)
 $(MODULES:%=vuln/%): vuln/%: deps-build
 	cd $* && $(GOVULNCHECK) ./...
+
+api: deps-build
+	@APIDIFF='$(APIDIFF)' scripts/api.sh
+
+# What it can't tell it calls Unknown. It looks for GOROOT where the standard library is.
+licences: deps-build
+	@for m in $(MODULES); do \
+		(cd $$m && GOROOT=$$(go env GOROOT) $(GOLICENSES) report ./... --ignore github.com/Diggs/go-one 2>/dev/null) || exit; \
+	done | cut -d, -f1,3 | sort -u
+
+picture:
+	cd docs && go run ./draw > path.svg
 
 deps-build:
 	@sh scripts/deps.sh $(BUILD)

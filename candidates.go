@@ -19,13 +19,13 @@ type candidates struct {
 	watching bool // wakeWatch is set
 }
 
-// RunOne competes for the id: whenever this node wins, handler runs here until
-// it returns or must end, and then again somewhere. It does not wait for that,
-// and returns the runner that is there when the id is run on this node already.
+// RunOne competes for the id. Whenever this node wins, handler runs here until it returns
+// or must end, and then again somewhere. RunOne does not wait for that. If this node runs
+// the id already, it returns the runner that is there.
 //
-// The lock service is asked before anything is started; an error says that it can't
-// be reached, which command it refuses, or that it has something else under that id.
-// It wraps ErrClosed when the Gone is closed.
+// RunOne asks the lock service before it starts anything. The error says that the service
+// can't be reached, which command it refuses, or that it has something else under that
+// id. It wraps ErrClosed when the Gone is closed.
 func (g *Gone) RunOne(id string, handler RunHandler) (*GoneRunner, error) {
 	if err := checkID(id); err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ import (
 	"github.com/Diggs/go-one/internal/placement"
 )
 
-// A Node is one of the cluster, as it has entered itself in the roster.
+// A Node is a node of the cluster, as it has entered itself in the roster.
 type Node struct {
 	Addr     string    // advertised
 	Since    time.Time // when it was started, on its own clock
@@ -26,7 +26,7 @@ type Node struct {
 	Version  string // of this library; empty where the build does not say
 }
 
-// ErrNoRoster is returned where the lock service lists no nodes.
+// ErrNoRoster is returned when the lock service lists no nodes.
 var ErrNoRoster = errors.New("gone: the lock service has no roster")
 
 const (
@@ -324,9 +324,10 @@ func (g *Gone) away() bool {
 // awayLocked is away, with the membership's mu held.
 func (g *Gone) awayLocked() bool { return g.member.draining || g.opts.weight <= 0 }
 
-// Nodes returns the nodes of the cluster that run ids, by address, as they have entered
-// themselves within the last 10 s. The error wraps ErrNoRoster where the lock service
-// lists none, ErrClosed, the context's error, or what the lock service said.
+// Nodes returns the nodes of the cluster that run ids, sorted by address, as they have
+// entered themselves within the last 10 s. The error wraps ErrNoRoster when the lock
+// service lists none; otherwise ErrClosed, the context's error, or what the lock service
+// said.
 func (g *Gone) Nodes(ctx context.Context) ([]Node, error) {
 	es, err := g.listed(ctx)
 	if err != nil {

@@ -24,27 +24,29 @@
 //
 // # Words
 //
-// An id is the name of one singleton. A node is one [Gone] in one process, with
-// one advertised address. The holder is the node that holds the id's lock. A
-// tenure is one uninterrupted holding of an id by a node: one call of the
-// handler. A fencing token is a number that strictly increases from tenure to
-// tenure of an id. A lease is the right to run until a deadline that only a
-// confirmed Lock or Extend moves. The TTL, or expiry, is how long the lock
-// service keeps the lock without an Extend, 30 s by default.
+//   - An id is the name of one singleton.
+//   - A node is one [Gone] in one process, with one advertised address.
+//   - The lock service is the Redis, etcd or PostgreSQL that says who holds an id.
+//   - The holder is the node that holds the id's lock.
+//   - A tenure is one uninterrupted holding of an id by a node: one call of the handler.
+//   - A fencing token is a number that strictly increases from tenure to tenure of an id.
+//   - The TTL, or expiry, is how long the lock service keeps the lock without an Extend,
+//     30 s by default.
+//   - A lease is the right to run until a deadline that only a confirmed Lock or Extend
+//     moves.
 //
 // # Exactly one
 //
 // The lease's deadline is the moment before the Lock or Extend request was sent,
-// plus nine tenths of the TTL, on a local clock that no one sets and that, on
-// Linux, goes on while the machine sleeps. Exit closes then, whatever the
-// network does, and so before the lock service can give the lock to another.
+// plus nine tenths of the TTL. It is on a local clock that nobody sets and that, on
+// Linux, goes on while the machine sleeps. Exit closes at the deadline, whatever the
+// network does: before the lock service can give the lock to another node.
 //
-// Nothing extends the lock but [GoneRunner.Extend], by which the handler proves
-// its health, by itself or by coming round in [GoneRunner.Messages] or
-// [GoneRunner.Batches]. Inside Extend, an answer that leaves open whether the lock
-// is held is retried until the deadline. Only "another's" and "gone" mean lost, and
-// then Exit closes at once. The lock is released after the handler has returned,
-// never before.
+// Nothing extends the lock but the handler, which so proves its health: by calling
+// [GoneRunner.Extend], or by coming round in [GoneRunner.Messages] or
+// [GoneRunner.Batches]. Extend retries answers that leave open whether the lock is held,
+// until the deadline. Only "another's" and "gone" mean lost, and then Exit closes at
+// once. The lock is released after the handler has returned, never before.
 //
 // A tenure's life on one node:
 //
@@ -60,9 +62,9 @@
 //	             ▼                                             │
 //	          stopping ── handler returns ─────────────────────┘
 //
-// After Close the path ends where it would lead back to waiting. While stopping,
-// the handler may still Extend to clean up under the lock, unless that is lost
-// or the deadline has passed.
+// After Close a tenure is the last one: nothing leads back to waiting. While stopping,
+// the handler may still Extend to clean up under the lock, unless the lock is lost or
+// the deadline has passed.
 //
 // # Every message accounted for
 //
@@ -73,41 +75,42 @@
 //	                    again is safe
 //	ErrOutcomeUnknown   it may have been received, once; the caller decides
 //
-// A [Gone.Request] waits for the handler's reply as well. It adds one result:
+// [Gone.Request] also waits for the handler's reply, and has one more result:
 //
 //	ErrOutcomeUnknown   and ErrNoReply: the handler received it, and its reply did
 //	                    not come
 //
-// A reply is given to its own request, and at most once. A request that its handler has
-// not answered when it returns ends with ErrNoReply. A handler's request to its own id is
+// A reply goes to its own request, and at most once. A request that the handler has not
+// answered when it returns ends with ErrNoReply. A handler's request to its own id is
 // refused; handlers that ask each other in a circle wait until their deadlines.
 //
-// While an id has no holder, a send waits for one until its deadline: the
-// context's, or 10 s. It repeats by itself only what certainly was not received.
-// It never waits for a holder that cannot answer any more: when a successor is
-// known and the old holder is silent, the outcome is unknown at once.
-// What one goroutine sends to one id arrives in that order. A handler that is
-// slow makes its senders wait, and nobody else. When a tenure ends, what its
-// handler did not take goes to the next holder through its sender. Data is
-// addressed to a tenure: another one, also of a process that was started anew on
-// the same address, refuses it.
+// While an id has no holder, a send waits for one until its deadline: the context's, or
+// 10 s. It repeats by itself only what certainly was not received. It never waits for a
+// holder that can no longer answer: when a successor is known and the old holder is
+// silent, the outcome is unknown at once. What one goroutine sends to one id arrives in
+// that order. A slow handler makes its own senders wait, and nobody else.
+//
+// Data is addressed to a tenure. Any other tenure refuses it, also one of a process that
+// was restarted on the same address. When a tenure ends, its senders send what the
+// handler did not take to the next holder.
 //
 // # Many ids
 //
 // With [WithBalance] each node holds its share of the ids by its weight, ± 5 % or ± 2
-// ids, within 30 s after nodes came or went, and within the TTL and 30 s after one
-// crashed; then nothing moves. Every move is a planned hand-over: no send fails because
-// of it. Three nodes compete for an id, those that rank first for it; when they are gone,
-// others take their place. Without the option all nodes that run an id compete for it,
-// and whoever comes first holds it.
+// ids. It has its share within 30 s after nodes came or went, and within the TTL and 30 s
+// after a crash; then nothing moves. Every move is a planned hand-over: no send fails
+// because of it. Three nodes compete for each id; when they are gone, others take their
+// place. Without the option all nodes that run an id compete for it, and the first one
+// holds it.
 //
-// Nodes that run ids enter themselves in a roster, which the lock service keeps;
-// [Gone.Nodes] lists it. With balance each node reads it, and decides for itself what it
+// Nodes that run ids enter themselves in a roster, a list that the lock service keeps and
+// [Gone.Nodes] returns. With balance each node reads it and decides for itself what it
 // gives away. An id moves only to a node that runs it.
 //
-// [Gone.Drain] hands over all that a node holds, [Gone.Move] one id, and a handler its own
-// with [GoneRunner.Yield]. A node that drains, or has weight 0, holds nothing and goes on
-// sending. If no node may hold an id nobody does, and senders get ErrNoHolder.
+// [Gone.Drain] hands over all that a node holds, [Gone.Move] one id, and
+// [GoneRunner.Yield] the handler's own. A node that drains, or has weight 0, holds nothing
+// and goes on sending. If no node may hold an id, nobody does, and senders get
+// ErrNoHolder.
 //
 // # When things fail
 //
@@ -143,45 +146,49 @@
 //
 // # The log
 //
-// A node logs to [log/slog.Default], or where [WithLogger] says. INFO is a line
-// for each tenure that begins and for each that ends, with its id, its token and
-// why, and one at start when the wire is plain. WARN is what somebody should act
-// on: a tenure that was lost, with what to do if its handler never extended it; a
-// handler that extends later than half the TTL (once for each RunOne), or ignores
-// Exit; an id that can't be competed for; a roster that [WithBalance] needs and can't
-// use; a node that can't be reached or was refused for its key; a node that does not
-// reach itself at its address, or shares it with another process (see [Gone.Check]).
-// Each is said once, with the reason, and again when it comes anew. ERROR is a handler's
-// panic, with its stack, and a node that receives nothing any more. Messages are not
-// logged: each send has its result.
+// A node logs to [log/slog.Default], or to the logger of [WithLogger].
+//
+// INFO has a line for each tenure that begins or ends, with its id, its token and why, and
+// one at start when the wire is plain.
+//
+// WARN is what somebody should act on. Each is logged once, with the reason, and again
+// when it comes anew:
+//
+//   - a tenure was lost; the line says what to do if its handler never extended
+//   - a handler extends later than half the TTL (once for each RunOne), or ignores Exit
+//   - the node can't compete for an id
+//   - the roster that [WithBalance] needs can't be used
+//   - another node can't be reached, or was refused for its key
+//   - the node does not reach itself at its address, or shares it with another process
+//     (see [Gone.Check])
+//
+// ERROR is a handler's panic, with its stack, and a node that no longer receives anything.
+// Messages are not logged: each send has its result.
 //
 // # Not promised
 //
-// No overlap in real time. A process that is paused past its deadline can't stop its
-// handler in time; no lease can promise that. In the microseconds between waking and the
-// closing of Exit it may complete one hand-over, of the message that was being offered to
-// the handler when the pause began. A resource that checks [GoneRunner.FencingToken] is
-// safe.
-//
-// No overlap when the lock service forgets a lock that it had granted, as Redis can in a
-// failover. Tokens go on to increase even then, unless Redis loses the last token and its
-// clock is set back at the same time, as when it fails over to a replica with a slower
-// clock that had not received the token.
-//
-// No durability: gone hands over, it does not store. Put a queue in front where you need
-// one. No exactly-once processing: a holder that dies after it received a message may not
-// have acted on it.
+//   - That two handlers never overlap in real time. A process that is paused past its
+//     deadline can't stop its handler in time; no lease can. In the microseconds between
+//     waking and the closing of Exit it may complete one hand-over, of the message that
+//     was on offer when the pause began. A resource that checks
+//     [GoneRunner.FencingToken] is safe.
+//   - That they never overlap when the lock service forgets a lock that it had granted, as
+//     Redis can in a failover. Tokens increase even then, unless Redis loses the last
+//     token and its clock is set back at the same time, as in a failover to a replica with
+//     a slower clock that had not received the token.
+//   - Durability. gone hands over, it does not store. Put a queue in front if you need one.
+//   - Exactly-once processing. A holder that dies after it received a message may not have
+//     acted on it.
 //
 // # Who gets in
 //
-// Without [WithCurve] whoever reaches a node's port can speak to its handlers, so
-// only nodes may reach it. With it everything is encrypted, and nobody gets in
-// whose key is not allowed. SECURITY.md says who is trusted with what, and
-// lists all limits.
+// Without [WithCurve], whoever reaches a node's port can speak to its handlers, so only
+// nodes may reach it. With WithCurve everything is encrypted, and only nodes whose keys
+// are allowed get in. SECURITY.md says who is trusted with what, and lists all limits.
 //
 // # Other lock services
 //
-// [GoneLock] has four methods. What a lock can do beyond them it says by
-// implementing [Expirer], [Fencer], [Waiter], [Passer], [Roster], [Checker] or
-// [io.Closer].
+// A lock of your own implements the four methods of [GoneLock]. If it can do more, it also
+// implements [Expirer], [Fencer], [Waiter], [Passer], [Roster], [Checker] or [io.Closer].
+// Package locktest checks it.
 package gone

@@ -14,19 +14,19 @@ import (
 // Results of a send. Every send that does not return nil returns an error that
 // wraps exactly one of these two and the reason.
 var (
-	// ErrNotDelivered: no handler received the data and none ever will; sending
-	// it again is safe.
+	// ErrNotDelivered is returned when no handler received the data and none ever
+	// will. Sending it again is safe.
 	ErrNotDelivered = errors.New("gone: not delivered")
-	// ErrOutcomeUnknown: the data may have been received, once; nobody can tell.
+	// ErrOutcomeUnknown is returned when the data may have been received, once, and
+	// nobody can tell.
 	ErrOutcomeUnknown = errors.New("gone: outcome unknown")
 )
 
-// ErrNoReply goes with ErrOutcomeUnknown: the handler received the request, and its
-// reply did not come.
+// ErrNoReply is returned with ErrOutcomeUnknown when the handler received the request
+// and its reply did not come.
 var ErrNoReply = errors.New("gone: no reply")
 
-// A HandlerError is how a [Gone.Request] ends that the handler has failed with
-// [Message.Fail].
+// A HandlerError is returned by [Gone.Request] when the handler called [Message.Fail].
 type HandlerError struct {
 	Text string // of the handler's error
 }
@@ -35,43 +35,44 @@ func (e *HandlerError) Error() string { return e.Text }
 
 // Reasons.
 var (
-	// ErrNoHolder: nobody holds the lock of the id, as far as was known last.
+	// ErrNoHolder is returned when nobody holds the lock of the id, as far as is known.
 	ErrNoHolder = errors.New("gone: no holder")
-	// ErrBusy: the handler did not receive the data in time, or too much data
-	// waits for it already.
+	// ErrBusy is returned when the handler did not receive the data in time, or too
+	// much data waits for it already.
 	ErrBusy = errors.New("gone: handler busy")
-	// ErrUnreachable: the holder did not answer in time.
+	// ErrUnreachable is returned when the holder did not answer in time.
 	ErrUnreachable = errors.New("gone: holder unreachable")
-	// ErrRefused: by the keys of [WithCurve], this node must not speak to the
-	// holder, or the holder not to this node.
+	// ErrRefused is returned when the keys of [WithCurve] do not let this node speak to
+	// the holder, or the holder to this node.
 	ErrRefused = zmq.ErrRefused
-	// ErrTooLarge: the data is larger than the limit of [WithMaxMessageSize],
-	// which is to be the same on all nodes.
+	// ErrTooLarge is returned when the data is larger than [WithMaxMessageSize] allows.
+	// The limit should be the same on all nodes.
 	ErrTooLarge = errors.New("gone: data too large")
-	// ErrDuplicateAddress: another process has this node's address.
+	// ErrDuplicateAddress is returned by [Gone.Check] when another process has this
+	// node's address.
 	ErrDuplicateAddress = errors.New("gone: another process has this node's address")
-	// ErrLockService: [Gone.Check] found that the lock service can't be used.
+	// ErrLockService is returned by [Gone.Check] when the lock service can't be used.
 	ErrLockService = errors.New("gone: the lock service")
-	// ErrClosed: the Gone, or the runner, has been closed.
+	// ErrClosed is returned when the Gone, or the runner, has been closed.
 	ErrClosed = errors.New("gone: closed")
 )
 
 // State of a lock.
 var (
-	// ErrLockHeld: another holds the lock.
+	// ErrLockHeld is returned when another holds the lock.
 	ErrLockHeld = errors.New("gone: lock held by another")
-	// ErrLockLost: the lock is another's or gone.
+	// ErrLockLost is returned when the lock is another's, or gone.
 	ErrLockLost = lease.ErrLost
-	// ErrLeaseExpired: the local deadline passed before an Extend was
-	// confirmed. It wraps ErrLockLost, as the holder must act as if it were.
+	// ErrLeaseExpired is returned when the local deadline passed before an Extend was
+	// confirmed. It wraps ErrLockLost: the holder must act as if the lock were lost.
 	ErrLeaseExpired = lease.ErrExpired
-	// ErrDegraded: the lock service works, but slower than it could, or may forget
-	// a lock. [Gone.Check] logs it once.
+	// ErrDegraded is returned by a [Checker] when the lock service works, but slower
+	// than it could, or may forget a lock. [Gone.Check] logs it once.
 	ErrDegraded = errors.New("gone: lock service degraded")
-	// ErrHandlerReturned is the cause of a tenure's end when its handler
-	// returned, or panicked, of its own accord.
+	// ErrHandlerReturned is the cause of a tenure's end when its handler returned or
+	// panicked before Exit closed.
 	ErrHandlerReturned = errors.New("gone: handler returned")
-	// ErrYielded is the cause of a tenure's end when its id goes to another node:
+	// ErrYielded is the cause of a tenure's end when its id moves to another node:
 	// by [GoneRunner.Yield], [Gone.Move], [Gone.Drain] or [WithBalance].
 	ErrYielded = errors.New("gone: yielded to another node")
 )

@@ -272,3 +272,181 @@ func ExampleGone_AllowKeys() {
 	fmt.Println(g.AllowKeys(others[0])) // the other one is out from now on
 	// Output: <nil>
 }
+
+// A handler that takes all that waits at once, for throughput.
+func ExampleGoneRunner_Batches() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	sums := make(chan int)
+	_, err = g.RunOne("sum", func(r *gone.GoneRunner) {
+		sum, received := 0, 0
+		for batch := range r.Batches(1000) { // valid until the next step
+			for _, m := range batch {
+				sum += int(m.Data[0])
+			}
+			if received += len(batch); received == 3 {
+				sums <- sum
+			}
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	n, err := g.SendBatch(context.Background(), "sum", [][]byte{{1}, {2}, {3}}) // in order, and pipelined
+	fmt.Println(n, err)
+	fmt.Println(<-sums)
+	// Output:
+	// 3 <nil>
+	// 6
+}
+
+// Data may be dropped rather than waited for, as in a select with a default.
+func ExampleGone_TrySendData() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	begun := make(chan bool)
+	_, err = g.RunOne("display", func(r *gone.GoneRunner) {
+		begun <- true
+		<-r.Exit // it never receives
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	<-begun
+	err = g.TrySendData("display", []byte("21 °C"))
+	fmt.Println(errors.Is(err, gone.ErrNotDelivered), errors.Is(err, gone.ErrBusy))
+	// Output: true true
+}
+
+// Answers may be given later, from another goroutine, and in another order: the loop
+// goes on receiving meanwhile.
+func ExampleMessage_Reply() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+
+	_, err = g.RunOne("greeter", func(r *gone.GoneRunner) {
+		for m := range r.Messages() {
+			go func() {
+				// m.Context() ends when nobody waits for the answer any more.
+				_ = m.Reply(append([]byte("hello "), m.Data...))
+			}()
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	reply, err := g.Request(context.Background(), "greeter", []byte("Ann"))
+	fmt.Printf("%s %v\n", reply, err)
+	// Output: hello Ann <nil>
+}
+
+// Why a tenure ended tells a handler what it may still do.
+func ExampleGoneRunner_Context() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = g.RunOne("writer", func(r *gone.GoneRunner) {
+		for range r.Messages() {
+			continue
+		}
+		switch err := context.Cause(r.Context()); {
+		case errors.Is(err, gone.ErrLockLost):
+			fmt.Println("another may run already: touch nothing")
+		default: // ErrClosed, ErrYielded: the lock is kept until this returns
+			fmt.Println("time to clean up:", err)
+		}
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := g.SendData("writer", nil); err != nil { // it runs
+		log.Fatal(err)
+	}
+	_ = g.Close()
+	// Output: time to clean up: gone: closed
+}
+
+// A node that serves its clients while its ids move away, as before a restart.
+func ExampleGone_Drain() {
+	nodes := make([]*gone.Gone, 2)
+	for i := range nodes {
+		var err error
+		if nodes[i], err = gone.NewGone("tcp://127.0.0.1:0", newExampleLock); err != nil {
+			log.Fatal(err)
+		}
+		defer nodes[i].Close()
+		_, err = nodes[i].RunOne("drained", func(r *gone.GoneRunner) {
+			for range r.Messages() {
+				continue
+			}
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := nodes[0].Drain(ctx); err != nil { // its handlers have returned
+		log.Fatal(err)
+	}
+	fmt.Println(nodes[0].SendData("drained", []byte("hello"))) // the other one has it
+	h, err := nodes[0].Holder(ctx, "drained")
+	fmt.Println(h.Addr == nodes[1].Addr(), err)
+	// Output:
+	// <nil>
+	// true <nil>
+}
+
+// A Redis that others use, a short TTL, and no locks from a Redis that has just
+// restarted and may have forgotten who holds them.
+func ExampleRedisLocks() {
+	newLock := gone.RedisLocks("unix://"+exampleRedis.String(), func(l *gone.RedisLock) {
+		l.Prefix = "shop:"
+		l.Expiry = 10 * time.Second
+		l.RestartGuard = false // true where Redis may lose its data in a restart
+	})
+	l, err := newLock("till", "tcp://10.0.0.7:6381")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(l.Lock())
+	l.Unlock()
+	// Output: <nil>
+}
+
+// Each node holds its share of the ids, this one twice as many as others.
+func ExampleWithBalance() {
+	g, err := gone.NewGone("tcp://127.0.0.1:0", newExampleLock, gone.WithBalance(), gone.WithWeight(2))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer g.Close()
+	for _, device := range []string{"lamp", "door", "pump"} { // on every node that may run them
+		if _, err := g.RunOne(device, func(r *gone.GoneRunner) {
+			for range r.Messages() {
+				continue
+			}
+		}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	nodes, err := g.Nodes(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(nodes), nodes[0].Weight)
+	// Output: 1 2
+}

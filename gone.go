@@ -93,11 +93,11 @@ const (
 	idleMost = 2 * time.Minute // without traffic a link is ended
 )
 
-// NewGone starts a node. Addr ("tcp://host:port", port 0 or * for any free
-// one) is where other nodes reach it, and no other process: not that of a balancer.
-// It listens there, too, unless [WithBind] says otherwise. The host may be a name: all
-// its addresses are tried, and it is looked up again when its node falls silent. The
-// lock service is not contacted yet.
+// NewGone starts a node. Addr ("tcp://host:port", port 0 or * for any free one) is where
+// other nodes reach this process and no other: not the address of a load balancer. The
+// node also listens there, unless [WithBind] says otherwise. The host may be a name: other
+// nodes try all its addresses, and look it up again when the node falls silent. The lock
+// service is not contacted yet.
 func NewGone(addr string, newLock LockFactory, opts ...Option) (*Gone, error) {
 	if newLock == nil {
 		return nil, errors.New("gone: nil lock factory")
@@ -253,14 +253,13 @@ func (g *Gone) changes() {
 // Addr is the advertised address, with the real port.
 func (g *Gone) Addr() string { return g.end.addr }
 
-// Close hands everything over: every handler's Exit closes, each lock is
-// released once its handler has returned, and senders are told what was not
-// received, so that they send it to the next holder. It returns when that is
-// done and everything is freed. A handler that has not returned after 10 s, or
-// what [WithCloseTimeout] says, is named in the error, as is an id whose lock's
-// Unlock has not returned; the lock is released when they do. A [RedisLock] gives up
-// sooner where Redis does not answer, and then expires; that is no error. Later
-// calls return the same as the first.
+// Close hands everything over: every handler's Exit closes, each lock is released once
+// its handler has returned, and senders are told what was not received, so that they send
+// it to the next holder. Close returns when that is done and everything is freed. The
+// error names each handler that has not returned after 10 s, or what [WithCloseTimeout]
+// says, and each id whose Unlock has not; the lock is released when they do. A
+// [RedisLock] gives up sooner when Redis does not answer, and then expires; that is no
+// error. Later calls return the same as the first.
 func (g *Gone) Close() error {
 	g.once.Do(func() { g.closeErr = g.close() })
 	return g.closeErr

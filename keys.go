@@ -7,36 +7,34 @@ import (
 	"github.com/Diggs/go-one/internal/zmq"
 )
 
-// WithCurve encrypts all that goes from node to node, and lets only nodes in
-// that are known by their keys. The keys are Z85 text, as zmq4.NewCurveKeypair
-// returns them. The value of a lock is then the node's address and, behind a
-// space, its public key: a node dials only who has that key, and only if the key
-// is allowed.
+// WithCurve encrypts everything between nodes, and lets in only nodes whose keys are
+// allowed. The keys are Z85 text, as zmq4.NewCurveKeypair returns them. The value of a
+// lock is then the node's address, a space, and its public key: a node dials only
+// whoever has that key, and only if the key is allowed.
 //
-// The simple way is one pair for the whole cluster: who has it is a member, and
+// The simple way is one pair for the whole cluster: whoever has it is a member, and
 // could pose as any other. The strict way is a pair for each node, and
-// [WithAllowedKeys] with the public keys of all; then no node can pose as
-// another. All nodes of a cluster must use CURVE, or none: a send from one to
-// another that does not fails with ErrRefused.
+// [WithAllowedKeys] with the public keys of all; then no node can pose as another. All
+// nodes of a cluster must use CURVE, or none: a send between one that does and one that
+// does not fails with ErrRefused.
 //
-// Pairs are changed without downtime in three steps. With [Gone.AllowKeys] every
-// node is told to allow the new public keys beside the old ones. Then the nodes
-// are restarted one by one with their new pairs, and with old and new keys in
-// WithAllowedKeys, in the simple way too. When all are, every node is told to
-// allow the new ones alone.
+// To change pairs without downtime, first call [Gone.AllowKeys] on every node with the
+// old and the new public keys. Then restart the nodes one by one with their new pairs,
+// and with old and new keys in WithAllowedKeys, in the simple way too. At last call
+// AllowKeys on every node with the new keys alone.
 func WithCurve(public, secret string) Option {
 	return func(o *options) { o.keys.curve, o.keys.public, o.keys.secret = true, public, secret }
 }
 
-// WithAllowedKeys is for [WithCurve]: the public keys of the nodes that this one
+// WithAllowedKeys sets, for [WithCurve], the public keys of the nodes that this one
 // talks to, besides its own.
 func WithAllowedKeys(public ...string) Option {
 	return func(o *options) { o.keys.allowed = public }
 }
 
 // AllowKeys replaces the keys of [WithAllowedKeys] while the node runs; its own is
-// always allowed. What is withdrawn is refused from now on, on connections that
-// exist as well. The outcome of what is under way to such a node is unknown.
+// always allowed. A key that is missing is refused from now on, on live connections as
+// well. The outcome of what is under way to such a node is unknown.
 func (g *Gone) AllowKeys(public ...string) error {
 	keys := g.end.keys
 	if keys == nil {

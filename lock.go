@@ -10,59 +10,57 @@ import (
 // service with leases can be another. Package locktest checks one against what is
 // written here.
 //
-// Its methods may be called concurrently and must return in bounded time, a part of
-// the TTL, so that one that hangs leaves time for others. Each can be repeated: after
-// an error that says neither held nor lost nor no holder the outcome is unknown, and
-// the same call is made again. What the service has not said is unknown: silence,
-// overload, missing rights, a value that no lock has written.
+// Its methods may be called concurrently. Each must return within a part of the TTL, so
+// that one that hangs leaves time for others. Each can be repeated: an error that wraps
+// none of ErrLockHeld, ErrLockLost and ErrNoHolder leaves the outcome unknown, and gone
+// makes the same call again. What the service has not said is unknown: silence, overload,
+// missing rights, a value that no lock has written.
 type GoneLock interface {
-	// Lock returns nil when this lock holds the id, for its TTL from the moment
-	// the service granted it. The error wraps ErrLockHeld when another holds
-	// it. It does not wait. After an unknown outcome it must succeed again if
-	// the first call had succeeded, and give the full TTL anew. The TTL may be
-	// longer in the service, as where that counts in seconds, and never shorter.
+	// Lock returns nil when this lock holds the id, for its TTL from the moment the
+	// service granted it. It does not wait: the error wraps ErrLockHeld when another
+	// holds the id. If a call with an unknown outcome had succeeded, the next one must
+	// succeed as well, and give the full TTL anew. In the service the TTL may be
+	// longer, for example because it counts in seconds, but never shorter.
 	Lock() error
 	// Extend returns nil when the hold lasts for the TTL from now. The error
 	// wraps ErrLockLost when the lock is another's or gone, and only then: it
 	// must never take a lock that it does not hold.
 	Extend() error
-	// Unlock releases this tenure's hold, and no other's: also one that a Lock with
-	// an unknown outcome may have obtained. It is harmless when there is none.
+	// Unlock releases this tenure's hold and no other's. That includes one that a Lock
+	// with an unknown outcome may have obtained. It is harmless when there is none.
 	Unlock()
 	// GetValue returns the value that the holder gave to its LockFactory. The
 	// error wraps ErrNoHolder when there is no holder.
 	GetValue() (string, error)
 }
 
-// LockFactory makes the lock of an id. The value is what GetValue is to return
-// on every node while this lock holds the id: the node's address, with
-// [WithCurve] followed by a space and its public key. It is called once for each
-// RunOne of an id that this node does not run yet, about once for each id that is
-// sent to from this node, or asked for with [Gone.Holder], and once for the roster;
-// perhaps concurrently.
+// A LockFactory makes the lock of an id. The value is what GetValue must return on every
+// node while this lock holds the id: the node's address and, with [WithCurve], a space
+// and its public key. The factory is called once for each RunOne of an id that this node
+// does not run yet, about once for each id that this node sends to or asks about with
+// [Gone.Holder], and once for the roster; perhaps concurrently.
 type LockFactory func(id, value string) (GoneLock, error)
 
-// DefaultExpiry is the TTL of a lock that does not say otherwise.
+// DefaultExpiry is the default TTL of a lock.
 const DefaultExpiry = 30 * time.Second
 
-// The optional extras of a GoneLock. A lock with the four methods alone works:
-// it is taken to expire after [DefaultExpiry], is polled, and has no fencing
-// tokens. io.Closer is an extra as well: Close is called when the lock is no
-// longer used; an Extend may be under way still whose answer nobody waits for,
-// as its lease had ended.
+// The optional extras of a GoneLock. A lock with the four methods alone works: gone takes
+// it to expire after [DefaultExpiry], polls it, and has no fencing tokens. io.Closer is an
+// extra as well: gone calls Close when it no longer uses the lock. An Extend whose lease
+// has ended may still be under way then; nobody waits for its answer.
 type (
 	// Expirer is a lock that knows its TTL, which must not change during a hold.
 	Expirer interface {
 		TTL() time.Duration
 	}
 
-	// Fencer is a lock with fencing tokens. They are never 0 and increase
-	// strictly from one hold of the id to the next, on any node, whatever the
-	// service forgets; a lock whose service can't promise that says so.
+	// Fencer is a lock with fencing tokens. They are never 0, and increase strictly
+	// from one hold of the id to the next, on any node, even if the service forgets. A
+	// lock whose service can't promise that must say so.
 	Fencer interface {
-		// FencingToken is the token of the hold that Lock obtained last.
+		// FencingToken returns the token of the hold that Lock obtained last.
 		FencingToken() uint64
-		// Holder is GetValue together with the token of the hold.
+		// Holder returns what GetValue does, and the token of the hold.
 		Holder() (value string, token uint64, err error)
 	}
 
@@ -80,13 +78,13 @@ type (
 	// Passer is a lock that can be handed over to one that waits for it, so that
 	// nobody else comes between.
 	Passer interface {
-		// Ticket is the secret with which this lock's next Lock is made.
+		// Ticket returns the secret that this lock's next Lock will use.
 		Ticket() string
-		// Pass is Unlock in favour of one other lock, which has this ticket and this
-		// value: for some seconds, at least one, nobody else can lock the id, and that
-		// lock's hold has a new token. GetValue may return its value meanwhile, or say
-		// that there is no holder. The error wraps ErrLockLost when there was nothing to
-		// pass, and then nothing has changed.
+		// Pass is Unlock in favour of the lock with this ticket and this value: for
+		// some seconds, at least one, nobody else can lock the id. That lock's hold has
+		// a new token. Meanwhile GetValue may return its value, or say that there is no
+		// holder. The error wraps ErrLockLost when there was nothing to pass; then
+		// nothing has changed.
 		Pass(ticket, value string) error
 	}
 
@@ -94,18 +92,19 @@ type (
 	// have entered. A node makes one lock for it, with the name of the cluster as its id,
 	// which it never locks.
 	Roster interface {
-		// Enter lists this lock's value with a note for a TTL from now.
+		// Enter lists this lock's value with a note, for ttl from now.
 		Enter(note string, ttl time.Duration) error
-		// Leave has it listed no longer.
+		// Leave removes it from the list.
 		Leave() error
 		// Entered returns the notes of all that are listed, by value.
 		Entered() (map[string]string, error)
 	}
 
 	// Checker is a lock that can say what is wrong with its service. Check returns
-	// nil, or an error that names what keeps the lock from being granted; the error
-	// wraps ErrDegraded when it works nevertheless. It returns soon after the context
-	// has ended, and changes nothing. A node's first RunOne calls it, and [Gone.Check].
+	// nil, or an error that names what keeps the lock from being granted. The error
+	// wraps ErrDegraded when the lock works nevertheless. Check returns soon after the
+	// context has ended, and changes nothing. A node's first RunOne and [Gone.Check]
+	// call it.
 	Checker interface {
 		Check(ctx context.Context) error
 	}

@@ -27,10 +27,10 @@ func (m *Message) set(r *GoneRunner, d mailbox.Delivery) {
 	m.Data, m.of, m.from, m.said, m.request = d.Data, r, d.From, d.Context, d.Request
 }
 
-// Context is r.Context() for a message that wants no reply. That of a request ends at the
-// sender's deadline, when the sender gives up, when the handler has answered or returned,
-// or when the lock is lost. It outlasts Exit: on Close a handler can still answer what it
-// has received.
+// Context returns r.Context() for a message that wants no reply. That of a request ends
+// at the sender's deadline, when the sender gives up, when the handler has answered or
+// returned, or when the lock is lost. It outlasts Exit: on Close a handler can still
+// answer what it has received.
 func (m *Message) Context() context.Context {
 	if m.of == nil {
 		return context.Background()
@@ -45,7 +45,7 @@ func (m *Message) Context() context.Context {
 	return m.of.c.node.observe.extract(ctx, m.said)
 }
 
-// From is the advertised address of the sender's node.
+// From returns the advertised address of the sender's node.
 func (m *Message) From() string {
 	if m.from == "" && m.of != nil {
 		return m.of.c.node.addr()
@@ -58,15 +58,14 @@ func (m *Message) From() string {
 func (m *Message) WantsReply() bool { return m.request != nil }
 
 // Reply gives the sender its reply; data is the caller's again when it returns.
-// Where no reply is wanted it does nothing and returns nil. It may be called from
-// any goroutine, in any order of messages, also while the tenure is stopping. What
-// was not answered when the handler has returned ends with ErrNoReply.
+// If the sender wants no reply, Reply does nothing and returns nil. It may be called
+// from any goroutine, in any order of messages, also while the tenure is stopping. A
+// request that the handler has not answered when it returns ends with ErrNoReply.
 //
-// Nil does not say that the sender has it. The error wraps ErrTooLarge for more
-// than the limit of [WithMaxMessageSize] and ErrBusy where too much is on its way to
-// the sender's node; then the sender gets ErrNoReply. It wraps ErrNoReply when the
-// sender waits no longer, and none of these when there was a reply or a failure
-// before.
+// Nil does not mean that the sender has the reply. The error wraps ErrTooLarge when data
+// exceeds [WithMaxMessageSize], and ErrBusy when too much is on its way to the sender's
+// node; then the sender gets ErrNoReply. It wraps ErrNoReply when the sender no longer
+// waits, and none of these when there was a reply or a failure before.
 func (m *Message) Reply(data []byte) error { return m.answer(data, false) }
 
 // Fail is Reply with an error: the sender gets a [HandlerError] with its text.
@@ -95,18 +94,17 @@ var (
 	errAnswered = errors.New("gone: the message has been answered already")
 )
 
-// Messages is the loop of a handler. Each step yields a message, which is received,
-// and its sender told so, when it is yielded.
+// Messages is the loop of a handler. A message is received, and its sender is told so,
+// when the loop yields it.
 //
 //	for m := range r.Messages() {
 //		…
 //	}
 //
-// The loop keeps the lease for as long as it comes round: it extends it every
-// third of the TTL, without holding up messages while the lock service is slow.
-// A body that takes so long that the lease runs out meanwhile has lost it. The
-// loop ends when Exit closes, and at once on the runner of RunOne;
-// [context.Cause] of r.Context() says why.
+// The loop extends the lease every third of the TTL for as long as it comes round,
+// without holding up messages while the lock service is slow. A body that hangs does not
+// extend, and loses the lease at its deadline. The loop ends when Exit closes, and at
+// once on the runner that RunOne returned; [context.Cause] of r.Context() says why.
 func (r *GoneRunner) Messages() iter.Seq[*Message] {
 	return func(yield func(*Message) bool) {
 		r.loop(1, func(ds []mailbox.Delivery) bool {
@@ -118,9 +116,9 @@ func (r *GoneRunner) Messages() iter.Seq[*Message] {
 }
 
 // Batches is [GoneRunner.Messages] for a handler that takes many at once: each step
-// yields all that wait, at most max, and waits for one if there is none. The slice
-// and the messages in it are valid until the next step; messages that want a reply
-// stay valid.
+// yields all messages that wait, at most max, and waits for one if there is none. The
+// slice and its messages are valid until the next step; messages that want a reply stay
+// valid.
 func (r *GoneRunner) Batches(max int) iter.Seq[[]*Message] {
 	return func(yield func([]*Message) bool) {
 		var batch []*Message

@@ -212,13 +212,13 @@ func (g *Gone) come(ids [][]byte) {
 	}
 }
 
-// Move hands an id over to the node at addr, or to the one that has least for its weight
-// if addr is empty. It returns when the holder's handler has returned and that node has
-// been told to take the id. It may be called on any node, where the one that holds the id
-// was started with [WithControl]. The error wraps ErrNoHolder when nobody holds the id.
-// When no node of the roster is at addr, or it drains, has weight 0 or does not run the
-// id, the error says so, and nothing has changed. After the context's error the id may
-// still be moved.
+// Move hands an id over to the node at addr, or, if addr is empty, to the one that holds
+// least for its weight. It may be called on any node, if the one that holds the id was
+// started with [WithControl]. It returns when the holder's handler has returned and the
+// other node has been told to take the id. The error wraps ErrNoHolder when nobody holds
+// the id. It says so when no node of the roster is at addr, or when that node drains, has
+// weight 0 or does not run the id; then nothing has changed. After the context's error the
+// id may still be moved.
 func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err
@@ -274,9 +274,9 @@ func (g *Gone) order(ctx context.Context, addr, what string) error {
 	return err
 }
 
-// Drain hands everything over and has this node run nothing until Resume. Sending
-// goes on. It returns when all handlers have returned and their locks are released,
-// or with the context's error: then what is left is still handed over.
+// Drain hands everything over, and this node runs nothing until Resume. Sending goes on.
+// Drain returns when all handlers have returned and their locks are released, or with the
+// context's error: then the rest is still being handed over.
 func (g *Gone) Drain(ctx context.Context) error {
 	if err := g.setDraining(true); err != nil {
 		return err

@@ -45,53 +45,54 @@ type options struct {
 // An Option changes a default of [NewGone].
 type Option func(*options)
 
-// WithBind listens on addr ("tcp://host:port", where the host may be * and the
-// port * or 0 for any) instead of the advertised address. "tcp://*:port", with the
-// advertised port, is for a node whose own name has no address yet, or not the one that
-// others reach it by: Debian has it lead to 127.0.1.1.
+// WithBind sets another address to listen on than the advertised one:
+// "tcp://host:port", where the host may be * and the port * or 0 for any. Use
+// "tcp://*:port", with the advertised port, where a node's name has no address yet when
+// it starts, or leads to 127.0.1.1 on its own machine, as on Debian.
 func WithBind(addr string) Option { return func(o *options) { o.bind = addr } }
 
-// WithSendTimeout is how long a send without a deadline of its own tries.
+// WithSendTimeout sets how long a send without a deadline of its own keeps trying.
 func WithSendTimeout(d time.Duration) Option { return func(o *options) { o.sendTimeout = d } }
 
-// WithCloseTimeout is how long [Gone.Close] waits for handlers that do not
+// WithCloseTimeout sets how long [Gone.Close] waits for handlers that do not
 // return, and for the lock service.
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
 
-// WithMaxMessageSize is the largest data in bytes that this node sends and
-// takes. All nodes must have the same: what exceeds the holder's limit by more
-// than 64 KiB breaks the connection to its node each time it is sent, until the
-// send ends with ErrBusy at its deadline.
+// WithMaxMessageSize sets the largest data, in bytes, that this node sends and
+// takes. It must be the same on all nodes. Data that exceeds the holder's limit by more
+// than 64 KiB breaks the connection each time it is sent, until the send ends with
+// ErrBusy at its deadline.
 func WithMaxMessageSize(bytes int) Option { return func(o *options) { o.maxMessageSize = bytes } }
 
-// WithCluster names the cluster whose nodes see each other in [Gone.Nodes], where several
-// clusters use one lock service; the default is "gone". Nodes of one cluster run the same
-// ids, or some of them. The name does not keep clusters' ids apart: a lock's Prefix does.
+// WithCluster sets the name of the cluster whose nodes see each other in [Gone.Nodes],
+// for a lock service that several clusters share; the default is "gone". Nodes of one
+// cluster run the same ids, or some of them. The name does not keep the ids of two
+// clusters apart: a lock's Prefix does.
 func WithCluster(name string) Option { return func(o *options) { o.cluster = name } }
 
-// WithBalance spreads the ids over those nodes of the cluster that have this option,
-// by their weights: a node hands over to others what it holds beyond its share. Only
-// three nodes compete for each id, instead of all. NewGone returns an error that wraps
-// ErrNoRoster where the lock service lists no nodes.
+// WithBalance spreads the ids over the nodes of the cluster that have this option, by
+// their weights: a node hands over to others what it holds beyond its share. Three nodes
+// compete for each id, instead of all. NewGone returns an error that wraps ErrNoRoster
+// when the lock service lists no nodes.
 func WithBalance() Option { return func(o *options) { o.balance = true } }
 
-// WithWeight is this node's share of the ids relative to that of others; the default is
-// 1. With 0 it never holds an id, with or without [WithBalance].
+// WithWeight sets this node's share of the ids relative to the others; the default is 1.
+// With 0 it never holds an id, with or without [WithBalance].
 func WithWeight(w float64) Option { return func(o *options) { o.weight = w } }
 
-// WithObserver has an observer told what happens at the node. Given several times, the
-// last counts.
+// WithObserver sets the observer that is told what happens at the node. Given several
+// times, the last counts.
 func WithObserver(ob Observer) Option { return func(o *options) { o.Observer = ob } }
 
-// WithPropagator takes what belongs to a call to the handler's [Message.Context]. The
-// nodes of senders and holders should have the same.
+// WithPropagator sets what takes the values of a call, as its trace, to the handler's
+// [Message.Context]. The nodes of senders and holders should have the same.
 func WithPropagator(p Propagator) Option { return func(o *options) { o.propagator = p } }
 
 // WithControl lets other nodes of the cluster drain and resume this one, and have it move
-// its ids, as [Gone.Move] does on any node.
+// its ids. Without it, this node alone can.
 func WithControl() Option { return func(o *options) { o.control = true } }
 
-// WithLogger logs there instead of to [slog.Default].
+// WithLogger sets the logger; the default is [slog.Default].
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
 func newOptions(opts []Option) (options, error) {

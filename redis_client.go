@@ -13,9 +13,9 @@ import (
 	"github.com/Diggs/go-one/internal/redisconn"
 )
 
-// NewRedisLock makes the lock of an id in the Redis at addr, a [net.TCPAddr] or
-// [net.UnixAddr] or what dials like one; a missing IP means this machine.
-// Nothing is sent yet. Close it when it is no longer used.
+// NewRedisLock returns the lock of an id in the Redis at addr, a [net.TCPAddr] or
+// [net.UnixAddr] or what dials like one; a missing IP means this machine. It sends
+// nothing yet. Close the lock when it is no longer used.
 func NewRedisLock(addr net.Addr, id, value string) (*RedisLock, error) {
 	if v := reflect.ValueOf(addr); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, errors.New("gone: redis lock: nil address")
@@ -35,10 +35,10 @@ func NewRedisLock(addr net.Addr, id, value string) (*RedisLock, error) {
 //	rediss://…                                  the same over TLS
 //	unix://[user:password@]/path[?db=n]
 //
-// The host is looked up at every connect. A certificate has to be for the host
-// and signed by whom the system trusts; [NewRedisLockPool] is for others. Each
-// configure is called for each lock, perhaps concurrently, before it is used. A
-// URL that can't be understood is an error of every call of the factory.
+// The host is looked up at every connect. A certificate must be for the host, and signed
+// by an authority that the system trusts; for others use [NewRedisLockPool]. Each
+// configure is called for each lock before it is used, perhaps concurrently. If the URL
+// can't be understood, every call of the factory returns an error.
 func RedisLocks(url string, configure ...func(*RedisLock)) LockFactory {
 	addr, err := redisconn.ParseURL(url)
 	return func(id, value string) (GoneLock, error) {
@@ -56,12 +56,11 @@ func RedisLocks(url string, configure ...func(*RedisLock)) LockFactory {
 	}
 }
 
-// NewRedisLockPool is NewRedisLock for a pool of the caller's, which brings
-// TLS, a password or ACL user, a database and timeouts. The pool stays the
-// caller's to close. It needs Dial or DialContext, from which one connection
-// more is made for wake-ups; connections should have a connect and a write
-// timeout, and the pool a MaxConnLifetime of some 10 s: it bounds how long a server
-// that has lost its role is asked.
+// NewRedisLockPool is [NewRedisLock] with the caller's pool, which brings TLS, a password
+// or ACL user, a database and timeouts. The caller closes the pool. The pool needs Dial
+// or DialContext, by which the lock makes one more connection, for wake-ups. Connections
+// should have a connect and a write timeout, and the pool a MaxConnLifetime of some 10 s:
+// it bounds how long the lock asks a server that has lost its role.
 func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
 	if pool == nil || pool.Dial == nil && pool.DialContext == nil {
 		return nil, errors.New("gone: redis lock: a pool with Dial or DialContext is needed")
@@ -71,7 +70,7 @@ func NewRedisLockPool(pool *redis.Pool, id, value string) (*RedisLock, error) {
 
 // A RedisClient is what a [RedisLock] needs of a client library. The one for redigo is
 // built in, the one for go-redis is the module goredislock. Its methods are called
-// concurrently. Locks whose clients are equal share one connection for wake-ups; so the
+// concurrently. Locks whose clients are equal share one connection for wake-ups, so the
 // type must be comparable.
 type RedisClient interface {
 	// With lends ask a connection to the server where the key may be written, and
@@ -82,18 +81,18 @@ type RedisClient interface {
 	// that has, a method RedisError(). When ask returns false, the server may be the
 	// wrong one: the connection must not be used again.
 	With(ctx context.Context, key string, ask func(do func(args ...any) (reply any, err error)) (keep bool)) error
-	// Idle is how many connections may have broken, or lead to a wrong server, and
-	// only using them will show it. A request is worth some more attempts.
+	// Idle returns how many connections may have broken, or lead to a wrong server,
+	// unnoticed until they are used. A request is worth as many more attempts.
 	Idle() int
-	// Listen makes a connection for wake-ups. Ctx is for making it.
+	// Listen makes a connection for wake-ups. Ctx bounds the making of it.
 	Listen(ctx context.Context) (RedisListener, error)
 }
 
 // A RedisListener is a connection for wake-ups. One goroutine calls Receive, another
 // the methods that send, and perhaps a third Close, which ends all calls.
 type RedisListener interface {
-	// Subscribe asks for channels, with a command for each, as an ACL may deny some.
-	// It does not wait for the answers.
+	// Subscribe asks for channels, with a command for each, because an ACL may deny
+	// some. It does not wait for the answers.
 	Subscribe(channels ...string) error
 	Unsubscribe(channel string) error
 	Ping() error
@@ -105,8 +104,8 @@ type RedisListener interface {
 	Close() error
 }
 
-// NewRedisLockClient is NewRedisLock for a client library. The client stays the
-// caller's to close.
+// NewRedisLockClient is [NewRedisLock] with a client library. The caller closes the
+// client.
 func NewRedisLockClient(client RedisClient, id, value string) (*RedisLock, error) {
 	if v := reflect.ValueOf(client); !v.IsValid() || !v.Comparable() {
 		return nil, fmt.Errorf("gone: redis lock: a client of type %T, which is not comparable", client)

@@ -15,7 +15,7 @@ import (
 	"github.com/Diggs/go-one/internal/redisconn"
 )
 
-// RedisLock is a [GoneLock] in one Redis (5 or later), with all the extras.
+// A RedisLock is a [GoneLock] in one Redis (5 or later), with all the extras.
 //
 // The key is the id itself, after a Prefix if there is one, and its value is "<value> <fencing token> <secret>",
 // so that "redis-cli GET <id>" shows the holder's address. An empty value counts
@@ -27,43 +27,42 @@ import (
 // All locks of a process that name one Redis address, or one pool, share its
 // connections: at most 16, or what that pool allows, and one more for wake-ups
 // while any of them waits. A connection is used for 10 s at most, and given up at any
-// answer that may be due to a wrong server behind the address: when that has come to
-// lead elsewhere, the lock follows within seconds. Until then two may hold it where
-// the old server goes on granting, for no longer than the TTL and those 10 s. The
-// connection for wake-ups is kept as long as the process hears on it what it publishes,
-// every 5 s, over another. So those that wait follow within 20 s, or, where PUBLISH is
-// denied, when the TTL has run out.
+// answer that a wrong server may have given. So when the address comes to lead to another
+// server, the lock follows within seconds. If the old server goes on granting, two may
+// hold the lock until then, for no longer than the TTL and those 10 s. The process
+// publishes every 5 s, and keeps the connection for wake-ups as long as it hears that on
+// it. So those that wait follow within 20 s, or, where PUBLISH is denied, when the TTL has
+// run out.
 //
 // A Redis user needs the keys "<id>" and "{<id>}:token" ("\x00<id>" where the id
 // has braces), the channel "gone:<id>", and EVALSHA, EVAL, GETRANGE, EXISTS,
 // TIME, PSETEX, PEXPIRE, PTTL, DEL, PUBLISH, SUBSCRIBE, UNSUBSCRIBE and PING.
 // Without the channel waiters poll. A roster needs the key "{<cluster>}:nodes"
 // ("\x00\x00<cluster>" where the name has braces), and HSET, HDEL and HGETALL. In all
-// names the Prefix comes before the id or the cluster. Check, which the first RunOne of
-// a node calls, asks for INFO as well, and does without.
+// names the Prefix comes before the id or the cluster. Check also asks for INFO, and does
+// without if it is refused.
 //
 // The fields must not be changed while the lock is used.
 type RedisLock struct {
-	// Expiry is the TTL of the lock in Redis, at least a millisecond. 0 means
+	// Expiry sets the TTL of the lock in Redis, at least a millisecond. 0 means
 	// [DefaultExpiry].
 	Expiry time.Duration
 
-	// Prefix comes before the id in the names of the key, of the helper key and
-	// of the channel, for a Redis that is shared. All nodes must have the same.
+	// Prefix sets what comes before the id in the names of the key, the helper key
+	// and the channel, for a Redis that is shared. It must be the same on all nodes.
 	Prefix string
 
-	// RestartGuard is for a Redis that may restart without its data and so
-	// forget who holds a lock. Until it has been up for the TTL and a second,
-	// nothing that is free is granted: Lock wraps ErrLockHeld and says how long
-	// that is. All nodes should have the same Expiry. It does not notice a
-	// FLUSHALL or a failover. The Redis user needs INFO.
+	// RestartGuard is for a Redis that may restart without its data and so forget
+	// who holds a lock. Until that Redis has been up for the TTL and a second, no free
+	// lock is granted: the error of Lock wraps ErrLockHeld and says how long to wait.
+	// All nodes should have the same Expiry. The guard does not notice a FLUSHALL or
+	// a failover. The Redis user needs INFO.
 	RestartGuard bool
 
-	// Replicas is how many replicas must have confirmed (WAIT) what Lock or
-	// Extend has written before they return nil, so that a failover to one of
-	// them forgets nothing. When too few do in time, Lock releases what it got,
-	// and both return an error that says neither held nor lost. The Redis user
-	// needs WAIT.
+	// Replicas sets how many replicas must confirm (WAIT) what Lock or Extend has
+	// written before they return nil, so that a failover to one of these forgets
+	// nothing. When too few confirm in time, Lock releases what it got, and both
+	// return an error that says neither held nor lost. The Redis user needs WAIT.
 	Replicas int
 
 	id, value string
@@ -113,7 +112,7 @@ func isHelper(key string) bool {
 	return strings.HasPrefix(key, "{") && (strings.HasSuffix(key, "}:token") || strings.HasSuffix(key, "}:nodes"))
 }
 
-// TTL is Expiry, or [DefaultExpiry].
+// TTL returns Expiry, or [DefaultExpiry] if that is 0.
 func (l *RedisLock) TTL() time.Duration {
 	if l.Expiry == 0 {
 		return DefaultExpiry
@@ -380,9 +379,8 @@ func (l *RedisLock) forget() {
 	}
 }
 
-// Close gives back the lock's share of the connections, once the requests that
-// are under way have ended. It does not unlock. The other methods return
-// ErrClosed then.
+// Close gives back the lock's share of the connections, once the requests that are under
+// way have ended. It does not unlock. The other methods return ErrClosed afterwards.
 func (l *RedisLock) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -10,30 +10,28 @@ import (
 	"github.com/Diggs/go-one/internal/mailbox"
 )
 
-// RunHandler is the goroutine of which one runs on the cluster. It should
-// return soon after r.Exit has closed. For as long as it is healthy it loops over
-// r.Messages or r.Batches, or calls r.Extend every third of r.TTL.
+// A RunHandler is the goroutine of which one runs on the cluster. It should return soon
+// after r.Exit has closed. While it is healthy it loops over r.Messages or r.Batches, or
+// calls r.Extend every third of r.TTL.
 type RunHandler func(r *GoneRunner)
 
-// A GoneRunner is what [Gone.RunOne] returns and what a handler is given. The
-// two differ: RunOne's stands for the node's part in the competition for an id,
-// a handler's for one tenure.
+// A GoneRunner is what [Gone.RunOne] returns and what a handler is given. The two differ:
+// the one from RunOne stands for the node's part in the competition for an id, the
+// handler's for one tenure.
 //
-// One that a handler's test makes by hand belongs to no node: it receives from Data
-// and Inbox alone, not through Messages or Batches, Extend is that of Lock or
-// succeeds, Context ends with Exit, and a send is an error that wraps
-// ErrNotDelivered.
+// One that a test makes by hand belongs to no node. It receives from Data and Inbox alone,
+// not through Messages or Batches; Extend calls that of Lock, or succeeds; Context ends
+// with Exit; and a send returns an error that wraps ErrNotDelivered.
 type GoneRunner struct {
 	// Lock is the lock of the id. Only Extend of the GoneRunner moves the
 	// tenure's deadline; the lock's own does not.
 	Lock GoneLock
-	// Data is unbuffered: a message is received by the handler that takes it
-	// from here, and only then its sender gets nil. The handler owns what it
-	// took. On the runner of RunOne nothing ever arrives.
+	// Data is unbuffered: a message is received when the handler takes it from
+	// here, and only then does its sender get nil. The handler owns what it took. On
+	// the runner that RunOne returned nothing ever arrives.
 	Data <-chan []byte
-	// Inbox is the same queue through another door: each message is received once,
-	// from here or from Data. A request that is received from Data is answered with
-	// an empty reply.
+	// Inbox is another door to the same queue: each message is received once, from
+	// here or from Data. A request that is received from Data gets an empty reply.
 	Inbox <-chan *Message
 	// Exit of a handler's runner closes when the tenure must end: the lock is
 	// lost, the deadline has passed, the id is handed over to another node, or
@@ -49,7 +47,7 @@ type GoneRunner struct {
 	take  func(most int, into []mailbox.Delivery) []mailbox.Delivery
 }
 
-// ID is the id that was given to RunOne.
+// ID returns the id that was given to RunOne.
 func (r *GoneRunner) ID() string {
 	if r.c == nil {
 		return ""
@@ -57,8 +55,8 @@ func (r *GoneRunner) ID() string {
 	return r.c.id
 }
 
-// Context ends when Exit closes. [context.Cause] says why: ErrLockLost,
-// ErrLeaseExpired, ErrClosed, ErrYielded or ErrHandlerReturned.
+// Context returns a context that ends when Exit closes. [context.Cause] says why:
+// ErrLockLost, ErrLeaseExpired, ErrClosed, ErrYielded or ErrHandlerReturned.
 func (r *GoneRunner) Context() context.Context {
 	if r.ctx == nil {
 		return exitContext{context.Background(), r.Exit}
@@ -66,18 +64,18 @@ func (r *GoneRunner) Context() context.Context {
 	return r.ctx
 }
 
-// FencingToken is a number that increases strictly from one tenure of the id
-// to the next, on any node. A resource that refuses a lower one than it has
-// seen is safe from a handler that was paused past its deadline. It is 0 where
-// the lock has no tokens, and on the runner that RunOne returned.
+// FencingToken returns a number that increases strictly from one tenure of the id to the
+// next, on any node. A resource that refuses a lower one than it has seen is safe from a
+// handler that was paused past its deadline. It is 0 when the lock has no tokens, and on
+// the runner that RunOne returned.
 func (r *GoneRunner) FencingToken() uint64 { return r.token }
 
-// TTL is how long the lock service keeps the lock without an Extend. The
-// handler has a tenth less; every third of the TTL is a good time to extend.
+// TTL returns how long the lock service keeps the lock without an Extend. The handler has
+// a tenth less. Extend every third of it.
 func (r *GoneRunner) TTL() time.Duration { return ttlOf(r.Lock) }
 
-// Deadline is when Exit closes unless an Extend comes before. It has passed when
-// the lease is over, and is zero on a runner without one, as RunOne's.
+// Deadline returns when Exit closes unless an Extend comes before. It has passed when the
+// lease is over, and is zero on the runner that RunOne returned, which has no lease.
 func (r *GoneRunner) Deadline() time.Time {
 	if r.lease == nil {
 		return time.Time{}
@@ -85,12 +83,12 @@ func (r *GoneRunner) Deadline() time.Time {
 	return time.Now().Add(r.lease.Left())
 }
 
-// Extend tells the cluster that the handler is healthy: the lock is kept for
-// its expiry from now. Errors that leave open whether the lock is held are
-// retried until the deadline. An error wraps ErrLockLost when the lock or the
-// lease is lost; otherwise Exit has closed for another reason, and the lock may
-// or may not have been extended. After Exit has closed, a handler that needs
-// time to clean up may go on to extend. It may be called concurrently.
+// Extend tells the cluster that the handler is healthy: the lock lasts for its TTL from
+// now. Extend retries errors that leave open whether the lock is held, until the
+// deadline. The error wraps ErrLockLost when the lock or the lease is lost; otherwise Exit
+// has closed for another reason, and the lock may or may not have been extended. After
+// Exit has closed, a handler that needs time to clean up may go on to extend. Extend may
+// be called concurrently.
 func (r *GoneRunner) Extend() error {
 	switch {
 	case r.c == nil && r.Lock == nil:

@@ -37,33 +37,32 @@ func (g *Gone) SendData(id string, data []byte) error {
 	return g.SendDataContext(context.Background(), id, data)
 }
 
-// SendDataContext is SendData until the context's deadline, where it has one.
-// When ctx ends, the data is withdrawn where that is still possible. The call
-// then returns at once, unless the holder has to be asked: it waits for the answer,
-// 200 ms at most. Whatever the deadline, the outcome is unknown when a holder that
-// may have received the data has been silent for five minutes.
+// SendDataContext is SendData with the context's deadline, if it has one. When ctx ends,
+// the data is withdrawn if that is still possible. The call then returns at once, unless
+// it has to ask the holder, for which it waits at most 200 ms. Whatever the deadline, the
+// outcome is unknown when a holder that may have received the data has been silent for
+// five minutes.
 func (g *Gone) SendDataContext(ctx context.Context, id string, data []byte) error {
 	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1})
 }
 
-// TrySendData hands data over if the handler is receiving right now, as a
-// select with a default would; otherwise the error wraps ErrNotDelivered and
-// ErrBusy, ErrNoHolder, or another reason that SendData names. A holder on
-// another node has to be asked, which takes a round trip; one more, and a call
-// to the lock service, where nothing was heard of it for some seconds. What the
-// holder does not answer within a second ends as in SendData.
+// TrySendData hands data over if the handler is receiving right now, as a select with a
+// default would. Otherwise the error wraps ErrNotDelivered and ErrBusy, ErrNoHolder, or
+// another reason that SendData names. A holder on another node has to be asked, which
+// takes a round trip; if nothing was heard of it for some seconds, one more and a call to
+// the lock service. If the holder does not answer within a second, the send ends as in
+// SendData.
 func (g *Gone) TrySendData(id string, data []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 	defer cancel()
 	return g.ship(&shipment{ctx: ctx, id: id, data: data, n: 1, flags: wire.Try})
 }
 
-// SendBatch sends msgs in order and without waiting for each to be received
-// before it sends the next, for one goroutine that needs throughput. It returns
-// how many the handler received: those at the front of msgs, and, unless the
-// outcome is unknown, no other one. The error is that of the first that it did
-// not receive, as of [Gone.SendData]. Without a deadline in ctx the time to
-// wait begins anew with each message received.
+// SendBatch sends msgs in order, and does not wait for one to be received before it sends
+// the next. It is for a goroutine that needs throughput. It returns how many the handler
+// received: those at the front of msgs and, unless the outcome is unknown, no others. The
+// error is that of the first message that was not received, as from [Gone.SendData].
+// Without a deadline in ctx the time to wait begins anew with each message received.
 func (g *Gone) SendBatch(ctx context.Context, id string, msgs [][]byte) (delivered int, err error) {
 	s := shipment{ctx: ctx, id: id, msgs: msgs, n: len(msgs)}
 	err = g.ship(&s)
@@ -82,8 +81,8 @@ func (g *Gone) SendBatch(ctx context.Context, id string, msgs [][]byte) (deliver
 //	ErrOutcomeUnknown alone           it may have been received
 //
 // The reasons are those of SendData. Two handlers that ask each other wait for each
-// other until their deadlines. With a context that comes of a handler's r.Context() or
-// m.Context(), a request to that handler's own id is refused at once.
+// other until their deadlines. With a context that derives from a handler's r.Context()
+// or m.Context(), a request to that handler's own id is refused at once.
 func (g *Gone) Request(ctx context.Context, id string, data []byte) (reply []byte, err error) {
 	if ctx.Value(insideOf{}) == id {
 		return nil, because(ErrNotDelivered, errSelf)
@@ -97,17 +96,17 @@ func (g *Gone) Request(ctx context.Context, id string, data []byte) (reply []byt
 
 var errSelf = errors.New("gone: a handler's request to itself would wait for itself")
 
-// Holder is who holds an id.
+// A Holder is the node that holds an id.
 type Holder struct {
 	Addr  string // the node's advertised address
 	Token uint64 // the tenure's fencing token; 0 where the lock has none
 	Here  bool   // it is a tenure of this very process
 }
 
-// Holder asks the lock service who holds the id. The error wraps ErrNoHolder
-// when nobody does, ErrClosed, the context's error, or what the lock service
-// said. The answer may be out of date when it arrives, and names a holder that
-// has died until the TTL has run out.
+// Holder asks the lock service who holds the id. The error wraps ErrNoHolder when nobody
+// does; otherwise ErrClosed, the context's error, or what the lock service said. The
+// answer may be out of date when it arrives. It names a holder that has died until the
+// TTL has run out.
 func (g *Gone) Holder(ctx context.Context, id string) (Holder, error) {
 	if err := checkID(id); err != nil {
 		return Holder{}, err

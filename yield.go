@@ -159,12 +159,12 @@ func (c *candidate) unlock() {
 	_ = c.node.count.lock.unlock.note(nil)
 }
 
-// Yield hands the id over to another node of the cluster, the one that has least for
-// its weight, and closes Exit. The handler should return then, and may clean up
-// before. It asks one node after the other, for 10 s at most. An error says that no
-// other node takes it, and that nothing has changed. When Exit has closed already it
-// does nothing and returns nil. Where the lock service has no roster, whoever comes
-// first has a second to take it.
+// Yield hands the id over to another node of the cluster, the one that has the least for
+// its weight, and closes Exit. The handler may then clean up, and should return. Yield
+// asks one node after the other, for at most 10 s. The error says that no other node takes
+// the id, and that nothing has changed. When Exit has closed already, Yield does nothing
+// and returns nil. If the lock service has no roster, the first node to come has a second
+// to take the id.
 func (r *GoneRunner) Yield() error {
 	if r.lease == nil {
 		return errors.New("gone: Yield is for the runner that the handler was given")

@@ -1,4 +1,4 @@
-// Package etcdlock is the lock of gone in etcd.
+// Package etcdlock makes locks for [gone] in etcd.
 package etcdlock
 
 import (
@@ -18,21 +18,19 @@ import (
 
 // A Lock is a [gone.GoneLock] in etcd, with all the extras.
 //
-// The key is Prefix and the id, and its value is the lock's, so that "etcdctl get"
-// shows the holder's address. It is attached to a lease of this hold alone, which is
-// how a hold is recognised: to release is to revoke the lease, and with it goes the
-// key, if it is still this hold's. What Lock has sent and arrives after that finds
-// no lease and takes nothing.
+// The key is Prefix and the id, and its value is the lock's, so that "etcdctl get" shows
+// the holder's address. The key is attached to a lease of this hold alone. To release is
+// to revoke the lease: the key goes with it, if it is still this hold's. A late request of
+// Lock finds no lease and takes nothing.
 //
-// The fencing token is the revision at which the key was created. Revisions only
-// grow in one cluster, through all failovers. They do not survive it: a cluster that
-// is made anew starts at 1, and one from a snapshot where that was taken, unless it
-// is restored with --bump-revision.
+// The fencing token is the revision at which the key was created. In one cluster revisions
+// only grow, through all failovers. They do not survive the cluster: a new one starts at
+// 1, and a restored one where its snapshot was taken, unless it is restored with
+// --bump-revision.
 //
-// Etcd counts leases in whole seconds, and none is shorter than one and a half of its
-// election timeouts, 2 s by default. So the lock of a node that died is free after
-// Expiry rounded up to that, and up to a second more. A new leader gives every lease
-// its full time again.
+// Etcd counts leases in whole seconds, and none is shorter than one and a half election
+// timeouts, 2 s by default. So the lock of a node that died is free after Expiry rounded
+// up to that, and up to a second more. A new leader gives every lease its full time again.
 //
 // A hold is extended when the leader has renewed its lease and a quorum has confirmed
 // whose the key is, both in the same term: a leader that was deposed and does not
@@ -46,11 +44,11 @@ import (
 //
 // The fields must not be changed while the lock is used.
 type Lock struct {
-	// Expiry is the TTL. 0 means [gone.DefaultExpiry].
+	// Expiry sets the TTL. 0 means [gone.DefaultExpiry].
 	Expiry time.Duration
 
-	// Prefix comes before the id in the key. All nodes must have the same. "" means
-	// [DefaultPrefix].
+	// Prefix sets what comes before the id in the key. It must be the same on all
+	// nodes. "" means [DefaultPrefix].
 	Prefix string
 
 	id, value string

@@ -11,8 +11,8 @@ import (
 	"github.com/Diggs/go-one/internal/link/linktest"
 )
 
-// Nodes are a cluster in the process of a test. Start is for the goroutine of the
-// test, as t.FailNow is.
+// Nodes are a cluster in the process of a test. Call Start only from the goroutine of the
+// test, as with t.FailNow.
 type Nodes struct {
 	Locks *Locks
 
@@ -22,12 +22,12 @@ type Nodes struct {
 	all  []*gone.Gone
 }
 
-// Cluster starts n nodes, which are closed when the test ends. What they consist
-// of is real, but for what is below: their lock service is Locks, with a TTL of
-// [gone.DefaultExpiry], and their network is memory. So they need no port, and may
-// be in a bubble of testing/synctest. [gone.WithBind] and [gone.WithCurve] are
-// for sockets; the test fails with them. A test that is about sockets makes nodes
-// with [gone.NewGone], at tcp://127.0.0.1:0, and gives them the locks of [NewLocks].
+// Cluster starts n nodes, and closes them when the test ends. They are real nodes on
+// another ground: their lock service is [Locks], with a TTL of [gone.DefaultExpiry], and
+// their network is memory. So they need no port, and may be in a bubble of
+// testing/synctest. [gone.WithBind] and [gone.WithCurve] are for sockets; the test fails
+// with them. A test about sockets makes its nodes with [gone.NewGone], at
+// tcp://127.0.0.1:0, and with the locks of [NewLocks].
 func Cluster(t testing.TB, n int, opts ...gone.Option) *Nodes {
 	t.Helper()
 	c := &Nodes{Locks: NewLocks(), t: t, opts: opts, net: linktest.New()}
@@ -66,9 +66,9 @@ func (c *Nodes) start(locks gone.LockFactory, now func() time.Duration, opts ...
 // Node returns the i-th node that was started, from 0.
 func (c *Nodes) Node(i int) *gone.Gone { return c.all[i] }
 
-// Cut cuts these nodes off, and no others: from all nodes and from the lock
-// service. To the others they have crashed, or are behind a partition. Their
-// handlers run on until their leases are over.
+// Cut cuts these nodes off, and no others, from all nodes and from the lock service. To
+// the others they have crashed, or are behind a partition. Their handlers run on until
+// their leases are over. Cut without nodes mends all.
 func (c *Nodes) Cut(nodes ...*gone.Gone) {
 	cut := map[string]bool{}
 	for _, g := range nodes {

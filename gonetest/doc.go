@@ -24,5 +24,6 @@
 //		})
 //	}
 //
-// What is made in a bubble stays there, and what is used there is made there.
+// What is made in a bubble must stay there, and what is used in a bubble must be made
+// there.
 package gonetest

@@ -13,9 +13,9 @@ import (
 )
 
 // Locks is a lock service in memory. Its locks have all the extras of a
-// [gone.GoneLock] and keep the contract of one, whatever the test has the service
-// do. Its methods may be called concurrently. One that is used in a bubble of
-// testing/synctest is made there.
+// [gone.GoneLock] and keep its contract, whatever the test makes the service do. Its
+// methods may be called concurrently. One that is used in a bubble of testing/synctest
+// must be made there.
 type Locks struct {
 	mu      sync.Mutex
 	holds   map[string]*hold           // by id; those that have expired, too
@@ -53,7 +53,7 @@ type note struct {
 	until time.Time
 }
 
-// NewLocks makes a lock service that holds nothing.
+// NewLocks returns a lock service that holds nothing.
 func NewLocks() *Locks {
 	return &Locks{
 		holds: map[string]*hold{}, extends: map[string]int{}, rosters: map[string]map[string]note{},
@@ -61,7 +61,7 @@ func NewLocks() *Locks {
 	}
 }
 
-// Factory makes locks with a TTL; 0 is [gone.DefaultExpiry].
+// Factory returns a factory of locks with a TTL; 0 means [gone.DefaultExpiry].
 func (s *Locks) Factory(ttl time.Duration) gone.LockFactory {
 	return func(id, value string) (gone.GoneLock, error) { return s.lock(id, value, ttl), nil }
 }
@@ -73,7 +73,7 @@ func (s *Locks) lock(id, value string, ttl time.Duration) *lock {
 	return &lock{s: s, id: id, value: value, ttl: ttl, taking: make(chan struct{}, 1)}
 }
 
-// A Call is a request of a lock to the service.
+// A Call is a request from a lock to the service.
 type Call struct {
 	Method string // Lock, Extend, Unlock, Pass, Enter, Leave, Entered, or GetValue, which is for Holder, too
 	ID     string
@@ -95,9 +95,9 @@ func (s *Locks) Intercept(f func(c Call, serve func() error) error) {
 	s.intercept = f
 }
 
-// Outage has the service not answer, or answer again. A request to one that does
-// not waits for a quarter of the lock's TTL, 5 s at most, and then ends with an
-// error that leaves its outcome open; it was not served.
+// Outage stops the service from answering, or lets it answer again. During an outage a
+// request waits for a quarter of the lock's TTL, at most 5 s, and then ends with an error
+// that leaves its outcome open; it was not served.
 func (s *Locks) Outage(on bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,8 +105,8 @@ func (s *Locks) Outage(on bool) {
 	s.changeLocked()
 }
 
-// Advance moves the clock of the service forward, and no node's: holds expire that
-// their holders know nothing of.
+// Advance moves the clock of the service forward, and no node's: holds expire, and their
+// holders do not know.
 func (s *Locks) Advance(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,8 +114,8 @@ func (s *Locks) Advance(d time.Duration) {
 	s.changeLocked()
 }
 
-// Forget has the service lose its memory of an id: whoever holds it has lost it,
-// and the next one gets it. Tokens keep increasing.
+// Forget makes the service forget an id: whoever holds it has lost it, and the next one
+// gets it. Tokens keep increasing.
 func (s *Locks) Forget(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,8 +123,8 @@ func (s *Locks) Forget(id string) {
 	s.changeLocked()
 }
 
-// Take gives an id to another with a value, whoever holds it, for
-// [gone.DefaultExpiry]. It returns that one's lock, for the test to extend or to
+// Take gives an id to another holder with a value, whoever holds it, for
+// [gone.DefaultExpiry]. It returns the new holder's lock, for the test to extend or
 // release.
 func (s *Locks) Take(id, value string) gone.GoneLock {
 	l := s.lock(id, value, 0)
@@ -135,7 +135,7 @@ func (s *Locks) Take(id, value string) gone.GoneLock {
 	return l
 }
 
-// Extends is how often a hold of an id was extended.
+// Extends returns how often a hold of an id was extended.
 func (s *Locks) Extends(id string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

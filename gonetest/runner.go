@@ -22,19 +22,19 @@ type settings struct {
 	token uint64
 }
 
-// ID is the id that is run; "id" without it.
+// ID sets the id that is run; the default is "id".
 func ID(id string) Option { return func(s *settings) { s.id = id } }
 
-// TTL is that of the lock; [gone.DefaultExpiry] without it.
+// TTL sets the TTL of the lock; the default is [gone.DefaultExpiry].
 func TTL(d time.Duration) Option { return func(s *settings) { s.ttl = d } }
 
-// Token is the fencing token of the tenure; 1 without it.
+// Token sets the fencing token of the tenure; the default is 1.
 func Token(n uint64) Option { return func(s *settings) { s.token = n } }
 
 // A Tenure is one call of a handler, as the test sees it. Its methods may be
 // called concurrently.
 type Tenure struct {
-	Locks *Locks // those of the lock; what they do to the id they do to the tenure
+	Locks *Locks // the lock service; what it does to the id it does to the tenure
 
 	t      testing.TB
 	runner *gone.GoneRunner // the handler's
@@ -42,14 +42,13 @@ type Tenure struct {
 	ahead  atomic.Int64     // of the clock of the lease
 }
 
-// Runner calls a handler once, in a goroutine of its own, with a runner like that
-// of a node of a cluster: its lease, the order and the results of messages are
-// the real ones, the lock service is Locks, and there is no network. It returns
-// when the handler is about to be called. The test may be in a bubble of
-// testing/synctest.
+// Runner calls a handler once, in a goroutine of its own, with a runner like that of a
+// node in a cluster. The lease, and the order and results of messages, are the real ones;
+// the lock service is [Locks], and there is no network. Runner returns when the handler is
+// about to be called. The test may be in a bubble of testing/synctest.
 //
-// When the test ends, Exit closes, if it has not yet, and the handler has to return.
-// If it panics the test fails.
+// When the test ends, Exit closes, if it has not yet, and the handler must return. If it
+// does not, or panics, the test fails.
 func Runner(t testing.TB, handler gone.RunHandler, opts ...Option) *Tenure {
 	t.Helper()
 	set := settings{id: "id", token: 1}
@@ -87,15 +86,15 @@ func (r *Tenure) rescue() {
 	}
 }
 
-// Send is [gone.GoneRunner.SendData] from elsewhere. When the handler returns,
-// and when it has, its error wraps ErrNotDelivered and ErrNoHolder.
+// Send is [gone.GoneRunner.SendData] from another node. If the handler returns or has
+// returned, the error wraps ErrNotDelivered and ErrNoHolder.
 func (r *Tenure) Send(data []byte) error {
 	return r.bounded(context.Background(), func(ctx context.Context) error { return r.node.SendDataContext(ctx, data) })
 }
 
-// Request is [gone.GoneRunner.Request] from elsewhere. When the handler returns
-// without a reply its error wraps ErrOutcomeUnknown and ErrNoReply, or that of Send
-// where it has not received it.
+// Request is [gone.GoneRunner.Request] from another node. If the handler returns without a
+// reply, the error wraps ErrOutcomeUnknown and ErrNoReply, or is that of Send if the
+// handler had not received the request.
 func (r *Tenure) Request(ctx context.Context, data []byte) (reply []byte, err error) {
 	err = r.bounded(ctx, func(ctx context.Context) (err error) {
 		reply, err = r.node.Request(ctx, data)
@@ -120,15 +119,15 @@ func (r *Tenure) bounded(ctx context.Context, send func(context.Context) error) 
 	return fmt.Errorf("%w: %w: the handler has returned", what, why)
 }
 
-// Runner is what the handler was given.
+// Runner returns what the handler was given.
 func (r *Tenure) Runner() *gone.GoneRunner { return r.runner }
 
-// Extends is how often the lease was extended.
+// Extends returns how often the lease was extended.
 func (r *Tenure) Extends() int { return r.Locks.Extends(r.runner.ID()) }
 
-// FailExtends has the lock service answer each Extend with an error: one that
-// wraps ErrLockLost has lost it, others leave that open. nil ends it. It is a use
-// of [Locks.Intercept].
+// FailExtends makes the lock service answer each Extend with an error: with one that wraps
+// ErrLockLost the lock is lost, others leave that open. Nil ends it. It replaces what
+// [Locks.Intercept] was given.
 func (r *Tenure) FailExtends(err error) {
 	r.Locks.Intercept(func(c Call, serve func() error) error {
 		if c.Method == "Extend" && err != nil {
@@ -138,10 +137,10 @@ func (r *Tenure) FailExtends(err error) {
 	})
 }
 
-// End closes Exit, with a cause: ErrClosed, as when the node closes; ErrLockLost,
-// as when another has taken the lock, and an Extend has said so, which ends all
-// faults of the lock service; or ErrLeaseExpired, as when the process was
-// suspended for the TTL.
+// End closes Exit with one of three causes: ErrClosed, as when the node closes;
+// ErrLockLost, as when another has taken the lock and an Extend has said so, which ends
+// all faults of the lock service; or ErrLeaseExpired, as when the process was suspended
+// for the TTL.
 func (r *Tenure) End(cause error) {
 	r.t.Helper()
 	switch cause {
@@ -159,6 +158,6 @@ func (r *Tenure) End(cause error) {
 	}
 }
 
-// Done is closed when the handler has returned, and what was sent to it has a
-// result.
+// Done returns a channel that closes when the handler has returned and everything that was
+// sent to it has a result.
 func (r *Tenure) Done() <-chan struct{} { return r.node.Exit }

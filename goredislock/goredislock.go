@@ -1,5 +1,5 @@
-// Package goredislock makes locks of [gone] in a Redis that a client of go-redis
-// leads to: one server, one behind Sentinel, or a Cluster.
+// Package goredislock makes locks for [gone] with a go-redis client: in one Redis, one
+// behind Sentinel, or a Cluster.
 package goredislock
 
 import (
@@ -13,22 +13,21 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Lock is the lock of an id, with all extras. Replicas is 1, unless configure says
-// otherwise, where a replica may take its master's place without anybody's doing:
-// behind Sentinel and in a Cluster. What no replica knows of would be forgotten
-// then, and two handlers would run.
+// Lock is the lock of an id, with all extras. Behind Sentinel and in a Cluster, where a
+// replica may take its master's place at any time, Replicas is 1 unless configure sets it:
+// a lock that no replica knows would be forgotten, and two handlers would run.
 type Lock = gone.RedisLock
 
-// New returns a factory of locks in the Redis of a client: a [redis.Client], also
-// one of [redis.NewFailoverClient], or a [redis.ClusterClient]. The client stays the
-// caller's to close, after all Gones that use it. One connection more is made for
-// wake-ups while a lock waits.
+// New returns a factory of locks in the Redis of a client: a [redis.Client], also one from
+// [redis.NewFailoverClient], or a [redis.ClusterClient]. The caller closes the client,
+// after all Gones that use it. While any lock waits, there is one more connection,
+// for wake-ups.
 //
-// Set ConnMaxLifetime to 10 s or so in the client's options: it bounds how long a
-// server that has lost its role without a word is asked. A request ends at its
-// deadline whatever the options say of timeouts and retries.
+// Set ConnMaxLifetime to about 10 s in the client's options: it bounds how long the locks
+// ask a server that has silently lost its role. A request ends at its deadline, whatever
+// the options say about timeouts and retries.
 //
-// Each configure is called for each lock, perhaps concurrently, before it is used.
+// Each configure is called for each lock before it is used, perhaps concurrently.
 func New(client redis.UniversalClient, configure ...func(*Lock)) gone.LockFactory {
 	c, replicas, err := adapt(client)
 	return func(id, value string) (gone.GoneLock, error) {

@@ -1,5 +1,5 @@
-// Package locktest says whether a lock service keeps the promises that gone builds
-// on. Whoever writes a [gone.GoneLock] has a test that runs it:
+// Package locktest checks whether a lock service keeps the promises that gone builds
+// on. Run it in a test of your [gone.GoneLock]:
 //
 //	func TestMyLockKeepsThePromisesOfALock(t *testing.T) {
 //		locktest.Run(t, locktest.Service{Locks: func(ttl time.Duration) gone.LockFactory {
@@ -7,13 +7,13 @@
 //		}})
 //	}
 //
-// That checks what the comments of [gone.GoneLock] and of its extras demand while
-// all is well. The hooks of a [Service] have things go wrong, one at a time. What
-// a service has no hook for is skipped, and the output says so. [Proxy] has three
-// of the hooks for whatever is reached over a socket.
+// This checks what the comments of [gone.GoneLock] and of its extras demand while all is
+// well. The hooks of a [Service] make things go wrong, one at a time. What a service has
+// no hook for is skipped, and the output says so. [Proxy] has three of the hooks for any
+// service that is reached over a socket.
 //
-// It takes half a minute on a quiet machine, most of which the tests wait. They
-// measure no speed: the limits are for a machine that does much else.
+// The suite takes half a minute on a quiet machine; most of that is waiting. It measures no
+// speed: its limits leave room for a busy machine.
 package locktest
 
 import (
@@ -25,28 +25,28 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-// A Service is the lock service that is tested. Nobody else uses it meanwhile. Hooks
-// are called one at a time, from the goroutine of a test; what they return undoes
-// what they have done, and is called once.
+// A Service is the lock service under test. Nobody else may use it meanwhile. Hooks are
+// called one at a time, from the goroutine of a test. The function that a hook returns
+// undoes what the hook did, and is called once.
 type Service struct {
-	// Locks makes the factory of a node, for locks with a TTL. A hold may last
-	// longer than its TTL, as where the service counts in seconds, but not by much.
+	// Locks returns the factory of a node, for locks with a TTL. A hold may last a
+	// little longer than its TTL, for example if the service counts in seconds.
 	Locks func(ttl time.Duration) gone.LockFactory
 
-	// IDs is how many are held at the same time; 0 is 1,000.
+	// IDs sets how many ids are held at the same time; 0 means 1,000.
 	IDs int
 
-	// Stop has the service not answer, or not be reached. It forgets nothing.
+	// Stop makes the service silent or unreachable. The service forgets nothing.
 	Stop func(t testing.TB) (start func())
-	// Slow has each answer come later by so much.
+	// Slow delays each answer.
 	Slow func(t testing.TB, by time.Duration) (undo func())
-	// LoseReplies has the service do what it is asked, and its replies get lost.
-	// It need not apply to connections that are new.
+	// LoseReplies lets the service do what it is asked, and loses its replies. It need
+	// not apply to new connections.
 	LoseReplies func(t testing.TB) (undo func())
-	// Restart has the service die and start again, with what it knew.
+	// Restart kills the service and starts it again, with what it knew.
 	Restart func(t testing.TB)
-	// Forget has the service lose all that it knows, of all ids, as by a restart
-	// with nothing on its disk.
+	// Forget makes the service lose all that it knows of all ids, as a restart without
+	// a disk does.
 	Forget func(t testing.TB)
 	// Advance moves the clock of the service forward, and no node's.
 	Advance func(t testing.TB, by time.Duration)
@@ -55,7 +55,7 @@ type Service struct {
 	// Delete removes the hold of an id, as a person may with the service's own
 	// tools.
 	Delete func(t testing.TB, id string)
-	// Spoil puts what no lock has written in place of the hold of an id; Delete
+	// Spoil replaces the hold of an id with something that no lock has written; Delete
 	// removes it.
 	Spoil func(t testing.TB, id string)
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A Proxy is a socket on the way to a service, whose methods Stop, Slow and
-// LoseReplies are the hooks of a [Service] that is reached through it.
+// A Proxy is a socket on the way to a service. Its methods Stop, Slow and LoseReplies are
+// hooks for the [Service] behind it.
 type Proxy struct {
 	Addr net.Addr // where it listens, of the same network as the service
 
@@ -65,19 +65,18 @@ func NewProxy(t testing.TB, target net.Addr) *Proxy {
 	return p
 }
 
-// Stop lets nothing pass, in either direction. Connections stand, and what is on
-// its way arrives afterwards.
+// Stop lets nothing pass in either direction. Connections stay open, and what is on its
+// way arrives afterwards.
 func (p *Proxy) Stop(testing.TB) (start func()) {
 	return p.change(func(w *weather) { w.stopped = true }, func(w *weather) { w.stopped = false })
 }
 
-// Slow has each reply come later by so much.
+// Slow delays each reply.
 func (p *Proxy) Slow(_ testing.TB, by time.Duration) (undo func()) {
 	return p.change(func(w *weather) { w.delay = by }, func(w *weather) { w.delay = 0 })
 }
 
-// LoseReplies has replies get lost. When it is undone, connections that have lost
-// some are closed.
+// LoseReplies loses replies. Undoing it closes the connections that have lost some.
 func (p *Proxy) LoseReplies(testing.TB) (undo func()) {
 	return p.change(func(w *weather) { w.losing = true }, func(w *weather) { w.losing = false })
 }

@@ -3,24 +3,24 @@
 //	if err := pglock.Migrate(ctx, pool); err != nil { … }
 //	g, err := gone.NewGone(addr, pglock.New(pool))
 //
-// A lock is a row, which [Migrate] makes the table for, or [Migration] for those who
-// keep their migrations themselves. Its columns are text, for psql:
+// A lock is a row. [Migrate] makes its table; if you keep your own migrations, put
+// [Migration] among them. The columns are text, for psql:
 //
 //	SELECT id, value, token, expires FROM gone_locks WHERE expires > now();
 //
 // # What it promises
 //
-// All that [gone.GoneLock] and its extras ask for. A hold goes by the server's clock
-// alone. Each request is one statement and one round trip, outside of any transaction,
-// takes at most a quarter of the TTL or 5 s, and can be repeated: whoever lost an answer
-// asks again and hears what is true. A server that can't be reached, has too many
-// connections, is about to end, only reads, or has others in the way leaves the outcome
-// open. Only a row that says so means that the lock is lost.
+// All that [gone.GoneLock] and its extras ask for. A hold goes by the server's clock alone.
+// Each request is one statement and one round trip, outside any transaction. It takes at
+// most a quarter of the TTL or 5 s, and can be repeated: whoever lost an answer asks again
+// and hears what is true. A server that can't be reached, has too many connections, shuts
+// down, only reads, or is blocked leaves the outcome open. Only a row that says so means
+// that the lock is lost.
 //
 // A token is the server's clock in microseconds, and at least one more than the token
-// before. The row stays when the lock is released, and so tokens go on to increase where
-// the clock is behind; where the row is lost, or an old dump restored, the clock sees to
-// it. Rows of ids that are no more may be deleted when they have expired.
+// before. The row stays when the lock is released, so tokens increase even when the clock
+// is set back. When the row is lost, or an old dump restored, the clock sees to it. You may
+// delete expired rows of ids that are no longer used.
 //
 // What is passed on ([Lock.Pass]) is the same row, and a node's entry in the roster
 // ([Lock.Enter]) is one whose id begins with \000. Such a row takes the place of one
@@ -35,12 +35,11 @@
 // hosts takes writes (target_session_attrs=read-write). Until then two may hold it where
 // the old server goes on to take writes, for no longer than the TTL and those 10 s.
 //
-// Who waits costs nothing but a place in a list: Lock and Unlock notify (NOTIFY), and
-// what waits for the end of a hold is looked up together, with some queries a TTL for
-// all ids of a process. A pooler that lends connections for a transaction (pgbouncer,
-// pool_mode=transaction) keeps notifications to itself. Where there is a pooler, nothing
-// is prepared and nobody listens: whoever waits polls, every second or tenth of the TTL,
-// all with one query.
+// A waiting lock costs nothing but a place in a list: Lock and Unlock notify (NOTIFY), and
+// a few queries in each TTL look up the ends of holds for all ids of a process. A pooler
+// that lends connections for a transaction (pgbouncer, pool_mode=transaction) keeps
+// notifications to itself. Behind a pooler nothing is prepared and nobody listens: waiting
+// locks poll, every second or tenth of the TTL, all with one query.
 //
 // # What it needs
 //
