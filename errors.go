@@ -52,6 +52,8 @@ var (
 	ErrDuplicateAddress = errors.New("gone: another process has this node's address")
 	// ErrLockService: [Gone.Check] found that the lock service can't be used.
 	ErrLockService = errors.New("gone: the lock service")
+	// ErrNoControl: the node was not started with [WithControl].
+	ErrNoControl = errors.New("gone: not started with WithControl")
 	// ErrClosed: the Gone, or the runner, has been closed.
 	ErrClosed = errors.New("gone: closed")
 )

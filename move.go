@@ -217,8 +217,9 @@ func (g *Gone) come(ids [][]byte) {
 // been told to take the id. It may be called on any node, where the one that holds the id
 // was started with [WithControl]. The error wraps ErrNoHolder when nobody holds the id.
 // When no node of the roster is at addr, or it drains, has weight 0 or does not run the
-// id, the error says so, and nothing has changed. After the context's error the id may
-// still be moved.
+// id, the error says so, and nothing has changed. It wraps ErrNoControl where the holder
+// refuses, and ErrOutcomeUnknown where the id may be moved nevertheless. After the
+// context's error it may still be moved.
 func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err
@@ -250,7 +251,8 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 }
 
 // DrainNode is Drain of the node at addr, which was started with [WithControl]. When ctx
-// ends before it is done it goes on.
+// ends before it is done it goes on. The error wraps ErrNoControl, ErrUnreachable, or
+// ErrOutcomeUnknown where the node may drain nevertheless.
 func (g *Gone) DrainNode(ctx context.Context, addr string) error { return g.order(ctx, addr, "drain") }
 
 // ResumeNode is Resume of the node at addr, which was started with [WithControl].
