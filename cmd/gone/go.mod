@@ -8,6 +8,7 @@ require (
 	github.com/Diggs/go-one/goredislock v0.0.0
 	github.com/Diggs/go-one/pglock v0.0.0
 	github.com/jackc/pgx/v5 v5.13.0
+	github.com/pebbe/zmq4 v1.4.0
 	github.com/redis/go-redis/v9 v9.21.0
 	go.etcd.io/etcd/client/v3 v3.6.14
 	go.uber.org/zap v1.27.0
@@ -24,7 +25,6 @@ require (
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
 	github.com/jackc/puddle/v2 v2.2.3 // indirect
-	github.com/pebbe/zmq4 v1.4.0 // indirect
 	go.etcd.io/etcd/api/v3 v3.6.14 // indirect
 	go.etcd.io/etcd/client/pkg/v3 v3.6.14 // indirect
 	go.uber.org/atomic v1.11.0 // indirect

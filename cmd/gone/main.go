@@ -96,6 +96,8 @@ func (s *session) main(args []string) error {
 		return err
 	case len(rest) < c.least:
 		return misuse("%s needs more than %d arguments; gone help tells of them", c.name, len(rest))
+	case len(rest) > 0 && rest[0] == "":
+		return misuse("%s: an empty argument", c.name)
 	case len(rest) > c.most:
 		return misuse("%s takes no argument %q; gone help tells of those it takes", c.name, rest[c.most])
 	}
