@@ -52,7 +52,7 @@ func (s *session) completion(args []string) error {
 	return err
 }
 
-// patience of whoever presses the tab key
+// completeMost is the patience of whoever presses the tab key, unless a timeout is set.
 const completeMost = time.Second
 
 // complete prints what the last word may become, a line each.
@@ -120,8 +120,11 @@ func (s *session) values(what string, before []string) (all []string) {
 	if _, _, err := s.parse(before); err != nil {
 		return nil
 	}
-	s.timeout, s.verbose = completeMost, false
-	ctx, cancel := context.WithTimeout(s.ctx, completeMost)
+	s.verbose = false
+	if s.timeout == usual {
+		s.timeout = completeMost
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	s.ctx = ctx
 	if s.join("") != nil {

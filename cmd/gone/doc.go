@@ -109,7 +109,8 @@ in "base64".
 	source <(gone completion zsh)       in ~/.zshrc, after compinit
 	gone completion fish | source       in ~/.config/fish/config.fish
 
-Nodes and ids are completed, too, where the environment names the lock service.
+Nodes and ids are completed, too, where the environment names the lock service and it
+answers within a second, or GONE_TIMEOUT.
 
 # Bench
 

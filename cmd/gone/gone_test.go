@@ -304,6 +304,16 @@ func TestBenchDisturbsNobodyAndEndsInTime(t *testing.T) {
 	w.gone(exitNobody, "bench", "other")
 }
 
+func TestAnInterruptEndsWhatWaits(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	p := w.call("send", "nobody's", "x", "-timeout", "5m", "-v").start(t)
+	p.says(t, "the wire is plain") // so it has joined
+	if code := p.interrupt(t); code != exitInterrupted {
+		t.Errorf("code %d: %s", code, p.out)
+	}
+}
+
 func TestTheCommandIsNobodysCandidate(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)

@@ -28,13 +28,16 @@ type member struct {
 	maxSize             int
 }
 
+// usual is the timeout unless told otherwise.
+const usual = 5 * time.Second
+
 func (s *session) flags() *flag.FlagSet {
 	flags := flag.NewFlagSet("gone", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	s.options.service.define(flags)
 	s.member.define(flags)
 	flags.StringVar(&s.output, "o", "table", "table or json")
-	flags.DurationVar(&s.timeout, "timeout", 5*time.Second, "for the command")
+	flags.DurationVar(&s.timeout, "timeout", usual, "for the command")
 	flags.BoolVar(&s.verbose, "v", false, "log what the library logs")
 	return flags
 }

@@ -41,7 +41,7 @@ func TestAServiceThatDoesNotAnswerIsToldInTime(t *testing.T) {
 		} {
 			t.Run(which[0][1:]+map[bool]string{true: " is not there", false: " is silent"}[at == nobody], func(t *testing.T) {
 				t.Parallel()
-				for _, args := range [][]string{{"nodes"}, {"send", "id", "x"}, {"watch", "id"}} {
+				for _, args := range [][]string{{"nodes"}, {"send", "id", "x"}} {
 					c := call{args: append(append([]string{"-timeout", "2s"}, which...), args...)}
 					// Beside other load, a process waits for its turn.
 					if r := c.ends(t, exitUnreachable, "the lock service at "+at); r.took > 20*time.Second {
@@ -119,7 +119,7 @@ func TestWhoHasAWrongKeyIsRefused(t *testing.T) {
 	for what, with := range map[string][]string{
 		"none": nil, "not allowed here": {"-keys", strange}, "not allowed there": {"-keys", strange, "-allowed", file(t, public)},
 	} {
-		for _, args := range [][]string{{"send", "id", "x"}, {"request", "id", "x"}, {"ids"}, {"check"}, {"drain", a.Addr()}, {"bench", "id"}} {
+		for _, args := range [][]string{{"send", "id", "x"}, {"ids"}, {"check"}, {"drain", a.Addr()}} {
 			r := w.call(append(args, with...)...).ends(t, exitRefused, "refused")
 			if r.took > 20*time.Second || strings.Contains(r.err+r.out, secret2) {
 				t.Errorf("%s: %+v", what, r)
@@ -319,11 +319,9 @@ func TestShellsCompleteCommandsNodesAndIDs(t *testing.T) {
 	w := sharedWorld(t)
 	a := w.node()
 	w.hold(a, "first:id", echo)
-	dir := t.TempDir()
-	self, _ := os.Executable()
-	must(t, os.Symlink(self, filepath.Join(dir, "gone")))
-	env := append(os.Environ(), asCommand+"=1", "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir,
-		"GONE_REDIS="+w.which[1], "GONE_PREFIX="+w.which[3])
+	dir := installed(t)
+	env := append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir,
+		"GONE_REDIS="+w.which[1], "GONE_PREFIX="+w.which[3], "GONE_TIMEOUT=20s")
 	for shell, script := range map[string]string{
 		"bash": `source <(gone completion bash); COMP_LINE=$LINE COMP_POINT=${#LINE}; _gone; printf '%s\n' "${COMPREPLY[@]}"`,
 		"zsh": `compdef() { :; }; compadd() { print -l -- "${(@P)2}"; }; _files() { print files; }
@@ -355,14 +353,20 @@ func TestShellsCompleteCommandsNodesAndIDs(t *testing.T) {
 
 func TestItIsInstalledFromItsDirectory(t *testing.T) {
 	t.Parallel()
+	out, err := exec.Command(filepath.Join(installed(t), "gone"), "help").Output()
+	if err != nil || !strings.Contains(string(out), "gone nodes") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// installed is where go install has put the command.
+func installed(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	cmd := exec.Command("go", "install", "-buildvcs=false", ".")
 	cmd.Env = append(os.Environ(), "GOBIN="+dir)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	out, err := exec.Command(filepath.Join(dir, "gone"), "help").Output()
-	if err != nil || !strings.Contains(string(out), "gone nodes") {
-		t.Errorf("%v: %s", err, out)
-	}
+	return dir
 }
