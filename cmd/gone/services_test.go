@@ -41,14 +41,35 @@ func TestAServiceThatDoesNotAnswerIsToldInTime(t *testing.T) {
 		} {
 			t.Run(which[0][1:]+map[bool]string{true: " is not there", false: " is silent"}[at == nobody], func(t *testing.T) {
 				t.Parallel()
+				words := "the lock service at " + at
+				if at == mute { // so it was not a limit of the client's own
+					words += " does not answer in time"
+				}
 				for _, args := range [][]string{{"nodes"}, {"send", "id", "x"}} {
-					c := call{args: append(append([]string{"-timeout", "2s"}, which...), args...)}
+					c := call{args: append(append([]string{"-timeout", "1s"}, which...), args...)}
 					// Beside other load, a process waits for its turn.
-					if r := c.ends(t, exitUnreachable, "the lock service at "+at); r.took > 20*time.Second {
+					if r := c.ends(t, exitUnreachable, words); r.took > 20*time.Second {
 						t.Errorf("%q took %v", c.args, r.took)
 					}
 				}
 			})
+		}
+	}
+}
+
+func TestItsAddressIsTheOneThatLeadsToTheNodes(t *testing.T) {
+	t.Parallel()
+	addrs, err := net.InterfaceAddrs()
+	must(t, err)
+	want := map[string]string{"127.0.0.1:1": "127.0.0.1", "[::1]:1": "127.0.0.1", "": "127.0.0.1", "no such name:1": "127.0.0.1"}
+	for _, a := range addrs {
+		if ip := a.(*net.IPNet).IP; ip.IsGlobalUnicast() {
+			want[net.JoinHostPort(ip.String(), "1")] = ip.String()
+		}
+	}
+	for server, ip := range want {
+		if got := towards(t.Context(), []string{"127.0.0.1:1", server}); got != ip {
+			t.Errorf("%s is reached from %s, not %s", server, ip, got)
 		}
 	}
 }
