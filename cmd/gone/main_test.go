@@ -229,7 +229,7 @@ func freeAddr() string {
 	return l.Addr().String()
 }
 
-// silence is the address of a server that takes connections and says nothing.
+// silent is the address of a server that takes connections and says nothing.
 func silent(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
