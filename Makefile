@@ -10,6 +10,8 @@ export GOFLAGS += -buildvcs=false
 # Names that scripts/deps.sh knows.
 BUILD   := cc pkg-config libzmq certificates
 SERVERS := redis-server ngircd etcd postgres pgbouncer
+# Whose completion is tested.
+SERVERS += bash zsh fish
 ifeq ($(shell uname),Linux)
 SERVERS += ip nft
 endif

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/Diggs/go-one/internal/link"
 	"github.com/Diggs/go-one/internal/mailbox"
 	"github.com/Diggs/go-one/internal/stream"
 	"github.com/Diggs/go-one/internal/wire"
@@ -49,12 +50,15 @@ type ticket struct {
 }
 
 // reasons are the errors that an answer can carry.
-var reasons = map[string]error{"no holder": ErrNoHolder, "closed": ErrClosed, "unreachable": ErrUnreachable}
+var reasons = map[string]error{
+	"no holder": ErrNoHolder, "closed": ErrClosed, "unreachable": ErrUnreachable, "refused": ErrRefused, "no control": ErrNoControl,
+	"deadline": context.DeadlineExceeded,
+}
 
 // told is an error that another node has told of.
 type told struct {
 	text string
-	is   error
+	is   error // nil: nothing that can be switched on
 }
 
 func (e *told) Error() string { return e.text }
@@ -101,7 +105,7 @@ func (g *Gone) serve(d mailbox.Delivery, slow chan struct{}) {
 	case q.Ask == "about":
 		a = g.about(q.From)
 	case !g.opts.control && (q.Ask == "move" || q.Ask == "drain" || q.Ask == "resume"):
-		err = fmt.Errorf("gone: the node at %s was not started with WithControl, so others can't have it %s", g.Addr(), q.Ask)
+		err = because(fmt.Errorf("gone: others can't have the node at %s %s", g.Addr(), q.Ask), ErrNoControl)
 	case q.Ask == "move" && len(q.IDs) == 1, q.Ask == "drain":
 		select {
 		case slow <- struct{}{}:
@@ -182,22 +186,37 @@ func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, 
 		deadline = time.Now().Add(g.opts.sendTimeout)
 	}
 	end := s.Send(ctx, stream.Call{Data: data, Deadline: deadline, Flags: wire.WantsReply}, time.Now())
-	switch {
-	case ctx.Err() != nil:
-		return a, ctx.Err()
-	case end.Status == wire.Absent:
+	switch end.Status {
+	case wire.Received:
+	case wire.Absent:
 		return a, fmt.Errorf("gone: the node at %s is of a version that answers no questions", addr)
-	case end.Status != wire.Received:
-		return a, fmt.Errorf("%w: node at %s", ErrUnreachable, addr)
+	default:
+		return a, unanswered(ctx, l, end)
 	}
 	if err := json.Unmarshal(end.Reply, &a); err != nil {
 		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
 	}
 	if a.Error != "" {
-		if is, ok := reasons[a.Reason]; ok {
-			return a, &told{a.Error, is}
+		err := &told{a.Error, reasons[a.Reason]}
+		if err.is == context.DeadlineExceeded { // what it was at goes on
+			return a, because(ErrOutcomeUnknown, err)
 		}
-		return a, errors.New(a.Error)
+		return a, err
 	}
 	return a, nil
+}
+
+// unanswered says why a question has no answer, and whether it may have been received.
+func unanswered(ctx context.Context, l *link.Link, end stream.Result) error {
+	err := fmt.Errorf("%w: node at %s", ErrUnreachable, addrOf(l.Identity))
+	if why := l.Trouble(); why != nil {
+		err = because(err, why)
+	}
+	if ctx.Err() != nil {
+		err = because(err, ctx.Err())
+	}
+	if end.Status == stream.Unknown || end.Status == wire.NoReply {
+		err = because(ErrOutcomeUnknown, err)
+	}
+	return err
 }

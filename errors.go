@@ -53,6 +53,8 @@ var (
 	ErrDuplicateAddress = errors.New("gone: another process has this node's address")
 	// ErrLockService is returned by [Gone.Check] when the lock service can't be used.
 	ErrLockService = errors.New("gone: the lock service")
+	// ErrNoControl is returned when a node was not started with [WithControl].
+	ErrNoControl = errors.New("gone: not started with WithControl")
 	// ErrClosed is returned when the Gone, or the runner, has been closed.
 	ErrClosed = errors.New("gone: closed")
 )

@@ -216,9 +216,10 @@ func (g *Gone) come(ids [][]byte) {
 // least for its weight. It may be called on any node, if the one that holds the id was
 // started with [WithControl]. It returns when the holder's handler has returned and the
 // other node has been told to take the id. The error wraps ErrNoHolder when nobody holds
-// the id. It says so when no node of the roster is at addr, or when that node drains, has
-// weight 0 or does not run the id; then nothing has changed. After the context's error the
-// id may still be moved.
+// the id, ErrNoControl when the holder refuses, and ErrOutcomeUnknown when the id may be
+// moved nevertheless. It says so when no node of the roster is at addr, or when that node
+// drains, has weight 0 or does not run the id; then nothing has changed. After the
+// context's error the id may still be moved.
 func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	if err := checkID(id); err != nil {
 		return err
@@ -250,7 +251,8 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 }
 
 // DrainNode is Drain of the node at addr, which was started with [WithControl]. When ctx
-// ends before it is done it goes on.
+// ends before it is done it goes on. The error wraps ErrNoControl, ErrUnreachable, or
+// ErrOutcomeUnknown where the node may drain nevertheless.
 func (g *Gone) DrainNode(ctx context.Context, addr string) error { return g.order(ctx, addr, "drain") }
 
 // ResumeNode is Resume of the node at addr, which was started with [WithControl].

@@ -234,7 +234,7 @@ func TestANodeIsSteeredByOthersOnlyWhereItAllowsThat(t *testing.T) {
 			"drain": by.DrainNode(t.Context(), closed.Addr()), "resume": by.ResumeNode(t.Context(), closed.Addr()),
 			"move": by.Move(t.Context(), "closed", by.Addr()), "move to any": by.Move(t.Context(), "closed", ""),
 		} {
-			if err == nil || !strings.Contains(err.Error(), "WithControl") {
+			if !errors.Is(err, gone.ErrNoControl) || !strings.Contains(err.Error(), closed.Addr()) {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
@@ -261,6 +261,32 @@ func TestANodeIsSteeredByOthersOnlyWhereItAllowsThat(t *testing.T) {
 		if open.Stats().Held != 1 {
 			t.Error("after Resume it takes nothing")
 		}
+	})
+}
+
+// Who is told that it is unknown must not believe that nothing was done, and who is told
+// nothing of that may try again.
+func TestWhoAsksANodeKnowsWhetherItMayHaveBeenAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0, gone.WithControl())
+		a, by := c.Start(), c.Start()
+		stays := make(chan struct{})
+		defer close(stays)
+		runOne(t, a, "stays", func(*gone.GoneRunner) { <-stays })
+		time.Sleep(5 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := by.DrainNode(ctx, a.Addr())
+		if !errors.Is(err, gone.ErrOutcomeUnknown) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the node goes on draining: %v", err)
+		}
+		must(t, by.ResumeNode(t.Context(), a.Addr()))
+		c.Cut(a)
+		time.Sleep(3 * time.Second)
+		if err = by.ResumeNode(t.Context(), a.Addr()); !errors.Is(err, gone.ErrUnreachable) {
+			t.Errorf("a node that is cut off: %v", err)
+		}
+		c.Cut()
 	})
 }
 

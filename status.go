@@ -191,7 +191,8 @@ type Status struct {
 }
 
 // Status returns what the node at an advertised address says of itself; this node's own
-// needs no network. The error wraps ErrUnreachable, ErrClosed, or the context's error.
+// needs no network. The error wraps ErrUnreachable, and what is known of why, such as
+// ErrRefused or the context's error; or ErrClosed.
 func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if addr == g.Addr() {
 		return g.status(), nil
