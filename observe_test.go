@@ -309,3 +309,36 @@ func TestWatchYieldsEachHolder(t *testing.T) {
 		}
 	})
 }
+
+func TestATriedSendWithATraceReachesAHandlerThatReceives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ob := gone.Observer{Sending: func(ctx context.Context, id string) context.Context {
+			return context.WithValue(ctx, carriedKey{}, "span")
+		}}
+		c := gonetest.Cluster(t, 0, gone.WithPropagator(carried{}), gone.WithObserver(ob))
+		here, there := c.Start(), c.Start()
+		got := ""
+		runOne(t, here, "a", func(r *gone.GoneRunner) {
+			for {
+				select {
+				case m := <-r.Inbox:
+					v, _ := m.Context().Value(carriedKey{}).(string)
+					got += string(m.Data) + v + " "
+				case <-r.Exit:
+					return
+				}
+			}
+		})
+		time.Sleep(time.Second)
+		for _, g := range []*gone.Gone{here, there} {
+			synctest.Wait()
+			if err := g.TrySendData("a", []byte("try ")); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(time.Second)
+		if got != "try span try span " {
+			t.Errorf("%q", got)
+		}
+	})
+}

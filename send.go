@@ -245,8 +245,8 @@ func (g *Gone) deliver(s *shipment) error {
 	if err := s.ctx.Err(); err != nil {
 		return because(ErrNotDelivered, err)
 	}
-	if s.msgs == nil && s.n == 1 && !s.asks() && s.said == nil { // what needs no look at a clock
-		if b := g.room.Box(s.id); b != nil && b.Hand(s.data) {
+	if s.msgs == nil && s.n == 1 && !s.asks() { // what needs no look at a clock
+		if b := g.room.Box(s.id); b != nil && b.Hand(s.data, s.said) {
 			s.sent = 1
 			return nil
 		}
@@ -410,7 +410,7 @@ func (s *shipment) local(b *mailbox.Box) wire.Status {
 		if s.sent > 0 && s.ctx.Err() != nil {
 			return wire.Expired
 		}
-		if s.n > 1 && s.said == nil && b.Hand(s.next()) { // a single one has just been tried
+		if s.n > 1 && b.Hand(s.next(), s.said) { // a single one has just been tried
 			s.sent++
 			continue
 		}

@@ -183,7 +183,7 @@ func (h *handler) try(o *origin, number uint64) wire.Status {
 }
 
 func (h *handler) send(payload string, d time.Duration, try bool) wire.Status {
-	if h.Hand([]byte(payload)) {
+	if h.Hand([]byte(payload), nil) {
 		return wire.Received
 	}
 	return h.Send(context.Background(), Call{Data: []byte(payload), Deadline: time.Now().Add(d), Try: try}).Status
