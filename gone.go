@@ -167,6 +167,7 @@ func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []by
 	g.tick = pulse.New(g.housekeep)
 	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches, Twin: g.own.meet}, g.tick)
 	g.room = mailbox.NewRoom(g.tick, g.opts.maxMessageSize)
+	g.room.Own = deskID
 	if g.opts.Received != nil {
 		g.room.Observe = g.received
 	}

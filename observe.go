@@ -167,9 +167,6 @@ func (c *counters) send(s *shipment, err error) {
 
 // received tells of what a handler has received.
 func (g *Gone) received(t mailbox.Taken) {
-	if t.ID == deskID {
-		return
-	}
 	from := g.Addr()
 	if t.From != "" {
 		from = addrOf(t.From)

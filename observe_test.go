@@ -342,3 +342,49 @@ func TestATriedSendWithATraceReachesAHandlerThatReceives(t *testing.T) {
 		}
 	})
 }
+
+func TestStatsCountNoQuestionsOfNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		a, b := c.Start(), c.Start()
+		runOne(t, a, "a", answer)
+		time.Sleep(time.Second)
+		for range 3 {
+			_, err := b.Status(t.Context(), a.Addr())
+			must(t, err)
+		}
+		if n := a.Stats().Received; n != 0 {
+			t.Error(n)
+		}
+		must(t, a.Close())
+		if n := a.Stats().Received; n != 0 {
+			t.Errorf("after Close: %d", n)
+		}
+	})
+}
+
+func TestReceivedNeverGoesBack(t *testing.T) {
+	c := gonetest.Cluster(t, 0)
+	a, b := c.Start(), c.Start()
+	runOne(t, a, "a", answer)
+	must(t, b.SendData("a", nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var over sync.WaitGroup
+	for range 4 {
+		over.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = b.Status(ctx, a.Addr())
+			}
+		})
+	}
+	last := uint64(0)
+	for ctx.Err() == nil {
+		n := a.Stats().Received
+		if n < last || n > 1 {
+			t.Fatalf("%d after %d", n, last)
+		}
+		last = n
+	}
+	over.Wait()
+}

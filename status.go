@@ -107,9 +107,7 @@ func (g *Gone) Stats() Stats {
 	}
 	s.Received, s.ReceivedBytes = g.room.Received()
 	for _, b := range g.room.All() {
-		if b == g.desk.box {
-			n, bytes := b.Received()
-			s.Received, s.ReceivedBytes = s.Received-n, s.ReceivedBytes-bytes
+		if b.ID == deskID {
 			continue
 		}
 		n, bytes := b.Waiting()

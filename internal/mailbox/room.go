@@ -20,6 +20,8 @@ const callAfter = time.Millisecond
 type Room struct {
 	// Observe is told of what handlers receive, soon after they have; nil: nobody asks.
 	Observe func(Taken)
+	// Own is the id of the box for what concerns the node itself, and no handler.
+	Own string
 
 	tick    *pulse.Pulse // the owner's, which calls Tick
 	largest int          // reply
