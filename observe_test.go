@@ -388,3 +388,29 @@ func TestReceivedNeverGoesBack(t *testing.T) {
 	}
 	over.Wait()
 }
+
+func TestALoopOverWatchMayCloseItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		began := time.Now()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for _, err := range g.Watch(t.Context(), "a") {
+				if errors.Is(err, gone.ErrClosed) {
+					return
+				}
+				must(t, g.Close())
+			}
+		}()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatal("Close hangs")
+		}
+		if d := time.Since(began); d > time.Second/2 {
+			t.Error(d)
+		}
+	})
+}
