@@ -414,3 +414,21 @@ func TestALoopOverWatchMayCloseItsNode(t *testing.T) {
 		}
 	})
 }
+
+func TestTenuresShowAHandlerThatWasClosedAndHasNotReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		hold := make(chan struct{})
+		r := runOne(t, g, "a", func(r *gone.GoneRunner) { <-hold })
+		time.Sleep(time.Second)
+		must(t, r.Close())
+		runOne(t, g, "a", answer)
+		time.Sleep(time.Second)
+		if ts := g.Tenures(); len(ts) != 1 || !ts[0].Stopping || g.Stats().Held != 1 {
+			t.Errorf("%+v", ts)
+		}
+		close(hold)
+		time.Sleep(time.Second)
+	})
+}

@@ -121,8 +121,10 @@ func (g *Gone) Tenures() []Tenure {
 	g.mu.Lock()
 	ts := make([]Tenure, 0, len(g.byID))
 	for _, c := range g.byID {
-		if t := c.current.Load(); t != nil {
-			ts = append(ts, t.show())
+		for ; c != nil; c = c.before {
+			if t := c.current.Load(); t != nil {
+				ts = append(ts, t.show())
+			}
 		}
 	}
 	g.mu.Unlock()
