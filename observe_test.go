@@ -432,3 +432,22 @@ func TestTenuresShowAHandlerThatWasClosedAndHasNotReturned(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
+
+func TestARequestToOneselfIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		runOne(t, g, "a", func(r *gone.GoneRunner) {
+			_, err := g.Request(r.Context(), "a", nil)
+			_, other := r.Request(t.Context(), nil)
+			if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(other, gone.ErrNotDelivered) {
+				t.Error(err, other)
+			}
+			<-r.Exit
+		})
+		time.Sleep(time.Second)
+		if s := g.Stats(); s.NotDelivered != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

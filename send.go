@@ -85,9 +85,6 @@ func (g *Gone) SendBatch(ctx context.Context, id string, msgs [][]byte) (deliver
 // other until their deadlines. With a context that comes of a handler's r.Context() or
 // m.Context(), a request to that handler's own id is refused at once.
 func (g *Gone) Request(ctx context.Context, id string, data []byte) (reply []byte, err error) {
-	if ctx.Value(insideOf{}) == id {
-		return nil, because(ErrNotDelivered, errSelf)
-	}
 	s := shipment{ctx: ctx, id: id, data: data, n: 1, flags: wire.WantsReply}
 	if err = g.ship(&s); err != nil {
 		return nil, err
@@ -236,6 +233,9 @@ func (s *shipment) tooLarge(limit int) int {
 func (g *Gone) deliver(s *shipment) error {
 	if err := checkID(s.id); err != nil {
 		return because(ErrNotDelivered, err)
+	}
+	if s.asks() && s.ctx.Value(insideOf{}) == s.id {
+		return because(ErrNotDelivered, errSelf)
 	}
 	tooLarge := s.tooLarge(g.opts.maxMessageSize)
 	if !g.enter() {
