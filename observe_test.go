@@ -451,3 +451,19 @@ func TestARequestToOneselfIsCounted(t *testing.T) {
 		}
 	})
 }
+
+func TestANodeThatRunsNothingHasAStatusToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		a, b := c.Start(), c.Start()
+		s, err := b.Status(t.Context(), a.Addr())
+		if err != nil || s.Node.Addr != a.Addr() {
+			t.Errorf("%+v, %v", s, err)
+		}
+		c.Locks.Intercept(func(c gonetest.Call, serve func() error) error { return errors.New("down") })
+		s, err = b.Status(t.Context(), a.Addr())
+		if err != nil || s.Node.Addr != a.Addr() {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}

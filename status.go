@@ -190,15 +190,20 @@ type Status struct {
 	Past    []PastTenure // the latest first; of the last thousand
 }
 
-// Status returns what the node at an advertised address says of itself; this node's own
-// needs no network. The error wraps ErrUnreachable, ErrClosed, or the context's error.
+// Status returns what the node at an advertised address says of itself, also where it runs
+// nothing, or the lock service does not answer; with keys it has to be in the roster, or
+// to have a link to this node. This node's own needs no network. Without a deadline in ctx
+// each question waits for as long as a send. The error wraps ErrUnreachable, ErrClosed,
+// the context's error, or says what else there is.
 func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if addr == g.Addr() {
 		return g.status(), nil
 	}
-	identity, err := g.identityOf(ctx, addr)
-	if err != nil {
-		return s, err
+	identity := addr
+	if g.end.keys != nil {
+		if identity, err = g.identityOf(ctx, addr); err != nil {
+			return s, err
+		}
 	}
 	for more := true; more; {
 		a, err := g.ask(ctx, identity, question{Ask: "about", From: len(s.Tenures)})
@@ -219,21 +224,30 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	return s, nil
 }
 
-// identityOf is what a node is dialled by: with keys only the roster knows.
+// identityOf is what a node of the cluster is dialled by: with keys only the link that
+// there is, or the roster, knows.
 func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
-	es, err := g.listed(ctx)
-	if err != nil && !errors.Is(err, ErrNoRoster) {
-		return "", err
+	if addr == g.Addr() {
+		return g.end.identity, nil
 	}
+	for _, l := range g.mesh.All() {
+		if state, _ := l.Health(); state == "open" && addrOf(l.Identity) == addr {
+			return l.Identity, nil
+		}
+	}
+	es, err := g.listed(ctx)
 	for identity := range es {
 		if addrOf(identity) == addr {
 			return identity, nil
 		}
 	}
-	if g.end.keys != nil || err == nil {
+	switch {
+	case err == nil, g.end.keys != nil && errors.Is(err, ErrNoRoster):
 		return "", fmt.Errorf("gone: no node at %s in cluster %q", addr, g.opts.cluster)
+	case g.end.keys != nil, errors.Is(err, ErrClosed), ctx.Err() != nil:
+		return "", err
 	}
-	return addr, nil
+	return addr, nil // which is all that it takes
 }
 
 // status is this node's.
