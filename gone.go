@@ -171,7 +171,7 @@ func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []by
 	if g.opts.Received != nil {
 		g.room.Observe = g.received
 	}
-	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
+	g.streams = stream.NewMux(g.room, g.tick)
 	g.routes = &routes{
 		self: end.identity, here: g.here, runs: g.runsHere, own: &g.own, newLock: g.newLock,
 		mesh: g.mesh, streams: g.streams, count: &g.count, ctx: g.ctx, ids: map[string]*route{},

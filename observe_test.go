@@ -467,3 +467,72 @@ func TestANodeThatRunsNothingHasAStatusToo(t *testing.T) {
 		}
 	})
 }
+
+func TestAStatusHasEachTenureOnceWhileOthersComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		a, b := c.Start(), c.Start()
+		for i := range 600 {
+			runOne(t, a, fmt.Sprintf("m%03d", i), answer)
+		}
+		time.Sleep(5 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		var over sync.WaitGroup
+		over.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				r := runOne(t, a, fmt.Sprintf("a%d", i), answer)
+				time.Sleep(time.Millisecond)
+				_ = r.Close()
+			}
+		})
+		for range 20 {
+			s, err := b.Status(t.Context(), a.Addr())
+			must(t, err)
+			seen := map[string]int{}
+			for _, t := range s.Tenures {
+				seen[t.ID]++
+			}
+			for i := range 600 {
+				if n := seen[fmt.Sprintf("m%03d", i)]; n != 1 {
+					t.Fatalf("m%03d %d times of %d", i, n, len(s.Tenures))
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+		over.Wait()
+		s, err := b.Status(t.Context(), a.Addr())
+		must(t, err)
+		own, err := a.Status(t.Context(), a.Addr())
+		must(t, err)
+		if len(own.Past) == 0 || fmt.Sprint(own.Past[0].ID, len(own.Past)) != fmt.Sprint(s.Past[0].ID, len(s.Past)) {
+			t.Errorf("%d and %d past tenures", len(own.Past), len(s.Past))
+		}
+	})
+}
+
+func TestAStatusOfManyIDsIsWholeWhateverTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0, gone.WithMaxMessageSize(1))
+		a, b := c.Start(), c.Start()
+		want := map[string]bool{}
+		for i := range 300 {
+			id := fmt.Sprintf("%03d", i) + strings.Repeat("\x01\xff", 120)
+			want[id] = true
+			runOne(t, a, id, answer)
+		}
+		time.Sleep(5 * time.Second)
+		s, err := b.Status(t.Context(), a.Addr())
+		must(t, err)
+		for _, ten := range s.Tenures {
+			if !want[ten.ID] {
+				t.Errorf("%q", ten.ID)
+				break
+			}
+			delete(want, ten.ID)
+		}
+		if len(want) > 0 {
+			t.Errorf("%d missing", len(want))
+		}
+	})
+}

@@ -148,37 +148,44 @@ func (t *tenure) show() Tenure {
 	}
 }
 
-// pastMost is how many tenures that have ended a node remembers.
-const pastMost = 1000
+const (
+	pastMost  = 1000 // how many tenures that have ended a node remembers
+	causeMost = 500  // bytes of the cause of each, and of what is wrong with a link
+)
+
+// cut cuts a text that is too long.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + " …"
+}
 
 // A history is the tenures of a node that have ended, the latest last.
 type history struct {
-	mu sync.Mutex
-	ts []PastTenure
+	mu     sync.Mutex
+	ts     []PastTenure
+	before int // how many came before these
 }
 
 func (h *history) add(t PastTenure) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	t.Cause = cut(t.Cause, causeMost)
 	if len(h.ts) == 2*pastMost {
 		h.ts = slices.Delete(h.ts, 0, pastMost)
+		h.before += pastMost
 	}
 	h.ts = append(h.ts, t)
 }
 
-// latest returns the latest of an id, or of all, that one first.
-func (h *history) latest(id string, most int) (ts []PastTenure) {
+// latest returns those that are remembered, the latest first, and its number.
+func (h *history) latest() (ts []PastTenure, number int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range slices.Backward(h.ts[max(0, len(h.ts)-pastMost):]) {
-		if len(ts) == most {
-			break
-		}
-		if id == "" || t.ID == id {
-			ts = append(ts, t)
-		}
-	}
-	return ts
+	ts = slices.Clone(h.ts[max(0, len(h.ts)-pastMost):])
+	slices.Reverse(ts)
+	return ts, h.before + len(h.ts)
 }
 
 // A Status is what a node says of itself.
@@ -205,21 +212,16 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 			return s, err
 		}
 	}
-	for more := true; more; {
-		a, err := g.ask(ctx, identity, question{Ask: "about", From: len(s.Tenures)})
+	for from := new(place); from != nil; {
+		a, err := g.ask(ctx, identity, question{Ask: "about", From: from})
 		switch {
 		case err != nil:
 			return Status{}, err
 		case a.About == nil:
 			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addr)
 		}
-		before := s.Tenures
-		if len(before) == 0 {
-			s = *a.About
-		} else {
-			s.Tenures = append(before, a.About.Tenures...)
-		}
-		more = a.More && len(a.About.Tenures) > 0
+		a.About.addTo(&s)
+		from = a.About.Next
 	}
 	return s, nil
 }
@@ -252,13 +254,14 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 
 // status is this node's.
 func (g *Gone) status() Status {
-	s := Status{Node: g.entry().shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures(), Past: g.past.latest("", pastMost)}
+	s := Status{Node: g.entry().shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures()}
+	s.Past, _ = g.past.latest()
 	for _, l := range g.mesh.All() {
 		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkOpening}
 		state, kept := l.Health()
 		ls.State, ls.Kept = LinkState(state), kept
 		if why := l.Trouble(); why != nil {
-			ls.Err = why.Error()
+			ls.Err = cut(why.Error(), causeMost)
 		}
 		s.Links = append(s.Links, ls)
 	}

@@ -48,7 +48,7 @@ func start(t *testing.T, net *linktest.Network, identity string) *process {
 		Vouches: func([]byte, string) bool { return true },
 	}, p.tick)
 	p.room = mailbox.NewRoom(p.tick, maxSize)
-	p.mux = stream.NewMux(p.room, maxSize, p.tick)
+	p.mux = stream.NewMux(p.room, p.tick)
 	p.host.Receive(func(frame []byte, from string) {
 		l, items, err := p.mesh.Receive(frame, from)
 		if items != nil {
