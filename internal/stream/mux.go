@@ -35,9 +35,9 @@ type Mux struct {
 }
 
 // LargestFrame is the largest frame that is sent where messages have at most so
-// many bytes.
+// many bytes. Nodes of all versions take as much, and none takes more.
 func LargestFrame(maxSize int) int {
-	return max(maxSize, batchBytes) + link.FrameSize + wire.Overhead + 2*wire.MaxContext
+	return max(maxSize, batchBytes) + link.FrameSize + wire.Overhead
 }
 
 // NewMux makes a mux. Its owner calls [Mux.Tick] whenever tick beats, and
