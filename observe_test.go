@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,6 +338,7 @@ func TestATriedSendWithATraceReachesAHandlerThatReceives(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if got != "try span try span " {
 			t.Errorf("%q", got)
 		}
@@ -533,6 +535,36 @@ func TestAStatusOfManyIDsIsWholeWhateverTheLimit(t *testing.T) {
 		}
 		if len(want) > 0 {
 			t.Errorf("%d missing", len(want))
+		}
+	})
+}
+
+func TestAnObserverMayAskForStatsAndTenures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g atomic.Pointer[gone.Gone]
+		var asked atomic.Int64
+		ask := func() {
+			if g := g.Load(); g != nil {
+				_, _ = g.Stats(), g.Tenures()
+				asked.Add(1)
+			}
+		}
+		ob := gone.Observer{
+			Sending: func(ctx context.Context, _ string) context.Context { ask(); return ctx },
+			Sent:    func(gone.Sent) { ask() }, Received: func(gone.Received) { ask() },
+			Extended: func(gone.Extended) { ask() }, Began: func(gone.Tenure) { ask() },
+			Ended: func(gone.PastTenure) { ask() }, Link: func(gone.LinkChange) { ask() },
+		}
+		c := gonetest.Cluster(t, 0)
+		g.Store(c.Start(gone.WithObserver(ob)))
+		other := c.Start()
+		runOne(t, g.Load(), "a", answer)
+		must(t, other.SendData("a", nil))
+		must(t, g.Load().SendData("a", nil))
+		time.Sleep(gone.DefaultExpiry)
+		must(t, g.Load().Close())
+		if asked.Load() < 9 {
+			t.Error(asked.Load())
 		}
 	})
 }

@@ -21,6 +21,12 @@ func (m *Message) received() bool { return m.request != nil || len(m.done) > 0 }
 // Hand hands over data of a sender on this node, if the handler is receiving
 // right now, and what else the sender has to say. The handler gets a copy of the data.
 func (b *Box) Hand(data, context []byte) bool {
+	took := b.hand(data, context)
+	b.pace()
+	return took
+}
+
+func (b *Box) hand(data, context []byte) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.over || !b.idleLocked() || b.left() <= 0 {
@@ -64,6 +70,7 @@ func (b *Box) Send(ctx context.Context, call Call) Answer {
 		b.mu.Unlock()
 		b.run(m, ctx.Done())
 	}
+	defer b.pace()
 	return b.await(ctx, m)
 }
 
