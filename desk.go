@@ -21,7 +21,6 @@ const (
 	deskID    = "\x00desk"
 	deskToken = 1
 	deskMost  = 1024 // moves and drains at a time that this node is asked for; more are refused
-	aboutMost = 500  // tenures in one answer
 )
 
 // A question is what one node asks another.
@@ -31,7 +30,7 @@ type question struct {
 	IDs     [][]byte `json:",omitempty"` // which need not be UTF-8
 	Most    int      `json:",omitempty"` // take: so many of them, as far as that is the node's share; 0: all
 	To      string   `json:",omitempty"` // move: identity of a node
-	From    int      `json:",omitempty"` // about: so many tenures are known already
+	From    *place   `json:",omitempty"` // about
 }
 
 // An answer is what it gets.
@@ -39,8 +38,7 @@ type answer struct {
 	Error   string   `json:",omitempty"`
 	Reason  string   `json:",omitempty"` // of the error, where a caller can switch on it
 	Tickets []ticket `json:",omitempty"` // take: of the ids that the node takes
-	About   *Status  `json:",omitempty"`
-	More    bool     `json:",omitempty"` // about: there are more tenures
+	About   *page    `json:",omitempty"`
 }
 
 // A ticket is [Passer]'s for one id.
@@ -103,7 +101,7 @@ func (g *Gone) serve(d mailbox.Delivery, slow chan struct{}) {
 	case q.Ask == "come":
 		g.come(q.IDs)
 	case q.Ask == "about":
-		a = g.about(q.From)
+		a.About = g.about(q.From)
 	case !g.opts.control && (q.Ask == "move" || q.Ask == "drain" || q.Ask == "resume"):
 		err = because(fmt.Errorf("gone: others can't have the node at %s %s", g.Addr(), q.Ask), ErrNoControl)
 	case q.Ask == "move" && len(q.IDs) == 1, q.Ask == "drain":
@@ -147,17 +145,6 @@ func (g *Gone) obey(ctx context.Context, q question) error {
 		return g.giveAny(ctx, string(q.IDs[0]))
 	}
 	return g.give(ctx, string(q.IDs[0]), q.To)
-}
-
-// about is a page of this node's status.
-func (g *Gone) about(from int) answer {
-	most := max(1, min(aboutMost, g.opts.maxMessageSize/1024))
-	s := g.status()
-	s.Tenures = s.Tenures[min(max(from, 0), len(s.Tenures)):]
-	more := len(s.Tenures) > most
-	s.Tenures = s.Tenures[:min(most, len(s.Tenures))]
-	s.Past = s.Past[:min(most, len(s.Past))]
-	return answer{About: &s, More: more}
 }
 
 // ask asks the node with an identity.

@@ -167,10 +167,11 @@ func (g *Gone) assemble(c link.Carrier, end *wireEnd, vouches func(identity []by
 	g.tick = pulse.New(g.housekeep)
 	g.mesh = link.NewMesh(link.Config{Identity: end.identity, Carrier: c, Vouches: vouches, Twin: g.own.meet}, g.tick)
 	g.room = mailbox.NewRoom(g.tick, g.opts.maxMessageSize)
+	g.room.Own = deskID
 	if g.opts.Received != nil {
 		g.room.Observe = g.received
 	}
-	g.streams = stream.NewMux(g.room, g.opts.maxMessageSize, g.tick)
+	g.streams = stream.NewMux(g.room, g.tick)
 	g.routes = &routes{
 		self: end.identity, here: g.here, runs: g.runsHere, own: &g.own, newLock: g.newLock,
 		mesh: g.mesh, streams: g.streams, count: &g.count, ctx: g.ctx, ids: map[string]*route{},

@@ -250,9 +250,10 @@ func (g *Gone) Move(ctx context.Context, id, addr string) error {
 	return g.give(ctx, id, to)
 }
 
-// DrainNode is Drain of the node at addr, which was started with [WithControl]. When ctx
-// ends before it is done it goes on. The error wraps ErrNoControl, ErrUnreachable, or
-// ErrOutcomeUnknown where the node may drain nevertheless.
+// DrainNode is Drain of the node at addr, which was started with [WithControl]. It waits
+// until ctx ends, without a deadline for as long as a send; the node goes on then. The
+// error wraps ErrNoControl, ErrUnreachable, or ErrOutcomeUnknown where the node may drain
+// nevertheless.
 func (g *Gone) DrainNode(ctx context.Context, addr string) error { return g.order(ctx, addr, "drain") }
 
 // ResumeNode is Resume of the node at addr, which was started with [WithControl].

@@ -12,8 +12,10 @@ import (
 )
 
 // An Observer is told what happens at a node. A function that is nil is not called. The
-// others are called concurrently, by goroutines that wait for them, so they should return
-// at once; what they are given they may keep.
+// others are called concurrently, by goroutines of the node that wait for them, some before
+// NewGone has returned; so they should return at once, and a panic in one ends the program
+// as in any goroutine. What they are given they may keep. They may ask for Stats and
+// Tenures. They must not send or close the node: what these wait for waits for them.
 type Observer struct {
 	// Sending is told that a send begins. The context that it returns goes on in place of
 	// the caller's: to the [Propagator], and to Sent.
@@ -21,7 +23,8 @@ type Observer struct {
 	// Sent is told how a call of SendData, SendDataContext, TrySendData, SendBatch or
 	// Request has ended.
 	Sent func(Sent)
-	// Received is told what a handler of this node has received, some 100 µs later at most.
+	// Received is told what a handler of this node has received, some 100 µs later. While it
+	// is behind, senders wait for it.
 	Received func(Received)
 	// Extended is told what has come of a [GoneRunner.Extend], with all its attempts.
 	Extended func(Extended)
@@ -167,9 +170,6 @@ func (c *counters) send(s *shipment, err error) {
 
 // received tells of what a handler has received.
 func (g *Gone) received(t mailbox.Taken) {
-	if t.ID == deskID {
-		return
-	}
 	from := g.Addr()
 	if t.From != "" {
 		from = addrOf(t.From)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -332,6 +333,264 @@ func TestWatchYieldsEachHolder(t *testing.T) {
 			if !errors.Is(err, gone.ErrClosed) {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+func TestATriedSendWithATraceReachesAHandlerThatReceives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ob := gone.Observer{Sending: func(ctx context.Context, id string) context.Context {
+			return context.WithValue(ctx, carriedKey{}, "span")
+		}}
+		c := gonetest.Cluster(t, 0, gone.WithPropagator(carried{}), gone.WithObserver(ob))
+		here, there := c.Start(), c.Start()
+		got := ""
+		runOne(t, here, "a", func(r *gone.GoneRunner) {
+			for {
+				select {
+				case m := <-r.Inbox:
+					v, _ := m.Context().Value(carriedKey{}).(string)
+					got += string(m.Data) + v + " "
+				case <-r.Exit:
+					return
+				}
+			}
+		})
+		time.Sleep(time.Second)
+		for _, g := range []*gone.Gone{here, there} {
+			synctest.Wait()
+			if err := g.TrySendData("a", []byte("try ")); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got != "try span try span " {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+func TestStatsCountNoQuestionsOfNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		a, b := c.Start(), c.Start()
+		runOne(t, a, "a", answer)
+		time.Sleep(time.Second)
+		for range 3 {
+			_, err := b.Status(t.Context(), a.Addr())
+			must(t, err)
+		}
+		if n := a.Stats().Received; n != 0 {
+			t.Error(n)
+		}
+		must(t, a.Close())
+		if n := a.Stats().Received; n != 0 {
+			t.Errorf("after Close: %d", n)
+		}
+	})
+}
+
+func TestReceivedNeverGoesBack(t *testing.T) {
+	c := gonetest.Cluster(t, 0)
+	a, b := c.Start(), c.Start()
+	runOne(t, a, "a", answer)
+	must(t, b.SendData("a", nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var over sync.WaitGroup
+	for range 4 {
+		over.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = b.Status(ctx, a.Addr())
+			}
+		})
+	}
+	last := uint64(0)
+	for ctx.Err() == nil {
+		n := a.Stats().Received
+		if n < last || n > 1 {
+			t.Fatalf("%d after %d", n, last)
+		}
+		last = n
+	}
+	over.Wait()
+}
+
+func TestALoopOverWatchMayCloseItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		began := time.Now()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for _, err := range g.Watch(t.Context(), "a") {
+				if errors.Is(err, gone.ErrClosed) {
+					return
+				}
+				must(t, g.Close())
+			}
+		}()
+		select {
+		case <-done:
+		case <-time.After(time.Minute):
+			t.Fatal("Close hangs")
+		}
+		if d := time.Since(began); d > time.Second/2 {
+			t.Error(d)
+		}
+	})
+}
+
+func TestTenuresShowAHandlerThatWasClosedAndHasNotReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		hold := make(chan struct{})
+		r := runOne(t, g, "a", func(r *gone.GoneRunner) { <-hold })
+		time.Sleep(time.Second)
+		must(t, r.Close())
+		runOne(t, g, "a", answer)
+		time.Sleep(time.Second)
+		if ts := g.Tenures(); len(ts) != 1 || !ts[0].Stopping || g.Stats().Held != 1 {
+			t.Errorf("%+v", ts)
+		}
+		close(hold)
+		time.Sleep(time.Second)
+	})
+}
+
+func TestARequestToOneselfIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		runOne(t, g, "a", func(r *gone.GoneRunner) {
+			_, err := g.Request(r.Context(), "a", nil)
+			_, other := r.Request(t.Context(), nil)
+			if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(other, gone.ErrNotDelivered) {
+				t.Error(err, other)
+			}
+			<-r.Exit
+		})
+		time.Sleep(time.Second)
+		if s := g.Stats(); s.NotDelivered != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestANodeThatRunsNothingHasAStatusToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		a, b := c.Start(), c.Start()
+		s, err := b.Status(t.Context(), a.Addr())
+		if err != nil || s.Node.Addr != a.Addr() {
+			t.Errorf("%+v, %v", s, err)
+		}
+		c.Locks.Intercept(func(c gonetest.Call, serve func() error) error { return errors.New("down") })
+		s, err = b.Status(t.Context(), a.Addr())
+		if err != nil || s.Node.Addr != a.Addr() {
+			t.Errorf("%+v, %v", s, err)
+		}
+	})
+}
+
+func TestAStatusHasEachTenureOnceWhileOthersComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		a, b := c.Start(), c.Start()
+		for i := range 600 {
+			runOne(t, a, fmt.Sprintf("m%03d", i), answer)
+		}
+		time.Sleep(5 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		var over sync.WaitGroup
+		over.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				r := runOne(t, a, fmt.Sprintf("a%d", i), answer)
+				time.Sleep(time.Millisecond)
+				_ = r.Close()
+			}
+		})
+		for range 20 {
+			s, err := b.Status(t.Context(), a.Addr())
+			must(t, err)
+			seen := map[string]int{}
+			for _, t := range s.Tenures {
+				seen[t.ID]++
+			}
+			for i := range 600 {
+				if n := seen[fmt.Sprintf("m%03d", i)]; n != 1 {
+					t.Errorf("m%03d %d times of %d", i, n, len(s.Tenures))
+				}
+			}
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+		over.Wait()
+		s, err := b.Status(t.Context(), a.Addr())
+		must(t, err)
+		own, err := a.Status(t.Context(), a.Addr())
+		must(t, err)
+		if len(own.Past) == 0 || fmt.Sprint(own.Past[0].ID, len(own.Past)) != fmt.Sprint(s.Past[0].ID, len(s.Past)) {
+			t.Errorf("%d and %d past tenures", len(own.Past), len(s.Past))
+		}
+	})
+}
+
+func TestAStatusOfManyIDsIsWholeWhateverTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0, gone.WithMaxMessageSize(1))
+		a, b := c.Start(), c.Start()
+		want := map[string]bool{}
+		for i := range 300 {
+			id := fmt.Sprintf("%03d", i) + strings.Repeat("\x01\xff", 120)
+			want[id] = true
+			runOne(t, a, id, answer)
+		}
+		time.Sleep(5 * time.Second)
+		s, err := b.Status(t.Context(), a.Addr())
+		must(t, err)
+		for _, ten := range s.Tenures {
+			if !want[ten.ID] {
+				t.Errorf("%q", ten.ID)
+				break
+			}
+			delete(want, ten.ID)
+		}
+		if len(want) > 0 {
+			t.Errorf("%d missing", len(want))
+		}
+	})
+}
+
+func TestAnObserverMayAskForStatsAndTenures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g atomic.Pointer[gone.Gone]
+		var asked atomic.Int64
+		ask := func() {
+			if g := g.Load(); g != nil {
+				_, _ = g.Stats(), g.Tenures()
+				asked.Add(1)
+			}
+		}
+		ob := gone.Observer{
+			Sending: func(ctx context.Context, _ string) context.Context { ask(); return ctx },
+			Sent:    func(gone.Sent) { ask() }, Received: func(gone.Received) { ask() },
+			Extended: func(gone.Extended) { ask() }, Began: func(gone.Tenure) { ask() },
+			Ended: func(gone.PastTenure) { ask() }, Link: func(gone.LinkChange) { ask() },
+		}
+		c := gonetest.Cluster(t, 0)
+		g.Store(c.Start(gone.WithObserver(ob)))
+		other := c.Start()
+		runOne(t, g.Load(), "a", answer)
+		must(t, other.SendData("a", nil))
+		must(t, g.Load().SendData("a", nil))
+		time.Sleep(gone.DefaultExpiry)
+		must(t, g.Load().Close())
+		if asked.Load() < 9 {
+			t.Error(asked.Load())
 		}
 	})
 }

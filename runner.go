@@ -131,7 +131,7 @@ func (r *GoneRunner) Request(ctx context.Context, data []byte) (reply []byte, er
 	case r.c == nil:
 		return nil, errByHand
 	case r.lease != nil:
-		return nil, because(ErrNotDelivered, errSelf)
+		ctx = context.WithValue(ctx, insideOf{}, r.c.id)
 	}
 	return r.c.node.request(ctx, r.c.id, data)
 }

@@ -84,9 +84,6 @@ func (g *Gone) SendBatch(ctx context.Context, id string, msgs [][]byte) (deliver
 // other until their deadlines. With a context that derives from a handler's r.Context()
 // or m.Context(), a request to that handler's own id is refused at once.
 func (g *Gone) Request(ctx context.Context, id string, data []byte) (reply []byte, err error) {
-	if ctx.Value(insideOf{}) == id {
-		return nil, because(ErrNotDelivered, errSelf)
-	}
 	s := shipment{ctx: ctx, id: id, data: data, n: 1, flags: wire.WantsReply}
 	if err = g.ship(&s); err != nil {
 		return nil, err
@@ -236,6 +233,9 @@ func (g *Gone) deliver(s *shipment) error {
 	if err := checkID(s.id); err != nil {
 		return because(ErrNotDelivered, err)
 	}
+	if s.asks() && s.ctx.Value(insideOf{}) == s.id {
+		return because(ErrNotDelivered, errSelf)
+	}
 	tooLarge := s.tooLarge(g.opts.maxMessageSize)
 	if !g.enter() {
 		return because(ErrNotDelivered, ErrClosed)
@@ -244,8 +244,8 @@ func (g *Gone) deliver(s *shipment) error {
 	if err := s.ctx.Err(); err != nil {
 		return because(ErrNotDelivered, err)
 	}
-	if s.msgs == nil && s.n == 1 && !s.asks() && s.said == nil { // what needs no look at a clock
-		if b := g.room.Box(s.id); b != nil && b.Hand(s.data) {
+	if s.msgs == nil && s.n == 1 && !s.asks() { // what needs no look at a clock
+		if b := g.room.Box(s.id); b != nil && b.Hand(s.data, s.said) {
 			s.sent = 1
 			return nil
 		}
@@ -409,7 +409,7 @@ func (s *shipment) local(b *mailbox.Box) wire.Status {
 		if s.sent > 0 && s.ctx.Err() != nil {
 			return wire.Expired
 		}
-		if s.n > 1 && s.said == nil && b.Hand(s.next()) { // a single one has just been tried
+		if s.n > 1 && b.Hand(s.next(), s.said) { // a single one has just been tried
 			s.sent++
 			continue
 		}

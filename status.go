@@ -107,9 +107,7 @@ func (g *Gone) Stats() Stats {
 	}
 	s.Received, s.ReceivedBytes = g.room.Received()
 	for _, b := range g.room.All() {
-		if b == g.desk.box {
-			n, bytes := b.Received()
-			s.Received, s.ReceivedBytes = s.Received-n, s.ReceivedBytes-bytes
+		if b.ID == deskID {
 			continue
 		}
 		n, bytes := b.Waiting()
@@ -123,8 +121,10 @@ func (g *Gone) Tenures() []Tenure {
 	g.mu.Lock()
 	ts := make([]Tenure, 0, len(g.byID))
 	for _, c := range g.byID {
-		if t := c.current.Load(); t != nil {
-			ts = append(ts, t.show())
+		for ; c != nil; c = c.before {
+			if t := c.current.Load(); t != nil {
+				ts = append(ts, t.show())
+			}
 		}
 	}
 	g.mu.Unlock()
@@ -148,37 +148,44 @@ func (t *tenure) show() Tenure {
 	}
 }
 
-// pastMost is how many tenures that have ended a node remembers.
-const pastMost = 1000
+const (
+	pastMost  = 1000 // how many tenures that have ended a node remembers
+	causeMost = 500  // bytes of the cause of each, and of what is wrong with a link
+)
+
+// cut cuts a text that is too long.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + " …"
+}
 
 // A history is the tenures of a node that have ended, the latest last.
 type history struct {
-	mu sync.Mutex
-	ts []PastTenure
+	mu     sync.Mutex
+	ts     []PastTenure
+	before int // how many came before these
 }
 
 func (h *history) add(t PastTenure) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	t.Cause = cut(t.Cause, causeMost)
 	if len(h.ts) == 2*pastMost {
 		h.ts = slices.Delete(h.ts, 0, pastMost)
+		h.before += pastMost
 	}
 	h.ts = append(h.ts, t)
 }
 
-// latest returns the latest of an id, or of all, that one first.
-func (h *history) latest(id string, most int) (ts []PastTenure) {
+// latest returns those that are remembered, the latest first, and its number.
+func (h *history) latest() (ts []PastTenure, number int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, t := range slices.Backward(h.ts[max(0, len(h.ts)-pastMost):]) {
-		if len(ts) == most {
-			break
-		}
-		if id == "" || t.ID == id {
-			ts = append(ts, t)
-		}
-	}
-	return ts
+	ts = slices.Clone(h.ts[max(0, len(h.ts)-pastMost):])
+	slices.Reverse(ts)
+	return ts, h.before + len(h.ts)
 }
 
 // A Status is what a node says of itself.
@@ -190,62 +197,71 @@ type Status struct {
 	Past    []PastTenure // the latest first; of the last thousand
 }
 
-// Status returns what the node at an advertised address says of itself; this node's own
-// needs no network. The error wraps ErrUnreachable, and what is known of why, such as
-// ErrRefused or the context's error; or ErrClosed.
+// Status returns what the node at an advertised address says of itself, also where it runs
+// nothing, or the lock service does not answer. With keys it has to be in the roster, or
+// to have a link to this node. This node's own status needs no network. Without a deadline
+// in ctx each question waits for as long as a send. The error wraps ErrUnreachable, and
+// what is known of why, such as ErrRefused or the context's error; or ErrClosed.
 func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if addr == g.Addr() {
 		return g.status(), nil
 	}
-	identity, err := g.identityOf(ctx, addr)
-	if err != nil {
-		return s, err
+	identity := addr
+	if g.end.keys != nil {
+		if identity, err = g.identityOf(ctx, addr); err != nil {
+			return s, err
+		}
 	}
-	for more := true; more; {
-		a, err := g.ask(ctx, identity, question{Ask: "about", From: len(s.Tenures)})
+	for from := new(place); from != nil; {
+		a, err := g.ask(ctx, identity, question{Ask: "about", From: from})
 		switch {
 		case err != nil:
 			return Status{}, err
 		case a.About == nil:
 			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addr)
 		}
-		before := s.Tenures
-		if len(before) == 0 {
-			s = *a.About
-		} else {
-			s.Tenures = append(before, a.About.Tenures...)
-		}
-		more = a.More && len(a.About.Tenures) > 0
+		a.About.addTo(&s)
+		from = a.About.Next
 	}
 	return s, nil
 }
 
-// identityOf is what a node is dialled by: with keys only the roster knows.
+// identityOf is what a node of the cluster is dialled by: with keys only the link that
+// there is, or the roster, knows.
 func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
-	es, err := g.listed(ctx)
-	if err != nil && !errors.Is(err, ErrNoRoster) {
-		return "", err
+	if addr == g.Addr() {
+		return g.end.identity, nil
 	}
+	for _, l := range g.mesh.All() {
+		if state, _ := l.Health(); state == "open" && addrOf(l.Identity) == addr {
+			return l.Identity, nil
+		}
+	}
+	es, err := g.listed(ctx)
 	for identity := range es {
 		if addrOf(identity) == addr {
 			return identity, nil
 		}
 	}
-	if g.end.keys != nil || err == nil {
+	switch {
+	case err == nil, g.end.keys != nil && errors.Is(err, ErrNoRoster):
 		return "", fmt.Errorf("gone: no node at %s in cluster %q", addr, g.opts.cluster)
+	case g.end.keys != nil, errors.Is(err, ErrClosed), ctx.Err() != nil:
+		return "", err
 	}
-	return addr, nil
+	return addr, nil // which is all that it takes
 }
 
 // status is this node's.
 func (g *Gone) status() Status {
-	s := Status{Node: g.entry().shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures(), Past: g.past.latest("", pastMost)}
+	s := Status{Node: g.entry().shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures()}
+	s.Past, _ = g.past.latest()
 	for _, l := range g.mesh.All() {
 		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkOpening}
 		state, kept := l.Health()
 		ls.State, ls.Kept = LinkState(state), kept
 		if why := l.Trouble(); why != nil {
-			ls.Err = why.Error()
+			ls.Err = cut(why.Error(), causeMost)
 		}
 		s.Links = append(s.Links, ls)
 	}

@@ -21,11 +21,6 @@ func (g *Gone) Watch(ctx context.Context, id string) iter.Seq2[Holder, error] {
 			yield(Holder{}, err)
 			return
 		}
-		if !g.enter() {
-			yield(Holder{}, ErrClosed)
-			return
-		}
-		defer g.leave()
 		lock, err := g.newLock(id, g.end.identity)
 		if err != nil {
 			yield(Holder{}, err)
@@ -37,7 +32,8 @@ func (g *Gone) Watch(ctx context.Context, id string) iter.Seq2[Holder, error] {
 		defer context.AfterFunc(g.ctx, cancel)()
 		w := watch{g: g, id: id, lock: lock}
 		for ctx.Err() == nil {
-			if h, err, news := w.look(); news && !yield(h, err) {
+			h, err, news := w.look()
+			if news && !yield(h, err) || errors.Is(err, ErrClosed) {
 				return
 			}
 			w.wait(ctx)
@@ -59,8 +55,13 @@ type watch struct {
 	pause  time.Duration // after a wake-up at once
 }
 
-// look asks who holds the id, and reports whether that is news.
+// look asks who holds the id, and reports whether that is news. Close waits for that, but
+// not for the body of a loop, which may be what calls it.
 func (w *watch) look() (h Holder, err error, news bool) {
+	if !w.g.enter() {
+		return h, ErrClosed, true
+	}
+	defer w.g.leave()
 	identity, token, err := w.g.count.holder(w.lock)
 	if err == nil {
 		h = w.g.show(w.id, identity, token)

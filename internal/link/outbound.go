@@ -88,6 +88,15 @@ func (o *outbound) crowdedLocked(m *Mesh) bool {
 	return o.size >= linkBytes || o.size >= FrameSize && int(m.kept.Load()) >= m.Bytes
 }
 
+// Room closes the open frame, which [Link.Begin] has returned, if it would be full with n
+// bytes more: for what goes before an item, so that both together do not make a frame
+// larger than an item alone can.
+func (l *Link) Room(n int) {
+	if o := &l.out; !o.w.Empty() && o.w.Len()+n > FrameSize {
+		o.sealLocked(l.mesh)
+	}
+}
+
 // BeginAnswer is Begin for answers and what else must not get lost: if a link keeps
 // twice as much as it should because the other side acknowledges nothing, it
 // ends.

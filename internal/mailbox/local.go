@@ -19,14 +19,20 @@ type Answer struct {
 func (m *Message) received() bool { return m.request != nil || len(m.done) > 0 }
 
 // Hand hands over data of a sender on this node, if the handler is receiving
-// right now. The handler gets a copy.
-func (b *Box) Hand(data []byte) bool {
+// right now, and what else the sender has to say. The handler gets a copy of the data.
+func (b *Box) Hand(data, context []byte) bool {
+	took := b.hand(data, context)
+	b.pace()
+	return took
+}
+
+func (b *Box) hand(data, context []byte) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.over || !b.idleLocked() || b.left() <= 0 {
 		return false
 	}
-	took, _ := b.tryLocked(Delivery{Data: b.room.copy(data)})
+	took, _ := b.tryLocked(Delivery{Data: b.room.copy(data), Context: context})
 	if took {
 		b.takenLocked(nil, len(data))
 	}
@@ -41,8 +47,8 @@ type Call struct {
 	Try, Asks bool // it is for a handler that is receiving right now; it wants a reply
 }
 
-// Send hands over a message for which Hand was too early, or not enough, and returns
-// its end.
+// Send hands over a message for which Hand was too early, or which asks for a reply, and
+// returns its end.
 func (b *Box) Send(ctx context.Context, call Call) Answer {
 	b.mu.Lock()
 	if b.over {
@@ -64,6 +70,7 @@ func (b *Box) Send(ctx context.Context, call Call) Answer {
 		b.mu.Unlock()
 		b.run(m, ctx.Done())
 	}
+	defer b.pace()
 	return b.await(ctx, m)
 }
 

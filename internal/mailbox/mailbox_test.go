@@ -183,7 +183,7 @@ func (h *handler) try(o *origin, number uint64) wire.Status {
 }
 
 func (h *handler) send(payload string, d time.Duration, try bool) wire.Status {
-	if h.Hand([]byte(payload)) {
+	if h.Hand([]byte(payload), nil) {
 		return wire.Received
 	}
 	return h.Send(context.Background(), Call{Data: []byte(payload), Deadline: time.Now().Add(d), Try: try}).Status
@@ -802,4 +802,39 @@ func TestAMessageThatIsKeptKeepsNotItsBatchAlive(t *testing.T) {
 		}
 		runtime.KeepAlive(kept)
 	})
+}
+
+func TestWhatASlowObserverIsBehindIsBounded(t *testing.T) {
+	r := NewRoom(pulse.New(func(time.Time) time.Time { return time.Time{} }), largest)
+	told := 0
+	r.Observe = func(Taken) {
+		time.Sleep(time.Microsecond)
+		told++
+	}
+	exit, end := context.WithCancel(t.Context())
+	in := NewInbox(func(_, d Delivery) Delivery { return d })
+	b := r.Begin(exit, exit, "a", 1, func() time.Duration { return time.Hour }, in)
+	go func() {
+		for range b.Data {
+		}
+	}()
+	const n = 2 * mostUntold
+	for range n {
+		if !b.Hand(nil, nil) {
+			b.Send(t.Context(), Call{Deadline: time.Now().Add(time.Hour)})
+		}
+		b.mu.Lock()
+		behind := len(b.taken.untold)
+		b.mu.Unlock()
+		if behind > mostUntold+1 {
+			t.Fatalf("%d untold", behind)
+		}
+	}
+	end()
+	b.Shut()
+	close(b.Data)
+	if told != n {
+		t.Errorf("told of %d", told)
+	}
+	r.Close()
 }

@@ -79,7 +79,7 @@ func (r *Request) Context() context.Context {
 // the caller's again when it returns.
 func (r *Request) Reply(payload []byte, failed bool) (err error) {
 	a := Answer{wire.Received, payload, failed}
-	if len(payload) > r.box.room.largest {
+	if len(payload) > r.box.room.Largest(r.box.ID) {
 		a, err = Answer{Status: wire.NoReply}, ErrTooLarge
 	}
 	r.box.mu.Lock()

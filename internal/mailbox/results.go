@@ -52,9 +52,6 @@ func (b *Box) report() {
 	rs, took := b.results, b.taken.untold
 	b.results, b.taken.untold, b.dirty = nil, nil, false
 	b.mu.Unlock()
-	for _, t := range took {
-		b.room.Observe(t)
-	}
 	for i, r := range rs {
 		if r.s != 0 {
 			r.Answer(r.number, r.count, r.s)
@@ -62,6 +59,9 @@ func (b *Box) report() {
 		if i+1 == len(rs) || rs[i+1].Origin != r.Origin {
 			r.Flush()
 		}
+	}
+	for _, t := range took {
+		b.room.Observe(t)
 	}
 	if len(rs) == 0 || cap(rs) > 256 {
 		return

@@ -20,6 +20,8 @@ const callAfter = time.Millisecond
 type Room struct {
 	// Observe is told of what handlers receive, soon after they have; nil: nobody asks.
 	Observe func(Taken)
+	// Own is the id of the box for what concerns the node itself, and no handler.
+	Own string
 
 	tick    *pulse.Pulse // the owner's, which calls Tick
 	largest int          // reply
@@ -65,8 +67,8 @@ func (a *agenda) start(look func(*Box)) {
 	})
 }
 
-// NewRoom makes a room. Its owner calls [Room.Tick] whenever tick beats. Replies of
-// more than largest bytes are not given.
+// NewRoom makes a room. Its owner calls [Room.Tick] whenever tick beats. Messages
+// and replies have at most largest bytes.
 func NewRoom(tick *pulse.Pulse, largest int) *Room {
 	r := &Room{tick: tick, largest: largest, withdrawn: make(chan struct{}), boxes: map[string]*Box{}}
 	r.reports.start((*Box).report)
@@ -87,6 +89,18 @@ func (r *Room) Begin(exit, held context.Context, id string, token uint64, left f
 	defer r.mu.Unlock()
 	r.boxes[id] = b
 	return b
+}
+
+// ownMost is what the node's own box takes and replies, whatever the limit of messages:
+// it is less than any node's largest frame.
+const ownMost = 60 << 10
+
+// Largest is the most bytes of a message or a reply of an id.
+func (r *Room) Largest(id string) int {
+	if id == r.Own {
+		return max(r.largest, ownMost)
+	}
+	return r.largest
 }
 
 func (r *Room) end(b *Box) {

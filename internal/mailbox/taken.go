@@ -20,6 +20,9 @@ type taken struct {
 // takenLocked notes that the handler has a payload of a message; nil: it is of a sender
 // on this node, and has not waited.
 func (b *Box) takenLocked(m *Message, size int) {
+	if b.ID == b.room.Own {
+		return
+	}
 	b.taken.n++
 	b.taken.bytes += uint64(size)
 	if b.room.Observe == nil {
@@ -34,4 +37,21 @@ func (b *Box) takenLocked(m *Message, size int) {
 	}
 	b.taken.untold = append(b.taken.untold, t)
 	b.soonLocked()
+}
+
+// mostUntold is how much Observe is behind when senders on this node wait for it. Those on
+// others do anyway: it holds up their answers.
+const mostUntold = 1024
+
+// pace has a sender on this node wait while Observe is too far behind.
+func (b *Box) pace() {
+	if b.room.Observe == nil {
+		return
+	}
+	b.mu.Lock()
+	crowded := len(b.taken.untold) > mostUntold
+	b.mu.Unlock()
+	if crowded {
+		b.report()
+	}
 }

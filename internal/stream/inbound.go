@@ -237,7 +237,7 @@ func (in *inbound) request(it *wire.Item, context []byte, frame int, now time.Ti
 		return wire.Busy
 	case in.chain != nil && in.chain.Broken(it.Number):
 		return wire.Busy
-	case oversized(it, in.side.mux.maxSize):
+	case oversized(it, in.side.mux.room.Largest(in.id)):
 		return wire.Oversized
 	}
 	b := in.box.Load()

@@ -26,7 +26,6 @@ var ErrEnded = errors.New("stream: the link has ended")
 type Mux struct {
 	tick    *pulse.Pulse // the owner's, which calls Tick
 	room    *mailbox.Room
-	maxSize int // of a message
 	inbound atomic.Int64
 	closed  atomic.Bool // no more requests are sent
 	spare   sync.Pool   // of requests
@@ -36,15 +35,15 @@ type Mux struct {
 }
 
 // LargestFrame is the largest frame that is sent where messages have at most so
-// many bytes.
+// many bytes. Nodes of all versions take as much, and none takes more.
 func LargestFrame(maxSize int) int {
-	return max(maxSize, batchBytes) + link.FrameSize + wire.Overhead + 2*wire.MaxContext
+	return max(maxSize, batchBytes) + link.FrameSize + wire.Overhead
 }
 
 // NewMux makes a mux. Its owner calls [Mux.Tick] whenever tick beats, and
 // [Mux.Ended] for each link that has.
-func NewMux(room *mailbox.Room, maxSize int, tick *pulse.Pulse) *Mux {
-	return &Mux{tick: tick, room: room, maxSize: maxSize, sides: map[*link.Link]*side{}}
+func NewMux(room *mailbox.Room, tick *pulse.Pulse) *Mux {
+	return &Mux{tick: tick, room: room, sides: map[*link.Link]*side{}}
 }
 
 // request returns a blank one, which is not under way yet.

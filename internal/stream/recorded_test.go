@@ -86,7 +86,7 @@ func newActor(t *testing.T, role string, net *linktest.Network) *actor {
 	host := net.Host(role)
 	a.mesh = link.NewMesh(link.Config{Identity: role, Carrier: host, Vouches: func([]byte, string) bool { return true }}, a.tick)
 	a.room = mailbox.NewRoom(a.tick, 100)
-	a.mux = stream.NewMux(a.room, 100, a.tick)
+	a.mux = stream.NewMux(a.room, a.tick)
 	host.Receive(func(frame []byte, from string) {
 		l, items, err := a.mesh.Receive(frame, from)
 		if err == nil && items != nil {

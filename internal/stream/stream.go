@@ -13,6 +13,7 @@ package stream
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"sync"
 	"time"
 
@@ -38,6 +39,8 @@ const (
 	withdrawGrace = 200 * time.Millisecond
 	// A batch goes in items of about so many bytes, each in a frame of its own.
 	batchBytes = 60 << 10
+	// A Context needs at most so many bytes besides what it says.
+	contextHead = 1 + 3*binary.MaxVarintLen64
 )
 
 // A Result is the end of a request.
@@ -195,6 +198,9 @@ func (s *Stream) post(r *Request, now time.Time) (flush bool, why wire.Status) {
 			return false, Elsewhere
 		}
 		return false, wire.Busy
+	}
+	if r.Context != nil {
+		l.Room(len(r.Context) + contextHead)
 	}
 	if !s.opened {
 		s.opened = true

@@ -48,7 +48,7 @@ func start(t *testing.T, net *linktest.Network, identity string) *process {
 		Vouches: func([]byte, string) bool { return true },
 	}, p.tick)
 	p.room = mailbox.NewRoom(p.tick, maxSize)
-	p.mux = stream.NewMux(p.room, maxSize, p.tick)
+	p.mux = stream.NewMux(p.room, p.tick)
 	p.host.Receive(func(frame []byte, from string) {
 		l, items, err := p.mesh.Receive(frame, from)
 		if items != nil {
@@ -687,5 +687,36 @@ func TestWhatWaitsOfASenderThatIsGoneIsDropped(t *testing.T) {
 		h.let()
 		c.free()
 		s.Abandon()
+	})
+}
+
+// A node ends a connection on which a larger frame comes, and one of a version that
+// knows no Context has no room for it.
+func TestAFrameIsNoLargerForWhatGoesWithItsRequests(t *testing.T) {
+	inBubble(t, ready, func(net *linktest.Network, a, b *process, s *stream.Stream, h *tenure) {
+		largest := 0
+		net.Weather(func(_, _ string, frame []byte) linktest.Fate {
+			largest = max(largest, len(frame))
+			return linktest.Fate{Delay: time.Millisecond}
+		})
+		said := make([]byte, wire.MaxContext)
+		post := func(all *sync.WaitGroup, size int) {
+			all.Go(func() {
+				r := s.Send(context.Background(), stream.Call{Data: make([]byte, size), Context: said, Deadline: in(time.Minute)}, time.Now())
+				if r.Status != wire.Received {
+					t.Errorf("%d bytes: %+v", size, r)
+				}
+			})
+			synctest.Wait()
+		}
+		var all sync.WaitGroup
+		for range 15 { // while the link is opening they wait in one frame
+			post(&all, 250)
+		}
+		post(&all, maxSize)
+		all.Wait()
+		if before := maxSize + link.FrameSize + wire.Overhead; largest < maxSize || largest > before {
+			t.Errorf("a frame of %d bytes, at most %d", largest, before)
+		}
 	})
 }
