@@ -40,10 +40,11 @@ func (p *Pulse) By(t time.Time) {
 		return
 	}
 	p.at.Store(want)
+	d := max(time.Until(t), 1) // not at once: see linktest
 	if p.timer == nil {
-		p.timer = time.AfterFunc(time.Until(t), p.fire)
+		p.timer = time.AfterFunc(d, p.fire)
 	} else {
-		p.timer.Reset(time.Until(t))
+		p.timer.Reset(d)
 	}
 }
 
