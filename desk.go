@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/Diggs/go-one/internal/mailbox"
@@ -20,7 +22,7 @@ const (
 	deskID    = "\x00desk"
 	deskToken = 1
 	deskMost  = 1024 // moves and drains at a time that this node is asked for; more are refused
-	aboutMost = 500  // tenures in one answer
+	aboutMost = 4096 // of anything in one answer about the node, if that is not too large
 )
 
 // A question is what one node asks another.
@@ -30,7 +32,7 @@ type question struct {
 	IDs     [][]byte `json:",omitempty"` // which need not be UTF-8
 	Most    int      `json:",omitempty"` // take: so many of them, as far as that is the node's share; 0: all
 	To      string   `json:",omitempty"` // move: identity of a node
-	From    int      `json:",omitempty"` // about: so many tenures are known already
+	After   []byte   `json:",omitempty"` // about: the tenures up to this id are known already
 }
 
 // An answer is what it gets.
@@ -99,7 +101,7 @@ func (g *Gone) serve(d mailbox.Delivery, slow chan struct{}) {
 	case q.Ask == "come":
 		g.come(q.IDs)
 	case q.Ask == "about":
-		a = g.about(q.From)
+		a = g.about(q.After)
 	case !g.opts.control && (q.Ask == "move" || q.Ask == "drain" || q.Ask == "resume"):
 		err = fmt.Errorf("gone: the node at %s was not started with WithControl, so others can't have it %s", g.Addr(), q.Ask)
 	case q.Ask == "move" && len(q.IDs) == 1, q.Ask == "drain":
@@ -145,16 +147,29 @@ func (g *Gone) obey(ctx context.Context, q question) error {
 	return g.give(ctx, string(q.IDs[0]), q.To)
 }
 
-// about is a page of this node's status.
-func (g *Gone) about(from int) answer {
-	most := max(1, min(aboutMost, g.opts.maxMessageSize/1024))
-	s := g.status()
-	s.Tenures = s.Tenures[min(max(from, 0), len(s.Tenures)):]
-	more := len(s.Tenures) > most
-	s.Tenures = s.Tenures[:min(most, len(s.Tenures))]
-	s.Past = s.Past[:min(most, len(s.Past))]
-	return answer{About: &s, More: more}
+// about is a page of this node's status, as much of it as fits an answer. All but the
+// tenures are on the first page alone.
+func (g *Gone) about(after []byte) answer {
+	var s Status
+	if after == nil {
+		s = g.status()
+	} else {
+		s.Tenures = g.Tenures()
+		at, _ := slices.BinarySearchFunc(s.Tenures, string(after)+"\x00", func(t Tenure, id string) int { return strings.Compare(t.ID, id) })
+		s.Tenures = s.Tenures[at:]
+	}
+	for most := aboutMost; ; most /= 2 {
+		page := s
+		page.Tenures = firsts(s.Tenures, most)
+		page.Past, page.Links, page.Troubles = firsts(s.Past, most), firsts(s.Links, most), firsts(s.Troubles, most)
+		a := answer{About: &page, More: len(page.Tenures) < len(s.Tenures)}
+		if data, err := json.Marshal(a); err != nil || len(data) <= g.opts.maxMessageSize || most == 1 {
+			return a
+		}
+	}
 }
+
+func firsts[E any](s []E, most int) []E { return s[:min(most, len(s))] }
 
 // ask asks the node with an identity.
 func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, err error) {

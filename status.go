@@ -2,6 +2,7 @@ package gone
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // A Tenure is one that runs on a node.
@@ -17,6 +19,7 @@ type Tenure struct {
 	Token        uint64    // its fencing token; 0 where the lock has none
 	Since        time.Time // on the node's clock, as all times here
 	Deadline     time.Time // when its lease ends unless extended
+	TTL          time.Duration
 	LastExtend   time.Time // when an Extend last began or returned; Since before the first
 	Stopping     bool      // Exit has closed
 	Waiting      int       // messages of other nodes, which the handler has not received
@@ -31,6 +34,58 @@ type PastTenure struct {
 	Since time.Time
 	Ended time.Time
 	Cause string // what [context.Cause] of the runner's context said
+}
+
+// JSON text is UTF-8, and an id need not be: what JSON can't say of it is there as bytes.
+
+func (t Tenure) MarshalJSON() ([]byte, error) {
+	type plain Tenure
+	return json.Marshal(struct {
+		plain
+		IDBytes []byte `json:",omitempty"`
+	}{plain(t), odd(t.ID)})
+}
+
+func (t *Tenure) UnmarshalJSON(data []byte) error {
+	type plain Tenure
+	var p struct {
+		plain
+		IDBytes []byte
+	}
+	err := json.Unmarshal(data, &p)
+	if *t = Tenure(p.plain); p.IDBytes != nil {
+		t.ID = string(p.IDBytes)
+	}
+	return err
+}
+
+func (t PastTenure) MarshalJSON() ([]byte, error) {
+	type plain PastTenure
+	return json.Marshal(struct {
+		plain
+		IDBytes []byte `json:",omitempty"`
+	}{plain(t), odd(t.ID)})
+}
+
+func (t *PastTenure) UnmarshalJSON(data []byte) error {
+	type plain PastTenure
+	var p struct {
+		plain
+		IDBytes []byte
+	}
+	err := json.Unmarshal(data, &p)
+	if *t = PastTenure(p.plain); p.IDBytes != nil {
+		t.ID = string(p.IDBytes)
+	}
+	return err
+}
+
+// odd is an id as bytes where it is not UTF-8.
+func odd(id string) []byte {
+	if utf8.ValidString(id) {
+		return nil
+	}
+	return []byte(id)
 }
 
 // A LinkStatus is how the link to another node is.
@@ -143,7 +198,7 @@ func (g *Gone) Tenures() []Tenure {
 func (t *tenure) show() Tenure {
 	quiet, _ := t.lease.Quiet()
 	return Tenure{
-		ID: t.c.id, Token: t.token, Since: t.since, Deadline: t.Deadline(),
+		ID: t.c.id, Token: t.token, Since: t.since, Deadline: t.Deadline(), TTL: t.lease.TTL(),
 		LastExtend: time.Now().Add(-quiet), Stopping: t.ctx.Err() != nil,
 	}
 }
@@ -183,11 +238,15 @@ func (h *history) latest(id string, most int) (ts []PastTenure) {
 
 // A Status is what a node says of itself.
 type Status struct {
-	Node    Node
-	Stats   Stats
-	Links   []LinkStatus
-	Tenures []Tenure     // by id
-	Past    []PastTenure // the latest first; of the last thousand
+	Node     Node
+	Time     time.Time // when it said so
+	Setup    Setup
+	Standby  int // ids that it runs and does not hold
+	Stats    Stats
+	Troubles []Trouble
+	Links    []LinkStatus
+	Tenures  []Tenure     // by id
+	Past     []PastTenure // the latest first; of the last thousand
 }
 
 // Status returns what the node at an advertised address says of itself; this node's own
@@ -200,23 +259,30 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if err != nil {
 		return s, err
 	}
-	for more := true; more; {
-		a, err := g.ask(ctx, identity, question{Ask: "about", From: len(s.Tenures)})
+	return g.statusOf(ctx, identity)
+}
+
+// statusOf is Status of the node with an identity.
+func (g *Gone) statusOf(ctx context.Context, identity string) (s Status, err error) {
+	var after []byte
+	for {
+		a, err := g.ask(ctx, identity, question{Ask: "about", After: after})
 		switch {
 		case err != nil:
 			return Status{}, err
 		case a.About == nil:
-			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addr)
-		}
-		before := s.Tenures
-		if len(before) == 0 {
+			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addrOf(identity))
+		case after == nil:
 			s = *a.About
-		} else {
-			s.Tenures = append(before, a.About.Tenures...)
+		default:
+			s.Tenures = append(s.Tenures, a.About.Tenures...)
 		}
-		more = a.More && len(a.About.Tenures) > 0
+		n := len(a.About.Tenures)
+		if !a.More || n == 0 {
+			return s, nil
+		}
+		after = []byte(a.About.Tenures[n-1].ID)
 	}
-	return s, nil
 }
 
 // identityOf is what a node is dialled by: with keys only the roster knows.
@@ -238,7 +304,13 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 
 // status is this node's.
 func (g *Gone) status() Status {
-	s := Status{Node: g.entry().shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures(), Past: g.past.latest("", pastMost)}
+	s := Status{
+		Node: g.entry().shown(g.end.identity), Time: time.Now(), Setup: g.setup(), Stats: g.Stats(),
+		Troubles: g.troubles(), Tenures: g.Tenures(), Past: g.past.latest("", pastMost),
+	}
+	g.mu.Lock()
+	s.Standby = max(0, len(g.byID)-len(s.Tenures))
+	g.mu.Unlock()
 	for _, l := range g.mesh.All() {
 		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkOpening}
 		state, kept := l.Health()
