@@ -287,6 +287,9 @@ func (g *Gone) statusOf(ctx context.Context, identity string) (s Status, err err
 
 // identityOf is what a node is dialled by: with keys only the roster knows.
 func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
+	if addr == g.Addr() {
+		return g.end.identity, nil
+	}
 	es, err := g.listed(ctx)
 	if err != nil && !errors.Is(err, ErrNoRoster) {
 		return "", err
