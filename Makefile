@@ -27,7 +27,7 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale pictures deps-build deps-test deps-browser $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
 	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
 	@echo 'make scale  clusters with many ids, measured and simulated, with figures in docs/scale.md; three minutes; ARGS=-small for a tenth'
+	@echo 'make pictures the page, as docs/page has it'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build
@@ -67,6 +68,7 @@ GOTEST := go test -race -count=1 -timeout=10m -parallel=4
 test: $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
+test/gonehttp: deps-browser
 
 # What plays seeds: some in make test, more with the race detector here, most without.
 SEEDED    := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACrashCosts|TestNoResultIsALie
@@ -114,6 +116,13 @@ $(MODULES:%=vuln/%): vuln/%: deps-build
 
 deps-build:
 	@sh scripts/deps.sh $(BUILD)
+
+deps-browser:
+	@sh scripts/deps.sh chromium
+
+# The pictures of the page.
+pictures: deps-test deps-browser
+	cd gonehttp && go test -count=1 -run 'TestThePageOf|TestTheStory|TestDrain' . -screenshots ../docs/page
 
 deps-test:
 	@sh scripts/deps.sh $(BUILD) $(SERVERS)

@@ -22,7 +22,7 @@ const (
 	deskID    = "\x00desk"
 	deskToken = 1
 	deskMost  = 1024 // moves and drains at a time that this node is asked for; more are refused
-	aboutMost = 4096 // of anything in one answer about the node, if that is not too large
+	aboutSize = 400  // bytes that a tenure takes in an answer, about
 )
 
 // A question is what one node asks another.
@@ -158,7 +158,7 @@ func (g *Gone) about(after []byte) answer {
 		at, _ := slices.BinarySearchFunc(s.Tenures, string(after)+"\x00", func(t Tenure, id string) int { return strings.Compare(t.ID, id) })
 		s.Tenures = s.Tenures[at:]
 	}
-	for most := aboutMost; ; most /= 2 {
+	for most := max(1, g.opts.maxMessageSize/aboutSize); ; most /= 2 {
 		page := s
 		page.Tenures = firsts(s.Tenures, most)
 		page.Past, page.Links, page.Troubles = firsts(s.Past, most), firsts(s.Links, most), firsts(s.Troubles, most)

@@ -29,14 +29,16 @@ type NodeReport struct {
 }
 
 const (
-	reportMost   = 3 * time.Second // until a node has answered
-	reportAtOnce = 32              // nodes that are asked
-	settled      = 5 * time.Second // for which two have held an id when it is trouble
+	reportMost   = 3 * time.Second  // until a node answers, with some thousand ids at a time
+	reportLong   = 10 * time.Second // until it has told of all of them
+	reportAtOnce = 32               // nodes that are asked
+	settled      = 5 * time.Second  // for which two have held an id when it is trouble
 )
 
-// Report asks all nodes that the roster lists at once, for 3 s at most. Where the lock
-// service has no roster these are this node and those that it has links to. The error
-// wraps ErrClosed or is the context's.
+// Report asks all nodes that the roster lists at once. It gives up one that has not
+// answered for 3 s, and in the middle of its answer after 10 s. Where the lock service has
+// no roster these are this node and those that it has links to. The error wraps ErrClosed
+// or is the context's.
 func (g *Gone) Report(ctx context.Context) (Report, error) {
 	r := Report{Time: time.Now(), By: g.Addr()}
 	listing, cancel := context.WithTimeout(ctx, reportMost)
@@ -68,7 +70,7 @@ func (g *Gone) Report(ctx context.Context) (Report, error) {
 			identities[l.Identity] = true
 		}
 	}
-	asking, cancel := context.WithTimeout(ctx, reportMost)
+	asking, cancel := context.WithTimeout(ctx, reportLong)
 	defer cancel()
 	r.Nodes = g.askAll(asking, identities)
 	if ctx.Err() != nil {
@@ -93,7 +95,7 @@ func (g *Gone) askAll(ctx context.Context, identities map[string]bool) (ns []Nod
 			if identity == g.end.identity {
 				s = g.status()
 			} else {
-				s, err = g.statusOf(ctx, identity)
+				s, err = g.statusOf(ctx, identity, reportMost)
 			}
 			if err != nil {
 				n.Err = plainly(err)

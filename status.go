@@ -259,14 +259,20 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if err != nil {
 		return s, err
 	}
-	return g.statusOf(ctx, identity)
+	return g.statusOf(ctx, identity, g.opts.sendTimeout)
 }
 
-// statusOf is Status of the node with an identity.
-func (g *Gone) statusOf(ctx context.Context, identity string) (s Status, err error) {
+// statusOf is Status of the node with an identity, each page of which is waited for so
+// long.
+func (g *Gone) statusOf(ctx context.Context, identity string, each time.Duration) (s Status, err error) {
 	var after []byte
 	for {
-		a, err := g.ask(ctx, identity, question{Ask: "about", After: after})
+		asking, cancel := context.WithTimeout(ctx, each)
+		a, err := g.ask(asking, identity, question{Ask: "about", After: after})
+		if err != nil && asking.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w: node at %s has not answered for %v", ErrUnreachable, addrOf(identity), each)
+		}
+		cancel()
 		switch {
 		case err != nil:
 			return Status{}, err

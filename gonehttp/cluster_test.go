@@ -36,7 +36,8 @@ func TestMain(m *testing.M) {
 	}
 	allocated, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
 	var end context.CancelFunc
-	browser, end = chromedp.NewContext(allocated)
+	// It logs events of newer browsers that it does not know.
+	browser, end = chromedp.NewContext(allocated, chromedp.WithErrorf(func(string, ...any) {}))
 	code := m.Run()
 	end()
 	cancel()

@@ -43,6 +43,7 @@ func TestNodesAreAskedOnceForAllWhoLookAndNeverWhenNobodyDoes(t *testing.T) {
 			}
 			all.Wait()
 			time.Sleep(10 * time.Second) // the last look may still be under way
+			synctest.Wait()
 		}
 		watch(time.Minute)
 		if asked < 27 || asked > 30 {

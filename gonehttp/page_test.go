@@ -96,7 +96,7 @@ func TestTheStoryOfAnIDHasEveryTenureAndWhyItEnded(t *testing.T) {
 		s.Past[0].Cause != gone.ErrYielded.Error() || s.Past[0].Token <= s.Past[1].Token || s.Now[0].Token <= s.Past[0].Token {
 		t.Errorf("%+v", s)
 	}
-	p := open(t, page+"?id=a")
+	p := open(t, page+"?id=a", chromedp.EmulateViewport(1000, 560), scheme("light"))
 	p.shows("#tenures li:nth-child(3)", "Ended: yielded to another node")
 	p.shows("#tenures li.now", "until now")
 	p.picture("story")
@@ -233,7 +233,7 @@ func TestDrainAndMoveAskBeforeTheyAreDone(t *testing.T) {
 	settle(t, a, 1)
 	run(t, b, serve, "a")
 	page := startPage(t, gonehttp.New(b, gonehttp.WithControl()))
-	p := open(t, page)
+	p := open(t, page, chromedp.EmulateViewport(1000, 560), scheme("light"))
 	press := func(g *gone.Gone) chromedp.Action {
 		return chromedp.Click(fmt.Sprintf(`button[aria-label$="%s"]`, strings.TrimPrefix(g.Addr(), "tcp://")), chromedp.ByQuery)
 	}

@@ -7,6 +7,7 @@ const plural = (n, one, many) => n.toLocaleString('en') + ' ' + (n === 1 ? one :
 
 function lasts(ms) {
 	const s = Math.floor(ms / 1000);
+	if (ms < 1000) return Math.round(ms) + ' ms';
 	if (ms < 10000) return (ms / 1000).toFixed(1) + ' s';
 	if (s < 60) return s + ' s';
 	if (s < 3600) return Math.floor(s / 60) + ' m ' + s % 60 + ' s';
@@ -127,9 +128,10 @@ function makeRow(r) {
 	link.href = '?id=' + r.Key;
 	const bar = el('span', 'bar', el('i'));
 	bar.setAttribute('aria-hidden', 'true');
-	const name = el('th', '', link);
+	const narrow = el('span', 'at addr', bare(r.Node)); // where there is no room for the holder's column
+	const name = el('th', '', link, narrow);
 	name.scope = 'row';
-	return el('tr', '', name, el('td', 'addr'), el('td', 'num less token'), el('td', 'num'),
+	return el('tr', '', name, el('td', 'addr'), el('td', 'num less token'), el('td', 'num less'),
 		el('td', 'lease', el('span', 'left', el('span'), bar)), el('td', 'num'), el('td', 'num less'));
 }
 
@@ -198,6 +200,7 @@ function tenure(p) {
 function showStory(v) {
 	const s = v.Story;
 	$('story').hidden = !s;
+	$('cluster-nodes').hidden = !!s;
 	if (!s) return;
 	set($('story-title'), s.ID);
 	$('story-title').className = 'id';
@@ -275,7 +278,7 @@ function steerID(s, v) {
 
 const params = new URLSearchParams(location.search);
 let page = Number(params.get('page')) || 1;
-let stream = null, again = 0;
+let stream = null, again = 0, last = null;
 
 function show(v) {
 	set($('cluster'), `${plural(v.Nodes.length, 'node')}, ${plural(v.Held, 'id')}` + (v.Cluster ? `, cluster ${v.Cluster}` : ''));
@@ -297,7 +300,7 @@ function listen() {
 	stream = new EventSource('events' + location.search); // as it is: an id need not be UTF-8
 	stream.onmessage = e => {
 		linked('live', 'live');
-		show(JSON.parse(e.data));
+		show(last = JSON.parse(e.data));
 	};
 	stream.onerror = () => {
 		linked('lost', '✕ no connection to this node, trying again');
