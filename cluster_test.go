@@ -595,7 +595,7 @@ func TestAnIDOnItsWayToANodeThatDrainsGoesElsewhere(t *testing.T) {
 // Nodes that ask each other for moves must not wait for each other.
 func TestManyMovesAtOnceGoBothWays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := gonetest.Cluster(t, 3)
+		c := gonetest.Cluster(t, 3, gone.WithControl())
 		a, b, asker := c.Node(0), c.Node(1), c.Node(2)
 		const each = 100
 		for i := range 2 * each {
