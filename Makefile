@@ -31,7 +31,7 @@ GOLICENSES  := go run github.com/google/go-licenses@v1.6.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale api licences picture deps-build deps-test $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale api licences pictures deps-build deps-test deps-browser $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
@@ -49,7 +49,7 @@ help:
 	@echo 'make scale  clusters with many ids, measured and simulated, with figures in docs/scale.md; three minutes; ARGS=-small for a tenth'
 	@echo 'make api    what has changed in the API since the last release'
 	@echo 'make licences the licences of all dependencies, one a line'
-	@echo 'make picture docs/path.svg, the picture of the README'
+	@echo 'make pictures docs/path.svg, the picture of the README, and the page, as docs/page has it'
 	@echo 'Each first installs what it needs and does not find.'
 
 demo: deps-build
@@ -74,6 +74,7 @@ GOTEST := go test -race -count=1 -timeout=20m -parallel=4
 test: $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
+test/gonehttp: deps-browser
 
 # What plays seeds: some in make test, more with the race detector here, most without.
 SEEDED    := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACrashCosts|TestNoResultIsALie
@@ -128,11 +129,15 @@ licences: deps-build
 		(cd $$m && GOROOT=$$(go env GOROOT) $(GOLICENSES) report ./... --ignore github.com/Diggs/go-one 2>/dev/null) || exit; \
 	done | cut -d, -f1,3 | sort -u
 
-picture:
-	cd docs && go run ./draw > path.svg
-
 deps-build:
 	@sh scripts/deps.sh $(BUILD)
+
+deps-browser:
+	@sh scripts/deps.sh chromium
+
+pictures: deps-test deps-browser
+	cd docs && go run ./draw > path.svg
+	cd gonehttp && go test -count=1 -run 'TestThePageOf|TestTheStory|TestDrain' . -screenshots ../docs/page
 
 deps-test:
 	@sh scripts/deps.sh $(BUILD) $(SERVERS)

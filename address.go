@@ -18,17 +18,19 @@ type own struct {
 	log  *slog.Logger
 	addr func() string
 
-	tries      sync.WaitGroup // tryAddress and suspect
+	tries      sync.WaitGroup // tryAddress, suspect, and looks at the lock service
 	suspecting atomic.Bool
 
 	twins atomic.Uint64
 	mu    sync.Mutex
 	met   time.Time // the last sign of a twin
+	lost  error     // why the address does not lead here, as far as this node can see
 }
 
 const (
 	twinMost  = 15 * time.Second // after so long without a sign there is no twin any more
 	tryAgain  = 5 * time.Second  // while there is one
+	tryLater  = 30 * time.Second // while the address does not lead here
 	lateMost  = 3 * time.Second  // that a dead process's lock is there beyond its TTL, as in etcd
 	tryStarts = 3                // connections at start: one of several may lead here by chance
 )
@@ -48,8 +50,8 @@ func (g *Gone) checkAddress(ctx context.Context) error {
 	return nil
 }
 
-// tryAddress warns of an address that does not lead here, once. A twin is tried again
-// and again, so that it knows of this node, until it has gone.
+// tryAddress warns of an address that does not lead here, once. That is tried again until
+// it does, and so is a twin, so that it knows of this node, until it has gone.
 func (g *Gone) tryAddress() {
 	var err error
 	for n := 0; n < tryStarts && err == nil; n++ {
@@ -59,9 +61,25 @@ func (g *Gone) tryAddress() {
 		g.log.Warn("gone: this node does not reach itself at its address; unless a NAT is in between, others may not, either",
 			"address", g.Addr(), "err", err)
 	}
-	for g.own.hasTwin() && sleepCtx(g.ctx, tryAgain) == nil {
-		_ = g.checkAddress(g.ctx)
+	for {
+		twin := g.own.hasTwin()
+		pause := tryAgain
+		if !twin {
+			g.own.lose(err)
+			pause = tryLater
+		}
+		if !twin && err == nil || sleepCtx(g.ctx, pause) != nil {
+			return
+		}
+		err = g.checkAddress(g.ctx)
 	}
+}
+
+// lose takes note of whether the address leads here.
+func (o *own) lose(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lost = err
 }
 
 // meet takes note of a sign that there is a twin.

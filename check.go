@@ -6,13 +6,22 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // service is what a node knows of its lock service.
 type service struct {
 	checked  atomic.Bool // it has been found fit once
 	degraded sync.Once   // what it lacks is logged
+
+	mu     sync.Mutex
+	lacks  error     // what degrades it, as it said last
+	fails  error     // why it can't be used, as the last look found
+	looked time.Time // when that began
 }
+
+// serviceEvery is how often a node looks at its lock service while others look at it.
+const serviceEvery = 10 * time.Second
 
 // idOfCheck is an id that nobody runs, for a node that has none yet.
 const idOfCheck = "gone:check"
@@ -84,11 +93,16 @@ func (g *Gone) askService(ctx context.Context) error {
 // once.
 func (g *Gone) checkLock(ctx context.Context, lock GoneLock) error {
 	if c, ok := lock.(Checker); ok {
-		switch err := c.Check(ctx); {
-		case errors.Is(err, ErrDegraded):
-			g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
-		case err != nil:
+		err := c.Check(ctx)
+		degraded := errors.Is(err, ErrDegraded)
+		if err != nil && !degraded {
 			return err
+		}
+		g.service.mu.Lock()
+		g.service.lacks = err
+		g.service.mu.Unlock()
+		if degraded {
+			g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
 		}
 	}
 	if !g.opts.balance {
@@ -99,6 +113,27 @@ func (g *Gone) checkLock(ctx context.Context, lock GoneLock) error {
 		return err
 	}
 	return g.sign(roster)
+}
+
+// serviceTrouble is what the lock service lacks, and why it fails, as far as is known. It is
+// looked at anew, for the next time that somebody asks.
+func (g *Gone) serviceTrouble() (lacks, fails error) {
+	s := &g.service
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.looked) > serviceEvery && g.enter() {
+		defer g.leave() // Close waits for sends, and then for tries
+		s.looked = now
+		g.own.tries.Go(func() {
+			ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
+			defer cancel()
+			err := g.askService(ctx)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.fails = err
+		})
+	}
+	return s.lacks, s.fails
 }
 
 // idToAsk is an id that this node runs, always the same while it does: for each there is

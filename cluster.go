@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Diggs/go-one/internal/placement"
@@ -82,8 +83,9 @@ type listing struct {
 	err     error    // why there is none
 	begin   sync.Once
 	wake    chan struct{}
-	done    chan struct{} // closed when the node is not listed any more
-	pass    int           // turns until the roster is read again; keepListed's alone
+	done    chan struct{}         // closed when the node is not listed any more
+	pass    int                   // turns until the roster is read again; keepListed's alone
+	trouble atomic.Pointer[error] // why the roster did not work the last time; nil: it did
 }
 
 // join prepares the node's part. It enters the roster when it runs its first id, or at
@@ -159,6 +161,7 @@ func (g *Gone) keepListed(roster Roster) {
 	for g.ctx.Err() == nil {
 		before, pause := trouble, rosterEvery
 		trouble = g.look(roster)
+		m.trouble.Store(&trouble)
 		switch {
 		case trouble == nil:
 			looked = time.Now()

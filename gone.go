@@ -29,7 +29,7 @@ type Gone struct {
 	//	stream: Stream.mu
 	//	link: Mesh.mu
 	//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
-	//	Lease.mu, pulse, own.mu, and the lists in Mesh and Room
+	//	Lease.mu, pulse, own.mu, service.mu, and the lists in Mesh and Room
 
 	opts    options
 	log     *slog.Logger

@@ -6,23 +6,10 @@ import (
 )
 
 // A page is part of a node's [Status] as another node is told of it: with many ids it has
-// to go in several answers. The lists stand in for those of the Status; ids need not be
-// UTF-8, so they go as bytes.
+// to go in several answers.
 type page struct {
 	Status
-	Tenures []tenureEntry
-	Past    []pastEntry
-	Next    *place `json:",omitempty"` // where the next page begins; nil: this is the last
-}
-
-type tenureEntry struct {
-	Tenure
-	ID []byte
-}
-
-type pastEntry struct {
-	PastTenure
-	ID []byte
+	Next *place `json:",omitempty"` // where the next page begins; nil: this is the last
 }
 
 // A place is how far the lists of a status have been told. It does not depend on what
@@ -39,26 +26,25 @@ const pageBytes = 48 << 10
 
 // about is the page of this node's status that begins at a place.
 func (g *Gone) about(from *place) *page {
-	p := &page{Status: g.status(), Next: cmp.Or(from, &place{})}
+	all := g.status()
+	p := &page{Status: all, Next: cmp.Or(from, &place{})}
+	p.Tenures, p.Links, p.Past = nil, nil, nil
 	room := pageBytes
-	for _, t := range p.Status.Tenures {
-		e := tenureEntry{t, []byte(t.ID)}
-		if t.ID > string(p.Next.ID) && fits(e, &room) {
-			p.Tenures, p.Next.ID = append(p.Tenures, e), e.ID
+	for _, t := range all.Tenures {
+		if t.ID > string(p.Next.ID) && fits(t, &room) {
+			p.Tenures, p.Next.ID = append(p.Tenures, t), []byte(t.ID)
 		}
 	}
-	links := p.Links
-	p.Links = nil
-	for _, l := range links {
+	for _, l := range all.Links {
 		if l.Addr > p.Next.Addr && fits(l, &room) {
 			p.Links, p.Next.Addr = append(p.Links, l), l.Addr
 		}
 	}
 	past, number := g.past.latest()
 	for i, t := range past {
-		e, n := pastEntry{t, []byte(t.ID)}, number-i
-		if (p.Next.Past == 0 || n < p.Next.Past) && fits(e, &room) {
-			p.Past, p.Next.Past = append(p.Past, e), n
+		n := number - i
+		if (p.Next.Past == 0 || n < p.Next.Past) && fits(t, &room) {
+			p.Past, p.Next.Past = append(p.Past, t), n
 		}
 	}
 	if room >= 0 {
@@ -79,15 +65,7 @@ func fits(entry any, room *int) bool {
 
 // addTo adds what a page tells to what was told before.
 func (p *page) addTo(s *Status) {
-	tenures, links, past := s.Tenures, append(s.Links, p.Links...), s.Past
-	for _, t := range p.Tenures {
-		t.Tenure.ID = string(t.ID)
-		tenures = append(tenures, t.Tenure)
-	}
-	for _, t := range p.Past {
-		t.PastTenure.ID = string(t.ID)
-		past = append(past, t.PastTenure)
-	}
+	tenures, links, past := append(s.Tenures, p.Tenures...), append(s.Links, p.Links...), append(s.Past, p.Past...)
 	*s = p.Status
 	s.Tenures, s.Links, s.Past = tenures, links, past
 }

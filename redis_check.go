@@ -33,7 +33,7 @@ func (l *RedisLock) Check(ctx context.Context) error {
 			advice = append(advice, fmt.Sprintf("SUBSCRIBE is refused (%v): who waits for the lock polls", err))
 		}
 		info, err := l.redis.Info(ctx, l.key())
-		if policy := info["maxmemory_policy"]; err == nil && info["maxmemory"] != "0" && policy != "noeviction" {
+		if policy := info["maxmemory_policy"]; err == nil && policy != "" && info["maxmemory"] != "0" && policy != "noeviction" {
 			advice = append(advice, fmt.Sprintf("maxmemory-policy is %s: a lock may be evicted, and another take it; want noeviction", policy))
 		}
 		if err == nil && info["cluster_enabled"] == "1" && l.redis.Plain() {

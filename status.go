@@ -2,6 +2,7 @@ package gone
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // A Tenure is one that runs on a node.
@@ -17,6 +19,7 @@ type Tenure struct {
 	Token        uint64    // its fencing token; 0 where the lock has none
 	Since        time.Time // on the node's clock, as all times here
 	Deadline     time.Time // when its lease ends unless extended
+	TTL          time.Duration
 	LastExtend   time.Time // when an Extend last began or returned; Since before the first
 	Stopping     bool      // Exit has closed
 	Waiting      int       // messages of other nodes, which the handler has not received
@@ -31,6 +34,58 @@ type PastTenure struct {
 	Since time.Time
 	Ended time.Time
 	Cause string // what [context.Cause] of the runner's context said
+}
+
+// JSON text is UTF-8, and an id need not be: what JSON can't say of it is there as bytes.
+
+func (t Tenure) MarshalJSON() ([]byte, error) {
+	type plain Tenure
+	return json.Marshal(struct {
+		plain
+		IDBytes []byte `json:",omitempty"`
+	}{plain(t), odd(t.ID)})
+}
+
+func (t *Tenure) UnmarshalJSON(data []byte) error {
+	type plain Tenure
+	var p struct {
+		plain
+		IDBytes []byte
+	}
+	err := json.Unmarshal(data, &p)
+	if *t = Tenure(p.plain); p.IDBytes != nil {
+		t.ID = string(p.IDBytes)
+	}
+	return err
+}
+
+func (t PastTenure) MarshalJSON() ([]byte, error) {
+	type plain PastTenure
+	return json.Marshal(struct {
+		plain
+		IDBytes []byte `json:",omitempty"`
+	}{plain(t), odd(t.ID)})
+}
+
+func (t *PastTenure) UnmarshalJSON(data []byte) error {
+	type plain PastTenure
+	var p struct {
+		plain
+		IDBytes []byte
+	}
+	err := json.Unmarshal(data, &p)
+	if *t = PastTenure(p.plain); p.IDBytes != nil {
+		t.ID = string(p.IDBytes)
+	}
+	return err
+}
+
+// odd is an id as bytes where it is not UTF-8.
+func odd(id string) []byte {
+	if utf8.ValidString(id) {
+		return nil
+	}
+	return []byte(id)
 }
 
 // A LinkStatus is how the link to another node is.
@@ -143,7 +198,7 @@ func (g *Gone) Tenures() []Tenure {
 func (t *tenure) show() Tenure {
 	quiet, _ := t.lease.Quiet()
 	return Tenure{
-		ID: t.c.id, Token: t.token, Since: t.since, Deadline: t.Deadline(),
+		ID: t.c.id, Token: t.token, Since: t.since, Deadline: t.Deadline(), TTL: t.lease.TTL(),
 		LastExtend: time.Now().Add(-quiet), Stopping: t.ctx.Err() != nil,
 	}
 }
@@ -190,11 +245,15 @@ func (h *history) latest() (ts []PastTenure, number int) {
 
 // A Status is what a node says of itself.
 type Status struct {
-	Node    Node
-	Stats   Stats
-	Links   []LinkStatus
-	Tenures []Tenure     // by id
-	Past    []PastTenure // the latest first; of the last thousand
+	Node     Node
+	Time     time.Time // when it said so
+	Setup    Setup
+	Standby  int // ids that it runs and does not hold
+	Stats    Stats
+	Troubles []Trouble
+	Links    []LinkStatus
+	Tenures  []Tenure     // by id
+	Past     []PastTenure // the latest first; of the last thousand
 }
 
 // Status returns what the node at an advertised address says of itself, also where it runs
@@ -212,13 +271,24 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 			return s, err
 		}
 	}
+	return g.statusOf(ctx, identity, g.opts.sendTimeout)
+}
+
+// statusOf is Status of the node with an identity, each page of which is waited for so
+// long.
+func (g *Gone) statusOf(ctx context.Context, identity string, each time.Duration) (s Status, err error) {
 	for from := new(place); from != nil; {
-		a, err := g.ask(ctx, identity, question{Ask: "about", From: from})
+		asking, cancel := context.WithTimeout(ctx, each)
+		a, err := g.ask(asking, identity, question{Ask: "about", From: from})
+		if err != nil && asking.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w: node at %s has not answered for %v", ErrUnreachable, addrOf(identity), each)
+		}
+		cancel()
 		switch {
 		case err != nil:
 			return Status{}, err
 		case a.About == nil:
-			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addr)
+			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addrOf(identity))
 		}
 		a.About.addTo(&s)
 		from = a.About.Next
@@ -254,8 +324,14 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 
 // status is this node's.
 func (g *Gone) status() Status {
-	s := Status{Node: g.entry().shown(g.end.identity), Stats: g.Stats(), Tenures: g.Tenures()}
+	s := Status{
+		Node: g.entry().shown(g.end.identity), Time: time.Now(), Setup: g.setup(), Stats: g.Stats(),
+		Troubles: g.troubles(), Tenures: g.Tenures(),
+	}
 	s.Past, _ = g.past.latest()
+	g.mu.Lock()
+	s.Standby = max(0, len(g.byID)-len(s.Tenures))
+	g.mu.Unlock()
 	for _, l := range g.mesh.All() {
 		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkOpening}
 		state, kept := l.Health()

@@ -40,8 +40,9 @@ type tenure struct {
 	exit     context.CancelCauseFunc
 	close    func() // ends the stage's part
 	heir     atomic.Pointer[heir]
-	over     chan struct{} // closed when its lock is released
-	mourned  bool          // its loss has been logged
+	over     chan struct{}             // closed when its lock is released
+	mourned  bool                      // its loss has been logged
+	overdue  atomic.Pointer[time.Time] // since when its handler has been told to return; nil where it has time
 }
 
 // begin starts the handler, unless the lease is over already.
@@ -101,12 +102,13 @@ func (c *candidate) await(t *tenure) {
 	case <-t.Exit:
 	}
 	c.reportLoss(t)
-	grace := min(t.lease.Margin(), graceMost)
+	told, grace := time.Now(), min(t.lease.Margin(), graceMost)
 	select {
 	case <-t.returned:
 		return
 	case <-time.After(grace):
 	}
+	t.overdue.Store(&told)
 	c.node.count.overdue.Add(1)
 	c.node.log.Warn("gone: handler ignores Exit: this node competes again when it has returned",
 		"id", c.id, "token", t.token, "since", grace, "cause", context.Cause(t.ctx))

@@ -161,6 +161,6 @@ func TestThePictureIsTheOneThatIsDrawn(t *testing.T) {
 	}
 	kept, err := os.ReadFile("path.svg")
 	if err != nil || !bytes.Equal(drawn, kept) {
-		t.Errorf("make picture draws another one: %v", err)
+		t.Errorf("make pictures draws another one: %v", err)
 	}
 }

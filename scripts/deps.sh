@@ -17,6 +17,12 @@ has() {
 	libzmq) "$(go env PKG_CONFIG)" --exists libzmq 2>/dev/null ;;
 	# Debian keeps the server off the PATH.
 	postgres) command -v "$1" >/dev/null || ls /usr/lib/postgresql/*/bin/"$1" >/dev/null 2>&1 ;;
+	# As chromedp looks for it.
+	chromium)
+		for browser in chromium chromium-browser google-chrome google-chrome-stable; do
+			if command -v $browser >/dev/null; then return; fi
+		done
+		[ -e /Applications/Chromium.app ] || [ -e "/Applications/Google Chrome.app" ] ;;
 	# A bare Debian has none, and then Go downloads no module. Other systems always have them.
 	certificates) [ -e /etc/ssl/certs/ca-certificates.crt ] || [ "$manager" != apt-get ] ;;
 	*) command -v "$1" >/dev/null ;;
@@ -41,6 +47,7 @@ package() { # need: what $manager calls it
 	apt-get:etcd) echo etcd-server ;;
 	dnf:postgres) echo postgresql-server ;;
 	*:postgres) echo postgresql ;;
+	brew:chromium) echo --cask chromium ;;
 	dnf:ip) echo iproute ;;
 	*:ip) echo iproute2 ;;
 	*:nft) echo nftables ;;

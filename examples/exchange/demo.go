@@ -61,6 +61,7 @@ func startDemo(cfg config) (_ *demo, err error) {
 		err = cmp.Or(err, <-errs)
 	}
 	if err == nil {
+		d.tell("the page of the cluster: http://%s/gone/", d.cluster.views()[0].http)
 		d.traders = startTraders(d.cluster, cfg.clients)
 	}
 	return d, err

@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/Diggs/go-one v0.0.0
 	github.com/Diggs/go-one/etcdlock v0.0.0
+	github.com/Diggs/go-one/gonehttp v0.0.0
 	github.com/Diggs/go-one/pglock v0.0.0
 	github.com/alicebob/miniredis/v2 v2.40.0
 	github.com/jackc/pgx/v5 v5.13.0
@@ -40,5 +41,6 @@ require (
 replace (
 	github.com/Diggs/go-one => ../..
 	github.com/Diggs/go-one/etcdlock => ../../etcdlock
+	github.com/Diggs/go-one/gonehttp => ../../gonehttp
 	github.com/Diggs/go-one/pglock => ../../pglock
 )

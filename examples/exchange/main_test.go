@@ -3,15 +3,19 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/Diggs/go-one/gonehttp"
 )
 
 // The test binary is also the program under test: the cluster starts its nodes
@@ -45,6 +49,25 @@ func playStory(t *testing.T, service lockService) {
 	defer cancel()
 	if err := d.play(ctx, 1); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestEveryNodeServesThePageOfTheCluster(t *testing.T) {
+	t.Parallel()
+	d := startTestDemo(t, lockService{})
+	if err := d.settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range d.cluster.views() {
+		resp, err := http.Get("http://" + n.http + "/gone/?format=json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v gonehttp.View
+		err = errors.Join(json.NewDecoder(resp.Body).Decode(&v), resp.Body.Close())
+		if err != nil || len(v.Nodes) != 3 || len(v.IDs.Rows) != 1 || v.IDs.Rows[0].ID != firm {
+			t.Errorf("%s: %v, %+v", n.name, err, v)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func runNode(args []string) error {
 		return err
 	}
 	defer end()
-	g, err := gone.NewGone(*addr, locks)
+	g, err := gone.NewGone(*addr, locks, gone.WithControl())
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonehttp"
 )
 
 // usualWithin is how long an order may take if its client does not say.
@@ -33,7 +34,10 @@ func (w *web) serve(stop context.Context, addr string, ready func(addr string)) 
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /orders", w.order)
 	mux.HandleFunc("GET /price", w.lastPrice)
+	page := gonehttp.New(w.gone, gonehttp.WithControl())
+	mux.Handle("/gone/", http.StripPrefix("/gone", page))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+	server.RegisterOnShutdown(page.Close)
 	go w.follow(stop)
 	context.AfterFunc(stop, func() { _ = listener.Close() })
 	ready(listener.Addr().String())

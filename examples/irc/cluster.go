@@ -180,6 +180,16 @@ func (c *cluster) snapshot() []node {
 	return all
 }
 
+// page is the address of the page that a running web node serves.
+func (c *cluster) page() string {
+	for _, n := range c.snapshot() {
+		if n.role == "web" && n.state == running {
+			return "http://" + n.http + "/gone/"
+		}
+	}
+	return ""
+}
+
 // holder is the node with the newest tenure, or none. A frozen node that was
 // overtaken may still believe that it holds; its token is the older one.
 func (c *cluster) holder() (node, bool) {

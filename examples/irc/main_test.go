@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Diggs/go-one/gonehttp"
 	"github.com/Diggs/go-one/internal/freeport"
 )
 
@@ -87,6 +89,28 @@ func TestAPostRepeatedUnderItsKeyIsSaidOnce(t *testing.T) {
 	}
 	if err := d.room.verdict(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestEveryWebNodeServesThePageOfTheCluster(t *testing.T) {
+	t.Parallel()
+	d := startTestDemo(t, config{webs: 2})
+	if _, _, err := d.say(t.Context(), "hello"); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range d.cluster.snapshot() {
+		if n.role != "web" {
+			continue
+		}
+		resp, err := testClient.Get("http://" + n.http + "/gone/?format=json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v gonehttp.View
+		err = errors.Join(json.NewDecoder(resp.Body).Decode(&v), resp.Body.Close())
+		if err != nil || len(v.IDs.Rows) != 1 || v.IDs.Rows[0].ID != d.id || len(v.Troubles) > 0 {
+			t.Errorf("%s: %v, %+v", n.name, err, v)
+		}
 	}
 }
 

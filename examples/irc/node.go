@@ -56,7 +56,7 @@ func runNode(args []string) int {
 	}
 	defer end()
 	g, err := gone.NewGone(*addr, locks,
-		gone.WithSendTimeout(sendWithin),
+		gone.WithSendTimeout(sendWithin), gone.WithControl(),
 		gone.WithLogger(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -22,6 +22,7 @@ type story struct {
 const patience = 30 * time.Second
 
 func (s *story) run(ctx context.Context) error {
+	s.tell("the page of the cluster: %s", s.cluster.page())
 	for _, act := range []struct {
 		title string
 		play  func(context.Context) error

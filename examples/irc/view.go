@@ -163,6 +163,7 @@ func (v *view) draw(fresh bool) {
 
 	add(bold, "gone: one bot in %s, whatever happens", v.config.room)
 	add(faint, "post:  curl -d 'hello' %s/say    join:  irc %s", v.lb.URL(), v.irc)
+	add(faint, "look:  %s    who holds the bot, since when, and what is wrong", v.cluster.page())
 	holder, _ := v.cluster.holder()
 	lock, ttl := v.lock()
 	for _, n := range v.cluster.snapshot() {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/gonehttp"
 )
 
 // web is the first use case: load_balancer -> N x web_server -> irc_chat_room.
@@ -45,7 +46,10 @@ func (w *web) serve(stop context.Context, addr string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /say", w.say)
 	mux.HandleFunc("GET /health", w.health)
+	page := gonehttp.New(w.gone, gonehttp.WithControl())
+	mux.Handle("/gone/", http.StripPrefix("/gone", page))
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
+	server.RegisterOnShutdown(page.Close)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	w.log.Info("ready", "addr", w.gone.Addr(), "http", listener.Addr().String())

@@ -19,6 +19,12 @@ func publicKey(secret string) (string, error) {
 	return zmq4.AuthCurvePublic(secret)
 }
 
+// Version is that of libzmq.
+func Version() string {
+	major, minor, patch := zmq4.Version()
+	return fmt.Sprintf("%d.%d.%d", major, minor, patch)
+}
+
 // checkVersion refuses libzmq before 4.3.3: with CURVE, strangers could overflow
 // the stack of 4.3.1 (CVE-2019-13132) and stop 4.3.2 (CVE-2020-15166).
 func checkVersion() error {

@@ -1,0 +1,71 @@
+package gonehttp
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	gone "github.com/Diggs/go-one"
+)
+
+// every is how long what the nodes have said is new enough. Where asking them takes long
+// it is longer, so that it is a fifth of the time at most.
+const (
+	every = 2 * time.Second
+	rest  = 4
+)
+
+// latest is what the nodes have said last. They are asked when somebody wants to know and
+// it is too old, once for all who do; so nothing runs while nobody looks.
+type latest struct {
+	report func(context.Context) (gone.Report, error)
+
+	mu   sync.Mutex
+	last *look // the last one that has begun
+}
+
+// A look is one at all nodes.
+type look struct {
+	over  chan struct{} // closed when the rest is set
+	until time.Time
+	s     *snapshot
+	err   error
+}
+
+func (l *latest) get(ctx context.Context) (*snapshot, error) {
+	at := l.begin()
+	select {
+	case <-at.over:
+		return at.s, at.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// begin returns the last look, or a new one where that is too old.
+func (l *latest) begin() *look {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if at := l.last; at != nil {
+		select {
+		case <-at.over:
+			if time.Now().Before(at.until) {
+				return at
+			}
+		default:
+			return at
+		}
+	}
+	at := &look{over: make(chan struct{})}
+	l.last = at
+	go func() { // for all who wait, whoever of them leaves
+		defer close(at.over)
+		began := time.Now()
+		r, err := l.report(context.Background())
+		at.until = time.Now().Add(max(every, rest*time.Since(began)))
+		if at.err = err; err == nil {
+			at.s = snap(r, at.until)
+		}
+	}()
+	return at
+}
