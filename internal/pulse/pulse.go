@@ -40,10 +40,15 @@ func (p *Pulse) By(t time.Time) {
 		return
 	}
 	p.at.Store(want)
-	d := max(time.Until(t), 1) // not at once: see linktest
-	if p.timer == nil {
+	switch d := time.Until(t); {
+	case d <= 0: // by no timer, as in linktest
+		if p.timer != nil {
+			p.timer.Stop()
+		}
+		go p.fire()
+	case p.timer == nil:
 		p.timer = time.AfterFunc(d, p.fire)
-	} else {
+	default:
 		p.timer.Reset(d)
 	}
 }

@@ -160,9 +160,13 @@ func (n *Network) carry(from, to string, frame []byte, delay time.Duration) {
 		return -1
 	})
 	n.under[to] = slices.Insert(n.under[to], i, a)
-	// A timer that is due at once runs within the goroutine that makes it. In a bubble
-	// two that do so together crash the race detector (Go 1.26).
-	time.AfterFunc(max(delay, 1), func() { n.arrive(to) })
+	if delay <= 0 {
+		// A timer that is due at once runs within the goroutine that makes it. In a bubble
+		// two that do so together crash the race detector (Go 1.26).
+		go n.arrive(to)
+		return
+	}
+	time.AfterFunc(delay, func() { n.arrive(to) })
 }
 
 // arrive has the next frame arrive: timers that fire at about the same time may
