@@ -265,11 +265,13 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if addr == g.Addr() {
 		return g.status(), nil
 	}
-	identity := addr
-	if g.end.keys != nil {
-		if identity, err = g.identityOf(ctx, addr); err != nil {
-			return s, err
-		}
+	identity, err := g.identityOf(ctx, addr)
+	switch {
+	case err == nil:
+	case g.end.keys != nil || ctx.Err() != nil:
+		return s, err
+	default: // it may run nothing, or the lock service not answer
+		identity = addr
 	}
 	return g.statusOf(ctx, identity, g.opts.sendTimeout)
 }

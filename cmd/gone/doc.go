@@ -11,6 +11,7 @@ Gone shows and steers a cluster of gone: who holds an id, since when, and what w
 	gone resume NODE             end that
 	gone move ID [NODE]          hand an id over, to the node with most room where none is named
 	gone check                   what is wrong: with the lock service, nodes, links
+	gone bundle                  all that a report of an issue needs, as JSON
 	gone bench [ID]              how long sends and requests take
 	gone completion SHELL        completion for bash, zsh or fish
 	gone version                 the version of this command
@@ -101,6 +102,7 @@ in "base64".
 	request  {"id", "seconds", "reply" or "base64"}
 	drain    {"node", "done"}; so resume; and move, with "id"
 	check    {"ok", "findings": [{"state": "ok", "warning" or "bad", "about", "text"}]}
+	bundle   what [gone.Gone.Report] returns, with or without -o json
 	bench    [{"kind", "count", "errors", "perSecond", "p50", "p99", "max"}]
 
 # Completion

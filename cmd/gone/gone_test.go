@@ -269,6 +269,33 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 	must(t, lock.(gone.Roster).Leave())
 }
 
+func TestABundleHasWhatAllNodesSayAndNoData(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a, b := w.node(), w.node()
+	w.hold(a, "id", echo)
+	w.call("request", "id", "secret payload").ends(t, 0, "")
+	r := w.call("bundle").ends(t, 0, "")
+	var report gone.Report
+	if err := json.Unmarshal([]byte(r.out), &report); err != nil {
+		t.Fatal(err)
+	}
+	held := map[string]int{}
+	for _, n := range report.Nodes {
+		if n.Status == nil {
+			t.Errorf("%s: %s", n.Addr, n.Err)
+			continue
+		}
+		held[n.Addr] = len(n.Status.Tenures)
+	}
+	if held[a.Addr()] != 1 || held[b.Addr()] != 0 || len(held) < 2 {
+		t.Errorf("%v of %s and %s", held, a.Addr(), b.Addr())
+	}
+	if strings.Contains(r.out, "secret payload") {
+		t.Error("it has what was sent")
+	}
+}
+
 func TestBenchDisturbsNobodyAndEndsInTime(t *testing.T) {
 	t.Parallel()
 	w := redisWorld(t)

@@ -176,6 +176,20 @@ func (s *session) watch(args []string) error {
 	return nil
 }
 
+// bundle prints what the nodes say of themselves. It has neither data nor keys, nor how the
+// lock service is reached.
+func (s *session) bundle([]string) error {
+	if err := s.join(""); err != nil {
+		return err
+	}
+	report, err := s.node.Report(s.ctx)
+	if err != nil {
+		return err
+	}
+	s.output = "json"
+	return s.print(report, nil)
+}
+
 // A finding is one thing that check has looked at.
 type finding struct {
 	State string `json:"state"` // ok, warning or bad

@@ -40,6 +40,7 @@ func init() { // complete looks at it
 		{"resume", 1, 1, []string{"node"}, false, (*session).resume},
 		{"move", 1, 2, []string{"id", "node"}, false, (*session).move},
 		{"check", 0, 0, nil, false, (*session).check},
+		{"bundle", 0, 0, nil, false, (*session).bundle},
 		{"bench", 0, 1, []string{"id"}, true, (*session).bench},
 		{"completion", 1, 1, []string{"shell"}, false, (*session).completion},
 		{"version", 0, 0, nil, false, (*session).version},
@@ -54,7 +55,7 @@ var doc string
 func (s *session) help([]string) error {
 	_, text, _ := strings.Cut(doc, "/*\n")
 	text, _, _ = strings.Cut(text, "*/")
-	_, err := io.WriteString(s.out, strings.NewReplacer("\t", "  ", "[gone.", "", "WithCurve]", "WithCurve", "WithControl]", "WithControl", "\n# ", "\n").Replace(text))
+	_, err := io.WriteString(s.out, strings.NewReplacer("\t", "  ", "[gone.Gone.", "", "[gone.", "", "Report]", "Report", "WithCurve]", "WithCurve", "WithControl]", "WithControl", "\n# ", "\n").Replace(text))
 	return err
 }
 
