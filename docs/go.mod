@@ -5,6 +5,7 @@ go 1.25.0
 replace (
 	github.com/Diggs/go-one => ../
 	github.com/Diggs/go-one/etcdlock => ../etcdlock
+	github.com/Diggs/go-one/gonehttp => ../gonehttp
 	github.com/Diggs/go-one/goredislock => ../goredislock
 	github.com/Diggs/go-one/pglock => ../pglock
 )
@@ -12,6 +13,7 @@ replace (
 require (
 	github.com/Diggs/go-one v0.0.0
 	github.com/Diggs/go-one/etcdlock v0.0.0
+	github.com/Diggs/go-one/gonehttp v0.0.0
 	github.com/Diggs/go-one/goredislock v0.0.0
 	github.com/Diggs/go-one/pglock v0.0.0
 	github.com/gomodule/redigo v1.9.3

@@ -16,6 +16,7 @@ import (
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/etcdlock"
 	"github.com/Diggs/go-one/glogger"
+	"github.com/Diggs/go-one/gonehttp"
 	"github.com/Diggs/go-one/gonetest"
 	"github.com/Diggs/go-one/goredislock"
 	"github.com/Diggs/go-one/locktest"
@@ -43,12 +44,13 @@ var (
 	client       redis.UniversalClient
 	pool         *pgxpool.Pool
 	logger       *slog.Logger
+	mux          *http.ServeMux
 	handler      = func(*gone.GoneRunner) {}
 	store, serve func(...any) error
 
 	_ = []any{errors.Is, fmt.Sprint, log.Print, net.Dial, os.Exit, testing.Short, synctest.Wait, time.Second}
 	_ = []any{etcdlock.New, glogger.New, gonetest.Runner, goredislock.New, locktest.Run, pglock.New}
-	_ = []any{http.Get, redigo.Dial, clientv3.New}
+	_ = []any{gonehttp.New, http.Get, redigo.Dial, clientv3.New}
 )
 
 // mylock is a package that a reader has yet to write.
