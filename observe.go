@@ -35,6 +35,38 @@ type Observer struct {
 	Link func(LinkChange)
 }
 
+// and is two observers as one. The first is told first; the second's Sending gets what the
+// first has made of the context.
+func (o Observer) and(p Observer) Observer {
+	both := Observer{
+		Sending: o.Sending, Sent: each(o.Sent, p.Sent), Received: each(o.Received, p.Received),
+		Extended: each(o.Extended, p.Extended), Began: each(o.Began, p.Began), Ended: each(o.Ended, p.Ended),
+		Link: each(o.Link, p.Link),
+	}
+	switch {
+	case o.Sending == nil:
+		both.Sending = p.Sending
+	case p.Sending != nil:
+		both.Sending = func(ctx context.Context, id string) context.Context {
+			return p.Sending(o.Sending(ctx, id), id)
+		}
+	}
+	return both
+}
+
+func each[E any](a, b func(E)) func(E) {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return func(e E) {
+		a(e)
+		b(e)
+	}
+}
+
 // Sent is one call that sends.
 type Sent struct {
 	Context  context.Context // of the call, or what Sending has made of it
@@ -83,7 +115,8 @@ const (
 
 // A Propagator takes what belongs to a call, as its trace, to the handler's
 // [Message.Context]: those of OpenTelemetry are of this form, but for the type of the
-// map. What it injects must not have more than 4 KiB, with its keys; more stays here.
+// map. What it injects must not have more than 4 KiB, with its keys; of more, the longest
+// values stay here.
 type Propagator interface {
 	Inject(ctx context.Context, carrier map[string]string)
 	Extract(ctx context.Context, carrier map[string]string) context.Context
@@ -105,12 +138,26 @@ func (o *observers) sending(s *shipment) {
 	}
 	said := map[string]string{}
 	o.propagator.Inject(s.ctx, said)
-	if len(said) == 0 {
-		return
+	s.said = pack(said)
+}
+
+// pack is what a propagator has injected, for the wire. Where that is too much the longest
+// values stay here: a trace must not be lost for its baggage.
+func pack(said map[string]string) []byte {
+	for len(said) > 0 {
+		b, err := json.Marshal(said)
+		if err == nil && len(b) <= wire.MaxContext {
+			return b
+		}
+		longest := ""
+		for key, value := range said {
+			if len(key)+len(value) > len(longest)+len(said[longest]) {
+				longest = key
+			}
+		}
+		delete(said, longest)
 	}
-	if b, err := json.Marshal(said); err == nil && len(b) <= wire.MaxContext {
-		s.said = b
-	}
+	return nil
 }
 
 // extract makes the context of a message of which its sender has said something.

@@ -147,6 +147,7 @@ type carriedKey struct{}
 func (carried) Inject(ctx context.Context, carrier map[string]string) {
 	if v, ok := ctx.Value(carriedKey{}).(string); ok {
 		carrier["v"] = v
+		carrier["baggage"] = strings.Repeat(v, 2500)
 	}
 }
 
@@ -178,12 +179,41 @@ func TestWhatBelongsToACallReachesTheHandler(t *testing.T) {
 			_, err = g.SendBatch(with("3"), "a", [][]byte{[]byte("b1"), []byte("b2")})
 			must(t, err)
 			must(t, g.SendDataContext(with(strings.Repeat("x", 5000)), "a", []byte("huge")))
+			must(t, g.SendDataContext(with("four"), "a", []byte("large")))
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		want := "[send=1 plain= ask=2 b1=3 b2=3 huge=]"
-		if fmt.Sprint(got[:6]) != want || fmt.Sprint(got[6:]) != want {
+		want := "[send=1 plain= ask=2 b1=3 b2=3 huge= large=four]"
+		if fmt.Sprint(got[:7]) != want || fmt.Sprint(got[7:]) != want {
 			t.Errorf("%v", got)
+		}
+	})
+}
+
+func TestEachObserverIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key string
+		marks := func(name string, told *[]string) gone.Observer {
+			return gone.Observer{
+				Sending: func(ctx context.Context, _ string) context.Context {
+					before, _ := ctx.Value(key("path")).(string)
+					return context.WithValue(ctx, key("path"), before+name)
+				},
+				Sent: func(s gone.Sent) { *told = append(*told, s.Context.Value(key("path")).(string)) },
+			}
+		}
+		var n notes
+		var first, second []string
+		c := gonetest.Cluster(t, 0)
+		g := c.Start(gone.WithObserver(marks("1", &first)), n.option(), gone.WithObserver(marks("2", &second)))
+		runOne(t, g, "a", answer)
+		must(t, g.SendData("a", nil))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if fmt.Sprint(first, second) != "[12] [12]" || len(n.sent) != 1 || len(n.received) != 1 || len(n.began) != 1 {
+			t.Error(first, second, n.sent, n.received, n.began)
 		}
 	})
 }
