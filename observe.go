@@ -17,9 +17,10 @@ import (
 // as in any goroutine. What they are given they may keep. They may ask for Stats and
 // Tenures. They must not send or close the node: what these wait for waits for them.
 type Observer struct {
-	// Sending is told that a send begins. The context that it returns goes on in place of
-	// the caller's: to the [Propagator], and to Sent.
-	Sending func(ctx context.Context, id string) context.Context
+	// Sending is told that a send begins: all of Sent but Received, Took and Err. The context
+	// that it returns goes on in place of the caller's: to the [Propagator], and to Sent. It
+	// must come of the caller's.
+	Sending func(Sent) context.Context
 	// Sent is told how a call of SendData, SendDataContext, TrySendData, SendBatch or
 	// Request has ended.
 	Sent func(Sent)
@@ -47,8 +48,9 @@ func (o Observer) and(p Observer) Observer {
 	case o.Sending == nil:
 		both.Sending = p.Sending
 	case p.Sending != nil:
-		both.Sending = func(ctx context.Context, id string) context.Context {
-			return p.Sending(o.Sending(ctx, id), id)
+		both.Sending = func(s Sent) context.Context {
+			s.Context = o.Sending(s)
+			return p.Sending(s)
 		}
 	}
 	return both
@@ -131,7 +133,7 @@ type observers struct {
 // sending begins a send that somebody observes.
 func (o *observers) sending(s *shipment) {
 	if o.Sending != nil {
-		s.ctx = o.Sending(s.ctx, s.id)
+		s.ctx = o.Sending(s.shown())
 	}
 	if o.propagator == nil {
 		return
@@ -182,10 +184,17 @@ func (g *Gone) ship(s *shipment) error {
 	err := g.deliver(s)
 	g.count.send(s, err)
 	if o.Sent != nil {
-		messages, bytes := s.size()
-		o.Sent(Sent{s.ctx, s.id, messages, s.sent, bytes, s.asks(), time.Since(began), err})
+		sent := s.shown()
+		sent.Received, sent.Took, sent.Err = s.sent, time.Since(began), err
+		o.Sent(sent)
 	}
 	return err
+}
+
+// shown is a shipment as an observer sees it when it begins.
+func (s *shipment) shown() Sent {
+	messages, bytes := s.size()
+	return Sent{Context: s.ctx, ID: s.id, Messages: messages, Bytes: bytes, Request: s.asks()}
 }
 
 // size is how many messages a shipment has, and their bytes.

@@ -195,9 +195,9 @@ func TestEachObserverIsTold(t *testing.T) {
 		type key string
 		marks := func(name string, told *[]string) gone.Observer {
 			return gone.Observer{
-				Sending: func(ctx context.Context, _ string) context.Context {
-					before, _ := ctx.Value(key("path")).(string)
-					return context.WithValue(ctx, key("path"), before+name)
+				Sending: func(s gone.Sent) context.Context {
+					before, _ := s.Context.Value(key("path")).(string)
+					return context.WithValue(s.Context, key("path"), fmt.Sprint(before, name, s.ID, s.Bytes))
 				},
 				Sent: func(s gone.Sent) { *told = append(*told, s.Context.Value(key("path")).(string)) },
 			}
@@ -207,12 +207,12 @@ func TestEachObserverIsTold(t *testing.T) {
 		c := gonetest.Cluster(t, 0)
 		g := c.Start(gone.WithObserver(marks("1", &first)), n.option(), gone.WithObserver(marks("2", &second)))
 		runOne(t, g, "a", answer)
-		must(t, g.SendData("a", nil))
+		must(t, g.SendData("a", []byte("x")))
 		time.Sleep(time.Second)
 		synctest.Wait()
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		if fmt.Sprint(first, second) != "[12] [12]" || len(n.sent) != 1 || len(n.received) != 1 || len(n.began) != 1 {
+		if fmt.Sprint(first, second) != "[1a12a1] [1a12a1]" || len(n.sent) != 1 || len(n.received) != 1 || len(n.began) != 1 {
 			t.Error(first, second, n.sent, n.received, n.began)
 		}
 	})
@@ -369,8 +369,8 @@ func TestWatchYieldsEachHolder(t *testing.T) {
 
 func TestATriedSendWithATraceReachesAHandlerThatReceives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ob := gone.Observer{Sending: func(ctx context.Context, id string) context.Context {
-			return context.WithValue(ctx, carriedKey{}, "span")
+		ob := gone.Observer{Sending: func(s gone.Sent) context.Context {
+			return context.WithValue(s.Context, carriedKey{}, "span")
 		}}
 		c := gonetest.Cluster(t, 0, gone.WithPropagator(carried{}), gone.WithObserver(ob))
 		here, there := c.Start(), c.Start()
@@ -606,7 +606,7 @@ func TestAnObserverMayAskForStatsAndTenures(t *testing.T) {
 			}
 		}
 		ob := gone.Observer{
-			Sending: func(ctx context.Context, _ string) context.Context { ask(); return ctx },
+			Sending: func(s gone.Sent) context.Context { ask(); return s.Context },
 			Sent:    func(gone.Sent) { ask() }, Received: func(gone.Received) { ask() },
 			Extended: func(gone.Extended) { ask() }, Began: func(gone.Tenure) { ask() },
 			Ended: func(gone.PastTenure) { ask() }, Link: func(gone.LinkChange) { ask() },
