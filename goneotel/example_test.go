@@ -3,7 +3,6 @@ package goneotel_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log"
 	"log/slog"
 
@@ -25,7 +24,7 @@ func Example() {
 	tracer := otel.Tracer("billing")
 
 	locks := gonetest.NewLocks().Factory(0) // gone.RedisLocks("redis://…") in a program
-	quiet := gone.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	quiet := gone.WithLogger(slog.New(slog.DiscardHandler))
 	g, err := gone.NewGone("tcp://127.0.0.1:0", locks, append(goneotel.Options(), quiet)...)
 	if err != nil {
 		log.Fatal(err)

@@ -7,6 +7,10 @@
 // propagator takes along, as baggage, is in the handler's [gone.Message.Context], where a
 // handler starts a span of its own with [Process].
 //
+// Other observers go beside it, as that of goneprom:
+//
+//	gone.NewGone(addr, locks, append(goneotel.Options(), gone.WithObserver(c.Observer()))...)
+//
 // Where only one of two nodes has these options, or one is of a version that knows no
 // traces, messages arrive all the same, and the trace ends there.
 //

@@ -2,6 +2,7 @@ package goneotel_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -26,6 +28,7 @@ import (
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/goneotel"
+	"github.com/Diggs/go-one/gonetest"
 )
 
 // Variables of the other process: which lock service, and whether it traces.
@@ -87,7 +90,7 @@ func has(t *testing.T, s tracetest.SpanStub, want ...attribute.KeyValue) {
 	t.Helper()
 	for _, a := range want {
 		if !slices.Contains(s.Attributes, a) {
-			t.Errorf("span %q has not %s=%v but %v", s.Name, a.Key, a.Value.Emit(), s.Attributes)
+			t.Errorf("span %q has not %s=%v but %v", s.Name, a.Key, a.Value.String(), s.Attributes)
 		}
 	}
 }
@@ -119,8 +122,9 @@ func startRedis(t testing.TB) (url string) {
 }
 
 func startNode(redis string, opts ...gone.Option) (*gone.Gone, error) {
-	quiet := gone.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
-	return gone.NewGone("tcp://127.0.0.1:0", gone.RedisLocks(redis), append(opts, quiet)...)
+	quiet := gone.WithLogger(slog.New(slog.DiscardHandler))
+	patient := gone.WithSendTimeout(time.Minute) // the other process may take its time to start
+	return gone.NewGone("tcp://127.0.0.1:0", gone.RedisLocks(redis), append(opts, quiet, patient)...)
 }
 
 // node starts a node that is closed with the test.
@@ -197,8 +201,9 @@ func startOther(t *testing.T, redis string, traces bool) (next func() seen) {
 	})
 	return func() (s seen) {
 		t.Helper()
+		must(t, out.(*os.File).SetReadDeadline(time.Now().Add(time.Minute)))
 		if !lines.Scan() {
-			t.Fatal("the other process has ended")
+			t.Fatalf("the other process has ended or sees nothing: %v", lines.Err())
 		}
 		if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
 			t.Fatalf("%v: %s", err, lines.Text())
@@ -279,49 +284,96 @@ func TestTheSpanOfARequestEndsWithItsReply(t *testing.T) {
 }
 
 func TestASpanSaysHowASendHasFailed(t *testing.T) {
-	t.Parallel()
-	redis := startRedis(t)
-	spans := newRecord()
-	g := node(t, redis, append(spans.options(), gone.WithSendTimeout(200*time.Millisecond))...)
-	received := make(chan struct{})
-	_, err := g.RunOne("mute", func(r *gone.GoneRunner) {
-		received <- struct{}{}
-		<-r.Inbox
-		<-r.Exit
-	})
-	must(t, err)
-	<-received
-	if _, err := g.Request(t.Context(), "mute", nil); !errors.Is(err, gone.ErrNoReply) {
-		t.Fatal(err)
-	}
-	if err := g.SendData("nobody", nil); !errors.Is(err, gone.ErrNotDelivered) {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{"request": "no_reply", "send": "not_delivered"} {
-		s := spans.one(t, name)
-		has(t, s, attribute.String("error.type", want))
-		if s.Status.Code != codes.Error || s.Status.Description == "" {
-			t.Errorf("%s: %+v", name, s.Status)
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		spans := newRecord()
+		there, g := c.Start(), c.Start(spans.options()...)
+		_, err := there.RunOne("there", func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				if m.WantsReply() {
+					return
+				}
+			}
+		})
+		must(t, err)
+		must(t, g.SendData("there", nil))
+		for _, end := range []struct {
+			name, errorType string
+			err             error
+			send            func() error
+		}{
+			{"send", "not_delivered", gone.ErrNotDelivered, func() error { return g.TrySendData("nobody", nil) }},
+			{"request", "no_reply", gone.ErrNoReply, func() error {
+				_, err := g.Request(t.Context(), "there", nil)
+				return err
+			}},
+			{"send", "unknown", gone.ErrOutcomeUnknown, func() error {
+				must(t, g.SendData("there", nil))
+				spans.Reset()
+				c.Cut(there)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				return g.SendDataContext(ctx, "there", nil)
+			}},
+		} {
+			spans.Reset()
+			if err := end.send(); !errors.Is(err, end.err) {
+				t.Errorf("%v, not %v", err, end.err)
+			}
+			s := spans.one(t, end.name)
+			has(t, s, attribute.String("error.type", end.errorType))
+			if s.Status.Code != codes.Error || s.Status.Description == "" {
+				t.Errorf("%s: %+v", end.errorType, s.Status)
+			}
 		}
-	}
+	})
 }
 
-// A batch that the handler leaves half received says so.
 func TestASpanSaysHowMuchOfABatchWasReceived(t *testing.T) {
-	t.Parallel()
-	redis := startRedis(t)
-	spans := newRecord()
-	g := node(t, redis, append(spans.options(), gone.WithMaxMessageSize(10))...)
-	_, err := g.RunOne("here", func(r *gone.GoneRunner) {
-		for range r.Messages() {
+	synctest.Test(t, func(t *testing.T) {
+		spans := newRecord()
+		g := gonetest.Cluster(t, 0).Start(append(spans.options(), gone.WithMaxMessageSize(10))...)
+		_, err := g.RunOne("here", func(r *gone.GoneRunner) {
+			for range r.Messages() {
+			}
+		})
+		must(t, err)
+		n, err := g.SendBatch(t.Context(), "here", [][]byte{{1}, {2}, make([]byte, 11)})
+		if n != 2 || !errors.Is(err, gone.ErrTooLarge) {
+			t.Fatal(n, err)
 		}
+		has(t, spans.one(t, "send"), attribute.Int("messaging.gone.received", 2), attribute.Int("messaging.batch.message_count", 3))
 	})
-	must(t, err)
-	n, err := g.SendBatch(t.Context(), "here", [][]byte{{1}, {2}, make([]byte, 11)})
-	if n != 2 || !errors.Is(err, gone.ErrTooLarge) {
-		t.Fatal(n, err)
+}
+
+func TestSpansGoBesideAnotherObserver(t *testing.T) {
+	for _, first := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			spans := newRecord()
+			var told []string
+			another := gone.WithObserver(gone.Observer{
+				Sending: func(s gone.Sent) context.Context {
+					ctx, _ := spans.tracer().Start(s.Context, "another") // which Sent must not take for its own
+					return ctx
+				},
+				Sent: func(s gone.Sent) { told = append(told, s.ID) },
+			})
+			opts := append(spans.options(), another)
+			if first {
+				opts = append([]gone.Option{another}, spans.options()...)
+			}
+			g := gonetest.Cluster(t, 0).Start(opts...)
+			_, err := g.RunOne("here", func(r *gone.GoneRunner) {
+				for range r.Messages() {
+				}
+			})
+			must(t, err)
+			must(t, g.SendData("here", nil))
+			if spans.one(t, "send"); !slices.Equal(told, []string{"here"}) {
+				t.Errorf("the other observer is told of %v", told)
+			}
+		})
 	}
-	has(t, spans.one(t, "send"), attribute.Int("messaging.gone.received", 2), attribute.Int("messaging.batch.message_count", 3))
 }
 
 // What has no room in the message is left here, the longest first: the trace goes on.
@@ -389,4 +441,3 @@ func TestNodesWithAndWithoutTracesSpeakToEachOther(t *testing.T) {
 		}
 	})
 }
-
