@@ -190,6 +190,41 @@ func TestWhatBelongsToACallReachesTheHandler(t *testing.T) {
 	})
 }
 
+// What is sent to a handler of the same node is counted elsewhere than what is sent to others.
+func TestASendToTheSameNodeIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		runOne(t, g, "a", func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				time.Sleep(time.Second)
+				if string(m.Data) == "return" {
+					return
+				}
+				_ = m.Reply(nil)
+			}
+		})
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { must(t, g.SendData("a", nil)) })
+		}
+		all.Wait()
+		n, err := g.SendBatch(t.Context(), "a", make([][]byte, 3))
+		must(t, err)
+		_, err = g.Request(t.Context(), "a", nil)
+		must(t, err)
+		if _, err := g.Request(t.Context(), "a", []byte("return")); !errors.Is(err, gone.ErrNoReply) {
+			t.Error(err)
+		}
+		if err := g.TrySendData("nobody", nil); !errors.Is(err, gone.ErrNotDelivered) {
+			t.Error(err)
+		}
+		if s := g.Stats(); n != 3 || s.Sent != 7 || s.Unknown != 1 || s.NotDelivered != 1 || s.Received != 8 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestEachObserverIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key string
