@@ -31,7 +31,7 @@ GOLICENSES  := go run github.com/google/go-licenses@v1.6.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale api licences pictures deps-build deps-test deps-browser $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale api licences pictures deps-build deps-test deps-browser deps-promtool $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
@@ -75,6 +75,7 @@ test: $(MODULES:%=test/%)
 $(MODULES:%=test/%): test/%: deps-test
 	cd $* && $(GOTEST) -skip '^TestLong' ./...
 test/gonehttp: deps-browser
+test/goneprom: deps-promtool
 
 # What plays seeds: some in make test, more with the race detector here, most without.
 SEEDED    := TestPlannedEnds|TestALeaseThatEnds|TestAHolderBehindAPartition|TestACrashCosts|TestNoResultIsALie
@@ -134,6 +135,9 @@ deps-build:
 
 deps-browser:
 	@sh scripts/deps.sh chromium
+
+deps-promtool:
+	@sh scripts/deps.sh promtool
 
 pictures: deps-test deps-browser
 	cd docs && go run ./draw > path.svg

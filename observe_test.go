@@ -147,6 +147,7 @@ type carriedKey struct{}
 func (carried) Inject(ctx context.Context, carrier map[string]string) {
 	if v, ok := ctx.Value(carriedKey{}).(string); ok {
 		carrier["v"] = v
+		carrier["baggage"] = strings.Repeat(v, 2500)
 	}
 }
 
@@ -178,12 +179,76 @@ func TestWhatBelongsToACallReachesTheHandler(t *testing.T) {
 			_, err = g.SendBatch(with("3"), "a", [][]byte{[]byte("b1"), []byte("b2")})
 			must(t, err)
 			must(t, g.SendDataContext(with(strings.Repeat("x", 5000)), "a", []byte("huge")))
+			must(t, g.SendDataContext(with("four"), "a", []byte("large")))
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		want := "[send=1 plain= ask=2 b1=3 b2=3 huge=]"
-		if fmt.Sprint(got[:6]) != want || fmt.Sprint(got[6:]) != want {
+		want := "[send=1 plain= ask=2 b1=3 b2=3 huge= large=four]"
+		if fmt.Sprint(got[:7]) != want || fmt.Sprint(got[7:]) != want {
 			t.Errorf("%v", got)
+		}
+	})
+}
+
+// What is sent to a handler of the same node is counted elsewhere than what is sent to others.
+func TestASendToTheSameNodeIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		g := c.Start()
+		runOne(t, g, "a", func(r *gone.GoneRunner) {
+			for m := range r.Messages() {
+				time.Sleep(time.Second)
+				if string(m.Data) == "return" {
+					return
+				}
+				_ = m.Reply(nil)
+			}
+		})
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() { must(t, g.SendData("a", nil)) })
+		}
+		all.Wait()
+		n, err := g.SendBatch(t.Context(), "a", make([][]byte, 3))
+		must(t, err)
+		_, err = g.Request(t.Context(), "a", nil)
+		must(t, err)
+		if _, err := g.Request(t.Context(), "a", []byte("return")); !errors.Is(err, gone.ErrNoReply) {
+			t.Error(err)
+		}
+		if err := g.TrySendData("nobody", nil); !errors.Is(err, gone.ErrNotDelivered) {
+			t.Error(err)
+		}
+		if s := g.Stats(); n != 3 || s.Sent != 7 || s.Unknown != 1 || s.NotDelivered != 1 || s.Received != 8 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestEachObserverIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key string
+		marks := func(name string, told *[]string) gone.Observer {
+			return gone.Observer{
+				Sending: func(s gone.Sent) context.Context {
+					before, _ := s.Context.Value(key("path")).(string)
+					return context.WithValue(s.Context, key("path"), fmt.Sprint(before, name, s.ID, s.Bytes))
+				},
+				Sent: func(s gone.Sent) { *told = append(*told, s.Context.Value(key("path")).(string)) },
+			}
+		}
+		var n notes
+		var first, second []string
+		c := gonetest.Cluster(t, 0)
+		g := c.Start(gone.WithObserver(marks("1", &first)), n.option(), gone.WithObserver(marks("2", &second)))
+		runOne(t, g, "a", answer)
+		must(t, g.SendData("a", []byte("x")))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if fmt.Sprint(first, second) != "[1a12a1] [1a12a1]" || len(n.sent) != 1 || len(n.received) != 1 || len(n.began) != 1 {
+			t.Error(first, second, n.sent, n.received, n.began)
 		}
 	})
 }
@@ -339,8 +404,8 @@ func TestWatchYieldsEachHolder(t *testing.T) {
 
 func TestATriedSendWithATraceReachesAHandlerThatReceives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ob := gone.Observer{Sending: func(ctx context.Context, id string) context.Context {
-			return context.WithValue(ctx, carriedKey{}, "span")
+		ob := gone.Observer{Sending: func(s gone.Sent) context.Context {
+			return context.WithValue(s.Context, carriedKey{}, "span")
 		}}
 		c := gonetest.Cluster(t, 0, gone.WithPropagator(carried{}), gone.WithObserver(ob))
 		here, there := c.Start(), c.Start()
@@ -576,7 +641,7 @@ func TestAnObserverMayAskForStatsAndTenures(t *testing.T) {
 			}
 		}
 		ob := gone.Observer{
-			Sending: func(ctx context.Context, _ string) context.Context { ask(); return ctx },
+			Sending: func(s gone.Sent) context.Context { ask(); return s.Context },
 			Sent:    func(gone.Sent) { ask() }, Received: func(gone.Received) { ask() },
 			Extended: func(gone.Extended) { ask() }, Began: func(gone.Tenure) { ask() },
 			Ended: func(gone.PastTenure) { ask() }, Link: func(gone.LinkChange) { ask() },

@@ -81,8 +81,10 @@ func WithBalance() Option { return func(o *options) { o.balance = true } }
 func WithWeight(w float64) Option { return func(o *options) { o.weight = w } }
 
 // WithObserver sets the observer that is told what happens at the node. Given several
-// times, the last counts.
-func WithObserver(ob Observer) Option { return func(o *options) { o.Observer = ob } }
+// times, each is told, in their order.
+func WithObserver(ob Observer) Option {
+	return func(o *options) { o.Observer = o.and(ob) }
+}
 
 // WithPropagator sets what takes the values of a call, as its trace, to the handler's
 // [Message.Context]. The nodes of senders and holders should have the same.

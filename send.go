@@ -184,6 +184,7 @@ type shipment struct {
 	msgs     [][]byte // of a batch
 	n        int      // how many are to be sent
 	sent     int      // how many of them were received by the handler
+	counted  int      // of these, by a mailbox of this node
 	flags    uint64   // of the wire
 	reply    []byte   // or what the handler failed with
 	failed   bool
@@ -246,7 +247,7 @@ func (g *Gone) deliver(s *shipment) error {
 	}
 	if s.msgs == nil && s.n == 1 && !s.asks() { // what needs no look at a clock
 		if b := g.room.Box(s.id); b != nil && b.Hand(s.data, s.said) {
-			s.sent = 1
+			s.sent, s.counted = 1, 1
 			return nil
 		}
 	}
@@ -410,7 +411,7 @@ func (s *shipment) local(b *mailbox.Box) wire.Status {
 			return wire.Expired
 		}
 		if s.n > 1 && b.Hand(s.next(), s.said) { // a single one has just been tried
-			s.sent++
+			s.sent, s.counted = s.sent+1, s.counted+1
 			continue
 		}
 		a := b.Send(s.ctx, mailbox.Call{Data: s.next(), Context: s.said, Deadline: s.deadline, Try: s.try(), Asks: s.asks()})
@@ -419,6 +420,9 @@ func (s *shipment) local(b *mailbox.Box) wire.Status {
 		}
 		s.reply, s.failed = a.Reply, a.Failed
 		s.sent++
+		if !s.asks() {
+			s.counted++
+		}
 	}
 	return wire.Received
 }

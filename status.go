@@ -131,7 +131,7 @@ type counters struct {
 	tenures, lost, panics, overdue atomic.Uint64
 	held                           atomic.Int64
 
-	sent, refused, unknown atomic.Uint64 // messages
+	sent, refused, unknown atomic.Uint64 // messages; sent is without those that a mailbox counts
 	lock                   struct{ lock, extend, unlock, holder, roster callCount }
 }
 
@@ -160,7 +160,9 @@ func (g *Gone) Stats() Stats {
 			g.count.lock.holder.get(), g.count.lock.roster.get(),
 		},
 	}
-	s.Received, s.ReceivedBytes = g.room.Received()
+	here := g.room.Counts()
+	s.Received, s.ReceivedBytes = here.Messages, here.Bytes
+	s.Sent += here.Own
 	for _, b := range g.room.All() {
 		if b.ID == deskID {
 			continue
@@ -187,7 +189,7 @@ func (g *Gone) Tenures() []Tenure {
 		t := &ts[i]
 		if b := g.room.Box(t.ID); b != nil {
 			t.Waiting, t.WaitingBytes = b.Waiting()
-			t.Received, _ = b.Received()
+			t.Received = b.Counts().Messages
 		}
 	}
 	slices.SortFunc(ts, func(a, b Tenure) int { return strings.Compare(a.ID, b.ID) })

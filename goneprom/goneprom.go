@@ -5,14 +5,19 @@
 //	c.Watch(g)
 //	prometheus.MustRegister(c)
 //
+// Each node has a collector of its own. Where a process has several nodes, each is
+// registered with a label:
+//
+//	prometheus.WrapRegistererWith(prometheus.Labels{"node": g.Addr()}, prometheus.DefaultRegisterer).MustRegister(c)
+//
 // The names of the metrics begin with gone_. The directory has a dashboard for Grafana,
-// dashboard.json, and rules for alerts, alerts.yml.
+// dashboard.json, and rules for alerts, alerts.yml. Both tell nodes apart by the labels
+// instance and node.
 package goneprom
 
 import (
 	"errors"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -25,14 +30,14 @@ type Collector struct {
 	ids  map[string]bool // that have a label of their own
 
 	delivery, queue, extend *prometheus.HistogramVec
-	links                   *prometheus.CounterVec
+	links, ended            *prometheus.CounterVec
 }
 
 // An Option changes a default of [New].
 type Option func(*Collector)
 
 // WithIDs gives the times of these ids a label of their own, "id", which is empty for all
-// others. Each id costs some 50 series: it is for a few that matter.
+// others. Each id costs some 100 series: it is for a few that matter.
 func WithIDs(ids ...string) Option {
 	return func(c *Collector) {
 		for _, id := range ids {
@@ -58,30 +63,60 @@ func New(opts ...Option) *Collector {
 	c.delivery = times("delivery_seconds", "Time from a send to its result.", 25e-6, 11, "result")
 	c.queue = times("queue_seconds", "Time that a message waited for its handler, on the handler's node.", 25e-6, 11)
 	c.extend = times("extend_seconds", "Time that an Extend took, with all its attempts.", 250e-6, 9, "result")
-	c.links = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "gone_link_changes_total", Help: "Links to other nodes that have come to a state.",
-	}, []string{"state"})
+	count := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gone_" + name, Help: help}, []string{label})
+	}
+	c.links = count("link_changes_total", "Links to other nodes that have come to a state.", "state")
+	c.ended = count("tenures_ended_total", "Tenures that have ended, by their cause.", "cause")
+	c.begin()
 	return c
+}
+
+// begin has each series begin with 0: Prometheus sees no increase in one that begins
+// with 1.
+func (c *Collector) begin() {
+	for _, state := range []string{"open", "silent", "refused", "ended"} {
+		c.links.WithLabelValues(state)
+	}
+	for _, cause := range []string{"yielded", "closed", "returned", "lost"} {
+		c.ended.WithLabelValues(cause)
+	}
+	for id := range c.ids {
+		c.beginID(id)
+	}
+	c.beginID("")
+}
+
+func (c *Collector) beginID(id string) {
+	for _, result := range []string{"received", "failed", "unknown", "not_delivered"} {
+		c.of(c.delivery, id, result)
+	}
+	for _, result := range []string{"extended", "lost", "failed"} {
+		c.of(c.extend, id, result)
+	}
+	c.of(c.queue, id)
 }
 
 // Observer is to be given to [gone.WithObserver].
 func (c *Collector) Observer() gone.Observer {
 	return gone.Observer{
-		Sent:     func(s gone.Sent) { c.note(c.delivery, s.ID, s.Took, result(s.Err)) },
-		Received: func(r gone.Received) { c.note(c.queue, r.ID, r.Queued) },
-		Extended: func(e gone.Extended) { c.note(c.extend, e.ID, e.Took, extendResult(e.Err)) },
+		Sent:     func(s gone.Sent) { c.of(c.delivery, s.ID, result(s.Err)).Observe(s.Took.Seconds()) },
+		Received: func(r gone.Received) { c.of(c.queue, r.ID).Observe(r.Queued.Seconds()) },
+		Extended: func(e gone.Extended) { c.of(c.extend, e.ID, extendResult(e.Err)).Observe(e.Took.Seconds()) },
+		Ended:    func(t gone.PastTenure) { c.ended.WithLabelValues(cause(t)).Inc() },
 		Link:     func(l gone.LinkChange) { c.links.WithLabelValues(linkState(l)).Inc() },
 	}
 }
 
-func (c *Collector) note(h *prometheus.HistogramVec, id string, took time.Duration, labels ...string) {
+// of is the histogram of an id.
+func (c *Collector) of(h *prometheus.HistogramVec, id string, labels ...string) prometheus.Observer {
 	if len(c.ids) > 0 {
 		if !c.ids[id] {
 			id = ""
 		}
 		labels = append(labels, id)
 	}
-	h.WithLabelValues(labels...).Observe(took.Seconds())
+	return h.WithLabelValues(labels...)
 }
 
 // Watch has the collector show the counters of a node, too. Before it is called there
@@ -110,6 +145,19 @@ func extendResult(err error) string {
 		return "lost"
 	}
 	return "failed"
+}
+
+// cause is why a tenure has ended. A handler that panicked counts as returned.
+func cause(t gone.PastTenure) string {
+	switch t.Cause {
+	case gone.ErrYielded.Error():
+		return "yielded"
+	case gone.ErrClosed.Error():
+		return "closed"
+	case gone.ErrHandlerReturned.Error():
+		return "returned"
+	}
+	return "lost"
 }
 
 func linkState(l gone.LinkChange) string {
@@ -212,5 +260,5 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 }
 
 func (c *Collector) vectors() []prometheus.Collector {
-	return []prometheus.Collector{c.delivery, c.queue, c.extend, c.links}
+	return []prometheus.Collector{c.delivery, c.queue, c.extend, c.links, c.ended}
 }

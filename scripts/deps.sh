@@ -48,6 +48,8 @@ package() { # need: what $manager calls it
 	dnf:postgres) echo postgresql-server ;;
 	*:postgres) echo postgresql ;;
 	brew:chromium) echo --cask chromium ;;
+	dnf:promtool) echo golang-github-prometheus ;;
+	*:promtool) echo prometheus ;;
 	dnf:ip) echo iproute ;;
 	*:ip) echo iproute2 ;;
 	*:nft) echo nftables ;;
@@ -84,6 +86,7 @@ quiet_services() { # need...
 	for need in "$@"; do
 		case $need in
 		postgres) service=postgresql ;;
+		promtool) service=prometheus ;;
 		redis-server | ngircd | etcd | pgbouncer) service=$need ;;
 		*) continue ;;
 		esac

@@ -458,11 +458,11 @@ func (b *Box) Waiting() (n, bytes int) {
 	return b.queue.n, b.queue.bytes
 }
 
-// Received is how many messages the handler has received, and their bytes.
-func (b *Box) Received() (n, bytes uint64) {
+// Counts is what the handler has received.
+func (b *Box) Counts() Counts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.taken.n, b.taken.bytes
+	return b.taken.Counts
 }
 
 // Left is what the lease has left.

@@ -35,7 +35,7 @@ type Room struct {
 
 	mu     sync.RWMutex
 	boxes  map[string]*Box
-	before taken // by handlers of tenures that are over
+	before Counts // of handlers of tenures that are over
 }
 
 // An agenda has boxes looked at after a while.
@@ -109,20 +109,18 @@ func (r *Room) end(b *Box) {
 	if r.boxes[b.ID] == b {
 		delete(r.boxes, b.ID)
 	}
-	n, bytes := b.Received()
-	r.before.n, r.before.bytes = r.before.n+n, r.before.bytes+bytes
+	r.before.add(b.Counts())
 }
 
-// Received is how many messages the handlers of this node have received, and their bytes.
-func (r *Room) Received() (n, bytes uint64) {
+// Counts is what the handlers of this node have received.
+func (r *Room) Counts() Counts {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	n, bytes = r.before.n, r.before.bytes
+	all := r.before
 	for _, b := range r.boxes {
-		m, s := b.Received()
-		n, bytes = n+m, bytes+s
+		all.add(b.Counts())
 	}
-	return n, bytes
+	return all
 }
 
 // Box returns that of an id's tenure, nil if there is none.

@@ -11,20 +11,33 @@ type Taken struct {
 	Queued time.Duration // from its arrival at this node
 }
 
-// taken counts what the handler of a box has received.
-type taken struct {
-	n, bytes uint64
-	untold   []Taken // to Observe
+// Counts are of what handlers have received.
+type Counts struct {
+	Messages, Bytes uint64
+	Own             uint64 // messages of senders on this node that want no reply
 }
 
-// takenLocked notes that the handler has a payload of a message; nil: it is of a sender
-// on this node, and has not waited.
+func (c *Counts) add(d Counts) {
+	c.Messages, c.Bytes, c.Own = c.Messages+d.Messages, c.Bytes+d.Bytes, c.Own+d.Own
+}
+
+// taken is what the handler of a box has received.
+type taken struct {
+	Counts
+	untold []Taken // to Observe
+}
+
+// takenLocked notes that the handler has a payload of a message; nil: Hand took it,
+// of a sender on this node, and it has not waited.
 func (b *Box) takenLocked(m *Message, size int) {
 	if b.ID == b.room.Own {
 		return
 	}
-	b.taken.n++
-	b.taken.bytes += uint64(size)
+	b.taken.Messages++
+	b.taken.Bytes += uint64(size)
+	if m == nil || m.Origin == nil && !m.Asks {
+		b.taken.Own++
+	}
 	if b.room.Observe == nil {
 		return
 	}
