@@ -80,7 +80,7 @@ func nodeMain(config string) {
 		opts = append(opts, gone.WithCurve(k.Public, k.Secret), gone.WithAllowedKeys(n.cfg.Allowed...))
 	}
 	if n.cfg.Balance {
-		opts = append(opts, gone.WithBalance())
+		opts = append(opts, gone.WithBalance(), gone.WithControl())
 	}
 	if n.cfg.SendTimeout > 0 {
 		opts = append(opts, gone.WithSendTimeout(n.cfg.SendTimeout))

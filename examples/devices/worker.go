@@ -32,7 +32,7 @@ func runWorker(args []string) error {
 	devices := flags.Int("devices", 1000, "number of devices, the same for all workers")
 	_ = flags.Parse(args)
 
-	g, err := newNode(*redis, gone.WithBalance())
+	g, err := newNode(*redis, gone.WithBalance(), gone.WithControl())
 	if err != nil {
 		return err
 	}
