@@ -78,11 +78,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 		m.Payload = b.room.copy(m.Payload)
 	}
 	if m.Batch == 0 && b.idleLocked() {
-		took, r := b.tryLocked(b.delivery(m, m.Payload))
-		if took {
-			b.takenLocked(m, len(m.Payload))
-		}
-		switch {
+		switch took, r := b.tryLocked(m, b.delivery(m, m.Payload)); {
 		case r != nil:
 			b.openLocked(m, r)
 			return 0
@@ -115,18 +111,22 @@ func (b *Box) delivery(m *Message, data []byte) Delivery {
 	return d
 }
 
-// tryLocked hands over if the handler is receiving right now. It returns the
-// request, if there is one that waits for its reply now.
-func (b *Box) tryLocked(d Delivery) (took bool, r *Request) {
+// tryLocked hands over what is of a message, as in takenLocked, if the handler is
+// receiving right now. It returns the request, if there is one that waits for its reply
+// now.
+func (b *Box) tryLocked(m *Message, d Delivery) (took bool, r *Request) {
 	select {
 	case b.Data <- d.Data:
-		return true, nil
+		took = true
 	default:
+		if took = b.inbox.try(d); took {
+			r = d.Request
+		}
 	}
-	if b.inbox.try(d) {
-		return true, d.Request
+	if took {
+		b.takenLocked(m, len(d.Data))
 	}
-	return false, nil
+	return took, r
 }
 
 // idleLocked reports whether nobody waits before a new message. What the pump
@@ -232,8 +232,7 @@ func (b *Box) offer(m *Message, caller <-chan struct{}) (took bool, r *Request) 
 		data = b.room.copy(data)
 	}
 	d := b.delivery(m, data)
-	if took, r = b.tryLocked(d); took {
-		b.takenLocked(m, len(data))
+	if took, r = b.tryLocked(m, d); took {
 		return took, r
 	}
 	b.soonLocked()

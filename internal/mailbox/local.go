@@ -32,10 +32,7 @@ func (b *Box) hand(data, context []byte) bool {
 	if b.over || !b.idleLocked() || b.left() <= 0 {
 		return false
 	}
-	took, _ := b.tryLocked(Delivery{Data: b.room.copy(data), Context: context})
-	if took {
-		b.takenLocked(nil, len(data))
-	}
+	took, _ := b.tryLocked(nil, Delivery{Data: b.room.copy(data), Context: context})
 	return took
 }
 
