@@ -83,22 +83,6 @@ func (l *Link) Over() bool {
 	return l.state == ended
 }
 
-// Health is the state of the link in a word, and how many bytes it keeps.
-func (l *Link) Health() (state string, kept int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	kept = l.out.size
-	switch {
-	case l.state == ended:
-		return "ended", kept
-	case l.silent:
-		return "silent", kept
-	case l.state == opening:
-		return "opening", kept
-	}
-	return "open", kept
-}
-
 func (l *Link) isOpen() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

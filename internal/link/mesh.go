@@ -111,22 +111,6 @@ const (
 // before it is asked: see [Link.Probe].
 const ProbeAfter = time.Second / 2
 
-// A Change is news of a link.
-type Change struct {
-	Link *Link
-	What What
-}
-
-// What has changed.
-type What uint8
-
-const (
-	Opened    What = iota // what was appended leaves now
-	Silent                // nothing arrives any more, as far as is known
-	Recovered             // it does again
-	Ended
-)
-
 // A Mesh is all links of a process. Its methods may be called concurrently, but
 // for Receive.
 type Mesh struct {
@@ -361,27 +345,6 @@ func (m *Mesh) promote(l *Link) {
 	}
 }
 
-// note adds a change. It may be called with any lock held.
-func (m *Mesh) note(l *Link, what What) {
-	m.lists.Lock()
-	m.changes = append(m.changes, Change{l, what})
-	m.lists.Unlock()
-	m.news.Store(true)
-	m.tick.By(time.Now())
-}
-
-// Changes returns what has changed since the last call.
-func (m *Mesh) Changes() []Change {
-	if !m.news.Swap(false) {
-		return nil
-	}
-	m.lists.Lock()
-	defer m.lists.Unlock()
-	cs := m.changes
-	m.changes = nil
-	return cs
-}
-
 // All returns all links.
 func (m *Mesh) All() []*Link {
 	m.mu.RLock()
@@ -446,9 +409,6 @@ func (m *Mesh) Drop(welcome func(identity string) bool) {
 		}
 	}
 }
-
-// Resent is how many frames were sent again.
-func (m *Mesh) Resent() uint64 { return m.resent.Load() }
 
 // Count is how many links there are, ended ones of late included.
 func (m *Mesh) Count() int {
