@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -58,30 +55,6 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 			t.Fatalf("not within %v: %s", within, what)
 		}
 	}
-}
-
-// startRedis starts a redis-server of the test's own, and returns its URL.
-func startRedis(t testing.TB) (url string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "gone") // t.TempDir may be too long for a socket
-	must(t, err)
-	sock := filepath.Join(dir, "redis.sock")
-	cmd := exec.Command("redis-server", "--port", "0", "--unixsocket", sock, "--save", "", "--dir", dir)
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = os.RemoveAll(dir)
-	})
-	eventually(t, 10*time.Second, "redis-server is there", func() bool {
-		c, err := net.Dial("unix", sock)
-		if err != nil {
-			return false
-		}
-		_ = c.Close()
-		return true
-	})
-	return "unix://" + sock
 }
 
 // startNode starts a node on loopback, which is closed with the test.

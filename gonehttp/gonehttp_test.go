@@ -13,6 +13,7 @@ import (
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/gonehttp"
+	"github.com/Diggs/go-one/internal/redistest"
 )
 
 // scheme has a page be light or dark.
@@ -33,7 +34,7 @@ func (p *tab) picture(name string) {
 }
 
 func TestThePageOfAClusterIsReadableOnEveryScreen(t *testing.T) {
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	opts := []gone.Option{gone.WithBalance(), gone.WithControl(), gone.WithCluster("orders")}
 	var all []*gone.Gone
 	for i := range 4 {
@@ -115,7 +116,7 @@ const unnamed = `[
 ]`
 
 func TestThePageIsForKeyboardsScreenReadersAndTiredEyes(t *testing.T) {
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	g, other := startNode(t, redis, gone.WithControl()), startNode(t, redis)
 	run(t, g, serve, "a", "b", "c", "d", "e")
 	settle(t, g, 5)

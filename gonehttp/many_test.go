@@ -10,11 +10,12 @@ import (
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/gonehttp"
+	"github.com/Diggs/go-one/internal/redistest"
 )
 
 func TestTenThousandIDsAreShownAtOnce(t *testing.T) {
 	const many = 10_000
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	g, far := startNode(t, redis), startNode(t, redis)
 	ids := make([]string, many)
 	for i := range ids {

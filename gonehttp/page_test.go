@@ -14,6 +14,7 @@ import (
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/gonehttp"
+	"github.com/Diggs/go-one/internal/redistest"
 )
 
 func view(t testing.TB, page, query string) (v gonehttp.View) {
@@ -31,7 +32,7 @@ var strange = []string{
 }
 
 func TestAnIDIsShownAsTextAndLeadsToItsStoryWhateverItsBytes(t *testing.T) {
-	g := startNode(t, startRedis(t))
+	g := startNode(t, redistest.Start(t))
 	run(t, g, serve, strange...)
 	settle(t, g, len(strange))
 	page := startPage(t, gonehttp.New(g))
@@ -62,7 +63,7 @@ func quoted(s string) string {
 }
 
 func TestThePageFollowsWhatHappens(t *testing.T) {
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	a, b := startNode(t, redis, gone.WithControl()), startNode(t, redis)
 	run(t, a, serve, "one", "two")
 	settle(t, a, 2)
@@ -81,7 +82,7 @@ func TestThePageFollowsWhatHappens(t *testing.T) {
 }
 
 func TestTheStoryOfAnIDHasEveryTenureAndWhyItEnded(t *testing.T) {
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	a, b := startNode(t, redis, gone.WithControl()), startNode(t, redis, gone.WithControl())
 	run(t, a, serve, "a")
 	settle(t, a, 1)
@@ -103,7 +104,7 @@ func TestTheStoryOfAnIDHasEveryTenureAndWhyItEnded(t *testing.T) {
 }
 
 func TestWhatIsWrongIsOnTopInWordsAndAnnounced(t *testing.T) {
-	g := startNode(t, startRedis(t))
+	g := startNode(t, redistest.Start(t))
 	lets := make(chan struct{})
 	r, err := g.RunOne("stuck", func(*gone.GoneRunner) { <-lets })
 	must(t, err)
@@ -121,7 +122,7 @@ func TestWhatIsWrongIsOnTopInWordsAndAnnounced(t *testing.T) {
 }
 
 func TestTheJSONHasWhatIsAskedFor(t *testing.T) {
-	g := startNode(t, startRedis(t))
+	g := startNode(t, redistest.Start(t))
 	var ids []string
 	for i := range 250 {
 		ids = append(ids, fmt.Sprintf("id%03d", i))
@@ -188,7 +189,7 @@ func post(t testing.TB, page, what string, form url.Values, header ...string) (s
 }
 
 func TestThePageChangesNothingUnlessItAndTheNodeAreMadeForThat(t *testing.T) {
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	own, closed := startNode(t, redis), startNode(t, redis)
 	run(t, closed, serve, "a")
 	settle(t, closed, 1)
@@ -227,7 +228,7 @@ func TestThePageChangesNothingUnlessItAndTheNodeAreMadeForThat(t *testing.T) {
 }
 
 func TestDrainAndMoveAskBeforeTheyAreDone(t *testing.T) {
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	a, b := startNode(t, redis, gone.WithControl()), startNode(t, redis, gone.WithControl())
 	run(t, a, serve, "a")
 	settle(t, a, 1)
@@ -265,7 +266,7 @@ func TestDrainAndMoveAskBeforeTheyAreDone(t *testing.T) {
 }
 
 func TestThePageWorksUnderAPrefix(t *testing.T) {
-	g := startNode(t, startRedis(t))
+	g := startNode(t, redistest.Start(t))
 	run(t, g, serve, "a")
 	settle(t, g, 1)
 	h := gonehttp.New(g, gonehttp.WithControl())
@@ -286,7 +287,7 @@ func TestThePageWorksUnderAPrefix(t *testing.T) {
 }
 
 func TestCloseEndsTheStreamsSoThatAServerCanShutDown(t *testing.T) {
-	g := startNode(t, startRedis(t))
+	g := startNode(t, redistest.Start(t))
 	h := gonehttp.New(g)
 	s := httptest.NewUnstartedServer(h)
 	s.Config.RegisterOnShutdown(h.Close)

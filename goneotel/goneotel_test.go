@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +27,7 @@ import (
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/goneotel"
 	"github.com/Diggs/go-one/gonetest"
+	"github.com/Diggs/go-one/internal/redistest"
 )
 
 // Variables of the other process: which lock service, and whether it traces.
@@ -91,32 +90,6 @@ func has(t *testing.T, s tracetest.SpanStub, want ...attribute.KeyValue) {
 	for _, a := range want {
 		if !slices.Contains(s.Attributes, a) {
 			t.Errorf("span %q has not %s=%v but %v", s.Name, a.Key, a.Value.String(), s.Attributes)
-		}
-	}
-}
-
-// startRedis starts a redis-server of the test's own, and returns its URL.
-func startRedis(t testing.TB) (url string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "gone") // t.TempDir may be too long for a socket
-	must(t, err)
-	sock := filepath.Join(dir, "redis.sock")
-	cmd := exec.Command("redis-server", "--port", "0", "--unixsocket", sock, "--save", "", "--dir", dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("redis-server is needed (make test installs it): %v", err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = os.RemoveAll(dir)
-	})
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("unix", sock); err == nil {
-			_ = c.Close()
-			return "unix://" + sock
-		}
-		if time.Now().After(end) {
-			t.Fatal("redis-server does not answer")
 		}
 	}
 }
@@ -214,7 +187,7 @@ func startOther(t *testing.T, redis string, traces bool) (next func() seen) {
 
 func TestATraceGoesFromTheCallerThroughTheSendToTheHandler(t *testing.T) {
 	t.Parallel()
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	there := startOther(t, redis, true)
 	spans := newRecord()
 	g := node(t, redis, spans.options()...)
@@ -256,7 +229,7 @@ func TestATraceGoesFromTheCallerThroughTheSendToTheHandler(t *testing.T) {
 
 func TestTheSpanOfARequestEndsWithItsReply(t *testing.T) {
 	t.Parallel()
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	there := startOther(t, redis, true)
 	spans := newRecord()
 	g := node(t, redis, spans.options()...)
@@ -379,7 +352,7 @@ func TestSpansGoBesideAnotherObserver(t *testing.T) {
 // What has no room in the message is left here, the longest first: the trace goes on.
 func TestBaggageOfMoreThan4KiBStaysHere(t *testing.T) {
 	t.Parallel()
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	there := startOther(t, redis, true)
 	spans := newRecord()
 	g := node(t, redis, spans.options()...)
@@ -398,7 +371,7 @@ func TestNodesWithAndWithoutTracesSpeakToEachOther(t *testing.T) {
 	t.Parallel()
 	const none = "0000000000000000"
 	t.Run("only the holder", func(t *testing.T) {
-		redis := startRedis(t)
+		redis := redistest.Start(t)
 		there := startOther(t, redis, true)
 		g := node(t, redis)
 		must(t, g.SendData("there", []byte("hello")))
@@ -407,7 +380,7 @@ func TestNodesWithAndWithoutTracesSpeakToEachOther(t *testing.T) {
 		}
 	})
 	t.Run("only the sender", func(t *testing.T) {
-		redis := startRedis(t)
+		redis := redistest.Start(t)
 		there := startOther(t, redis, false)
 		spans := newRecord()
 		g := node(t, redis, spans.options()...)
@@ -418,7 +391,7 @@ func TestNodesWithAndWithoutTracesSpeakToEachOther(t *testing.T) {
 		spans.one(t, "request")
 	})
 	t.Run("not the one in the middle", func(t *testing.T) {
-		redis := startRedis(t)
+		redis := redistest.Start(t)
 		there := startOther(t, redis, true)
 		spans := newRecord()
 		g, middle := node(t, redis, spans.options()...), node(t, redis)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.yaml.in/yaml/v2"
+
+	"github.com/Diggs/go-one/internal/redistest"
 )
 
 // promtool runs it, and returns what it prints.
@@ -82,7 +84,7 @@ func exprs(t *testing.T) (es []expr) {
 // series are the labels that each series of a real node has, by its name, and their values.
 func series(t *testing.T) map[string]map[string]map[string]bool {
 	all := map[string]map[string]map[string]bool{}
-	for _, f := range start(t, startRedis(t)).scrape(t) {
+	for _, f := range start(t, redistest.Start(t)).scrape(t) {
 		for _, m := range f.Metric {
 			labels := map[string]map[string]bool{"job": nil, "instance": nil, "node": nil} // whoever scrapes adds these
 			names := []string{f.GetName()}
@@ -181,7 +183,7 @@ func TestEveryMetricIsOnTheDashboard(t *testing.T) {
 			fmt.Fprintln(&text, target.Expr)
 		}
 	}
-	for _, f := range start(t, startRedis(t)).scrape(t) {
+	for _, f := range start(t, redistest.Start(t)).scrape(t) {
 		if !strings.Contains(text.String(), f.GetName()) {
 			t.Error(f.GetName())
 		}
@@ -227,7 +229,7 @@ func TestAlertsFireWhenTheyShould(t *testing.T) {
 
 func TestNamesAreByTheConventions(t *testing.T) {
 	t.Parallel()
-	g := start(t, startRedis(t))
+	g := start(t, redistest.Start(t))
 	page := httptest.NewRecorder()
 	promhttp.HandlerFor(g, promhttp.HandlerOpts{}).ServeHTTP(page, httptest.NewRequest("GET", "/metrics", nil))
 	if out := promtool(t, page.Body.String(), "check", "metrics"); out != "" {

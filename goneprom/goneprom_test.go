@@ -6,10 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +16,7 @@ import (
 
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/goneprom"
+	"github.com/Diggs/go-one/internal/redistest"
 )
 
 func must(t testing.TB, err error) {
@@ -36,32 +33,6 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 			t.Fatalf("not within %v: %s", within, what)
 		}
 	}
-}
-
-// startRedis starts a redis-server of the test's own, and returns its URL.
-func startRedis(t testing.TB) (url string) {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "gone") // t.TempDir may be too long for a socket
-	must(t, err)
-	sock := filepath.Join(dir, "redis.sock")
-	cmd := exec.Command("redis-server", "--port", "0", "--unixsocket", sock, "--save", "", "--dir", dir)
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("redis-server is needed (make test installs it): %v", err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = os.RemoveAll(dir)
-	})
-	eventually(t, time.Minute, "redis-server is there", func() bool {
-		c, err := net.Dial("unix", sock)
-		if err != nil {
-			return false
-		}
-		_ = c.Close()
-		return true
-	})
-	return "unix://" + sock
 }
 
 // A watched is a node and its metrics.
@@ -158,7 +129,7 @@ func serve(r *gone.GoneRunner) {
 
 func TestWhatHappensIsCounted(t *testing.T) {
 	t.Parallel()
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	holder, sender := start(t, redis), start(t, redis)
 	_, err := holder.RunOne("a", serve)
 	must(t, err)
@@ -209,7 +180,7 @@ func TestWhatHappensIsCounted(t *testing.T) {
 
 func TestOnlyTheIDsThatAreAskedForHaveLabels(t *testing.T) {
 	t.Parallel()
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	g := start(t, redis, goneprom.WithIDs("a"))
 	for _, id := range []string{"a", "b", "c"} {
 		_, err := g.RunOne(id, serve)
@@ -227,7 +198,7 @@ func TestOnlyTheIDsThatAreAskedForHaveLabels(t *testing.T) {
 
 func TestSeveralNodesOfAProcessHaveALabelEach(t *testing.T) {
 	t.Parallel()
-	redis := startRedis(t)
+	redis := redistest.Start(t)
 	all := prometheus.NewPedanticRegistry()
 	quiet := gone.WithLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
 	var addrs []string
