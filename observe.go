@@ -251,7 +251,7 @@ func (g *Gone) linked(c link.Change) {
 	g.opts.Link(change)
 }
 
-// calls counts requests of one kind to the lock service.
+// note counts a request to the lock service.
 func (c *callCount) note(err error) error {
 	c.calls.Add(1)
 	if err != nil && !errors.Is(err, ErrLockHeld) && !errors.Is(err, ErrLockLost) && !errors.Is(err, ErrNoHolder) {

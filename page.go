@@ -40,11 +40,9 @@ func (g *Gone) about(from *place) *page {
 			p.Links, p.Next.Addr = append(p.Links, l), l.Addr
 		}
 	}
-	past, number := g.past.latest()
-	for i, t := range past {
-		n := number - i
-		if (p.Next.Past == 0 || n < p.Next.Past) && fits(t, &room) {
-			p.Past, p.Next.Past = append(p.Past, t), n
+	for _, t := range all.Past {
+		if (p.Next.Past == 0 || t.number < p.Next.Past) && fits(t, &room) {
+			p.Past, p.Next.Past = append(p.Past, t), t.number
 		}
 	}
 	if room >= 0 {

@@ -34,6 +34,8 @@ type PastTenure struct {
 	Since time.Time
 	Ended time.Time
 	Cause string // what [context.Cause] of the runner's context said
+
+	number int // of those of its node, from 1
 }
 
 // JSON text is UTF-8, and an id need not be: what JSON can't say of it is there as bytes.
@@ -220,29 +222,29 @@ func cut(text string, most int) string {
 
 // A history is the tenures of a node that have ended, the latest last.
 type history struct {
-	mu     sync.Mutex
-	ts     []PastTenure
-	before int // how many came before these
+	mu    sync.Mutex
+	ts    []PastTenure
+	ended int // how many there have been
 }
 
 func (h *history) add(t PastTenure) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t.Cause = cut(t.Cause, causeMost)
+	h.ended++
+	t.Cause, t.number = cut(t.Cause, causeMost), h.ended
 	if len(h.ts) == 2*pastMost {
 		h.ts = slices.Delete(h.ts, 0, pastMost)
-		h.before += pastMost
 	}
 	h.ts = append(h.ts, t)
 }
 
-// latest returns those that are remembered, the latest first, and its number.
-func (h *history) latest() (ts []PastTenure, number int) {
+// latest returns those that are remembered, the latest first.
+func (h *history) latest() []PastTenure {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ts = slices.Clone(h.ts[max(0, len(h.ts)-pastMost):])
+	ts := slices.Clone(h.ts[max(0, len(h.ts)-pastMost):])
 	slices.Reverse(ts)
-	return ts, h.before + len(h.ts)
+	return ts
 }
 
 // A Status is what a node says of itself.
@@ -307,7 +309,7 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 		return g.end.identity, nil
 	}
 	for _, l := range g.mesh.All() {
-		if state, _ := l.Health(); state == "open" && addrOf(l.Identity) == addr {
+		if state, _ := l.Health(); LinkState(state) == LinkOpen && addrOf(l.Identity) == addr {
 			return l.Identity, nil
 		}
 	}
@@ -330,16 +332,14 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 func (g *Gone) status() Status {
 	s := Status{
 		Node: g.entry().shown(g.end.identity), Time: time.Now(), Setup: g.setup(), Stats: g.Stats(),
-		Troubles: g.troubles(), Tenures: g.Tenures(),
+		Troubles: g.troubles(), Tenures: g.Tenures(), Past: g.past.latest(),
 	}
-	s.Past, _ = g.past.latest()
 	g.mu.Lock()
 	s.Standby = max(0, len(g.byID)-len(s.Tenures))
 	g.mu.Unlock()
 	for _, l := range g.mesh.All() {
-		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkOpening}
 		state, kept := l.Health()
-		ls.State, ls.Kept = LinkState(state), kept
+		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkState(state), Kept: kept}
 		if why := l.Trouble(); why != nil {
 			ls.Err = cut(why.Error(), causeMost)
 		}

@@ -137,7 +137,7 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	}
 	c.reportLoss(t)
 	ran := c.node.now() - t.began
-	p := PastTenure{c.id, t.token, t.since, time.Now(), cause.Error()}
+	p := PastTenure{ID: c.id, Token: t.token, Since: t.since, Ended: time.Now(), Cause: cause.Error()}
 	c.node.past.add(p)
 	if told := c.node.observe.Ended; told != nil {
 		told(p)
