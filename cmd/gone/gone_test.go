@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // keysOf are the names in a JSON object.
@@ -252,7 +253,7 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 		t.Error(v)
 	}
 	// One that has died is listed still.
-	gone1 := "tcp://" + freeAddr()
+	gone1 := "tcp://" + freeport.Addr()
 	lock, err := w.locks("gone", gone1)
 	must(t, err)
 	defer closeLock(lock)

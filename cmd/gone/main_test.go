@@ -19,6 +19,7 @@ import (
 	"time"
 
 	gone "github.com/Diggs/go-one"
+	"github.com/Diggs/go-one/internal/freeport"
 )
 
 // asCommand has the test binary be the command, with the race detector where the tests
@@ -198,8 +199,8 @@ func startRedis(t *testing.T, args ...string) string {
 
 // launchRedis starts a real server, and returns when it listens.
 func launchRedis(dir string, args ...string) (at string, end func(), err error) {
-	_, port, _ := net.SplitHostPort(freeAddr())
-	at = net.JoinHostPort("127.0.0.1", port)
+	at = freeport.Addr()
+	_, port, _ := net.SplitHostPort(at)
 	cmd := exec.Command("redis-server", append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir}, args...)...)
 	if err := cmd.Start(); err != nil {
 		return "", func() {}, fmt.Errorf("redis-server is needed (make test installs it): %w", err)
@@ -217,16 +218,6 @@ func listens(at string) error {
 		}
 	}
 	return err
-}
-
-// freeAddr is where nobody listens now.
-func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // silent is the address of a server that takes connections and says nothing.

@@ -25,12 +25,13 @@ import (
 	gone "github.com/Diggs/go-one"
 	"github.com/Diggs/go-one/etcdlock"
 	"github.com/Diggs/go-one/goredislock"
+	"github.com/Diggs/go-one/internal/freeport"
 	"github.com/Diggs/go-one/pglock"
 )
 
 func TestAServiceThatDoesNotAnswerIsToldInTime(t *testing.T) {
 	t.Parallel()
-	nobody, mute := freeAddr(), silent(t)
+	nobody, mute := freeport.Addr(), silent(t)
 	for _, at := range []string{nobody, mute} {
 		for _, which := range [][]string{
 			{"-redis", "redis://" + at},
@@ -107,7 +108,7 @@ func TestAPasswordComesFromTheEnvironmentOrAFile(t *testing.T) {
 	w.env = []string{"GONE_REDIS=@" + file(t, url), "GONE_O=json"}
 	w.call("holder", "id").ends(t, 0, a.Addr(), `"token"`)
 	// What the command line says counts.
-	w.call("holder", "id", "-etcd", freeAddr(), "-timeout", "1s").ends(t, exitUnreachable)
+	w.call("holder", "id", "-etcd", freeport.Addr(), "-timeout", "1s").ends(t, exitUnreachable)
 	for _, wrong := range []string{"redis://default:wr0ng@" + at, "redis://" + at} {
 		w.env = []string{"GONE_REDIS=" + wrong}
 		if r := w.call("holder", "id").ends(t, exitUnreachable); strings.Contains(r.err, "wr0ng") {
@@ -179,7 +180,7 @@ func (w *world) holds() {
 func TestItWorksWithEtcd(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	at, peer := freeAddr(), freeAddr()
+	at, peer := freeport.Addr(), freeport.Addr()
 	cmd := exec.Command("etcd", "--data-dir", dir, "--logger", "zap", "--log-level", "error", "--unsafe-no-fsync",
 		"--listen-client-urls", "http://"+at, "--advertise-client-urls", "http://"+at,
 		"--listen-peer-urls", "http://"+peer, "--initial-advertise-peer-urls", "http://"+peer, "--initial-cluster", "default=http://"+peer)
@@ -302,7 +303,7 @@ func TestItWorksWithSentinel(t *testing.T) {
 func startSentinel(t *testing.T, master string) string {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(master)
-	at := freeAddr()
+	at := freeport.Addr()
 	_, own, _ := net.SplitHostPort(at)
 	config := file(t, fmt.Sprintf("port %s\nbind 127.0.0.1\ndir %s\nsentinel monitor mine %s %s 1\n", own, t.TempDir(), host, port))
 	cmd := exec.Command("redis-server", config, "--sentinel")
