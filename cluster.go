@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/Diggs/go-one/internal/placement"
@@ -74,6 +73,7 @@ type membership struct {
 	taken    int                  // ids that were promised to this node since the view was made
 	moving   bool                 // a round is under way
 	moved    time.Time            // when the last ended
+	trouble  error                // why the roster did not work the last time; nil: it did
 }
 
 // listing is a node's place in the roster.
@@ -83,9 +83,8 @@ type listing struct {
 	err     error    // why there is none
 	begin   sync.Once
 	wake    chan struct{}
-	done    chan struct{}         // closed when the node is not listed any more
-	pass    int                   // turns until the roster is read again; keepListed's alone
-	trouble atomic.Pointer[error] // why the roster did not work the last time; nil: it did
+	done    chan struct{} // closed when the node is not listed any more
+	pass    int           // turns until the roster is read again; keepListed's alone
 }
 
 // join prepares the node's part. It enters the roster when it runs its first id, or at
@@ -161,7 +160,9 @@ func (g *Gone) keepListed(roster Roster) {
 	for g.ctx.Err() == nil {
 		before, pause := trouble, rosterEvery
 		trouble = g.look(roster)
-		m.trouble.Store(&trouble)
+		m.mu.Lock()
+		m.trouble = trouble
+		m.mu.Unlock()
 		switch {
 		case trouble == nil:
 			looked = time.Now()

@@ -103,6 +103,25 @@ func TestARosterThatCantBeWrittenIsTroubleUntilItCan(t *testing.T) {
 	})
 }
 
+// In real time: a bubble orders what the race detector is to see.
+func TestTroubleMayBeReadWhileItComesAndGoes(t *testing.T) {
+	t.Parallel()
+	c := gonetest.Cluster(t, 1, gone.WithBalance())
+	var calls atomic.Int64
+	c.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+		if c.Method == "Enter" && calls.Add(1)%2 == 0 {
+			time.Sleep(100 * time.Millisecond) // in which it is read
+			return errors.New("no permission")
+		}
+		return serve()
+	})
+	seen := map[bool]bool{}
+	eventually(t, time.Minute, "both are told", func() bool {
+		seen[told(t, c.Node(0), "list of nodes: no permission.") != nil] = true
+		return len(seen) == 2 && calls.Load() > 3
+	})
+}
+
 func TestWhatTheLockServiceLacksIsTroubleWhileItLacksIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var says atomic.Pointer[error]

@@ -54,9 +54,12 @@ func (g *Gone) troubles() (ts []Trouble) {
 			Do:   "Change its settings or this node's rights there; docs/redis.md and SECURITY.md say which.",
 		})
 	}
-	if why := g.member.trouble.Load(); why != nil && *why != nil {
+	g.member.mu.Lock()
+	unlisted := g.member.trouble
+	g.member.mu.Unlock()
+	if unlisted != nil {
 		ts = append(ts, Trouble{
-			What: "This node can't enter itself in the list of nodes: " + plainly(*why) + ".",
+			What: "This node can't enter itself in the list of nodes: " + plainly(unlisted) + ".",
 			Do:   "See whether it may write the roster; SECURITY.md lists the rights. Until then it is not listed, and its ids are not balanced.",
 		})
 	}
