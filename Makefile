@@ -24,6 +24,7 @@ GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 APIDIFF     := go run golang.org/x/exp/cmd/apidiff@v0.0.0-20261113113407-e3970619a1a4
+BENCHSTAT   := go run golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 GOLICENSES  := go run github.com/google/go-licenses@v1.6.0
 
 # Inputs for each fuzz target. Not a time: when that is up, go test can take its own deadline for a
@@ -31,7 +32,7 @@ GOLICENSES  := go run github.com/google/go-licenses@v1.6.0
 FUZZTIME := 1500000x
 FUZZ     := .@FuzzHold ./internal/redisconn@FuzzNews ./internal/zmq@FuzzEndpoint ./internal/wire@FuzzReader ./internal/wire@FuzzHello
 
-.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale api licences pictures deps-build deps-test deps-browser deps-promtool $(MODULES:%=test/%) $(MODULES:%=lint/%) \
+.PHONY: help demo demo-exchange demo-devices test test-long lint fuzz vuln faults attacks bench scale compare api licences pictures deps-build deps-test deps-browser deps-promtool $(MODULES:%=test/%) $(MODULES:%=lint/%) \
 	$(FUZZ:%=fuzz/%) $(MODULES:%=vuln/%)
 
 help:
@@ -45,8 +46,9 @@ help:
 	@echo 'make vuln   known vulnerabilities of every module; asks a database on the network'
 	@echo 'make faults 100 rounds of every fault, with figures in docs/faults.md; two hours'
 	@echo 'make attacks what a stranger can do, with figures in docs/security.md; five minutes'
-	@echo 'make bench  gone against ZeroMQ alone and what else one would pick, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
+	@echo 'make bench  gone beside plain ZeroMQ and other libraries, with figures in docs/benchmarks.md; ten minutes; ARGS=-h tells of less'
 	@echo 'make scale  clusters with many ids, measured and simulated, with figures in docs/scale.md; three minutes; ARGS=-small for a tenth'
+	@echo 'make compare sends and the lock beside the last release, or SINCE=COMMIT; three minutes'
 	@echo 'make api    what has changed in the API since the last release'
 	@echo 'make licences the licences of all dependencies, one a line'
 	@echo 'make pictures docs/path.svg, the picture of the README, and the page, as docs/page has it'
@@ -120,6 +122,9 @@ $(FUZZ:%=fuzz/%): fuzz/%: deps-test
 vuln: $(MODULES:%=vuln/%)
 $(MODULES:%=vuln/%): vuln/%: deps-build
 	cd $* && $(GOVULNCHECK) ./...
+
+compare: deps-test
+	@BENCHSTAT='$(BENCHSTAT)' scripts/compare.sh
 
 api: deps-build
 	@APIDIFF='$(APIDIFF)' scripts/api.sh

@@ -24,6 +24,10 @@ type place struct {
 // takes at its desk.
 const pageBytes = 48 << 10
 
+// pagesMost bounds the pages that are asked of one node, which are enough for some 500,000
+// tenures: the node may not come to an end.
+const pagesMost = 4096
+
 // about is the page of this node's status that begins at a place.
 func (g *Gone) about(from *place) *page {
 	all := g.status()

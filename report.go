@@ -12,8 +12,8 @@ import (
 )
 
 // A Report is what the nodes of a cluster say of themselves at about one time. As JSON it
-// is what a report of an issue needs: it has ids and addresses, but neither data nor keys
-// nor how the lock service is reached.
+// is what a report of an issue needs. It has ids, addresses and the texts of errors, which
+// may name the lock service, but neither data nor keys.
 type Report struct {
 	Time     time.Time
 	By       string       // address of the node that has asked
@@ -26,13 +26,14 @@ type NodeReport struct {
 	Addr   string
 	Status *Status `json:",omitempty"` // nil where it has not answered
 	Err    string  `json:",omitempty"` // why not
+	Cause  error   `json:"-"`          // the same, for errors.Is; as of [Gone.Status]
 }
 
 const (
 	reportMost   = 3 * time.Second  // until a node answers, with some thousand ids at a time
 	reportLong   = 10 * time.Second // until it has told of all of them
 	reportAtOnce = 32               // nodes that are asked
-	settled      = 5 * time.Second  // for which two have held an id when it is trouble
+	settled      = 5 * time.Second  // that two have held an id before a report, when it is trouble
 )
 
 // Report asks all nodes that the roster lists at once. It gives up one that has not
@@ -76,7 +77,7 @@ func (g *Gone) Report(ctx context.Context) (Report, error) {
 	if ctx.Err() != nil {
 		return r, ctx.Err()
 	}
-	r.judge()
+	r.judge(time.Since(r.Time))
 	return r, nil
 }
 
@@ -98,7 +99,7 @@ func (g *Gone) askAll(ctx context.Context, identities map[string]bool) (ns []Nod
 				s, err = g.statusOf(ctx, identity, reportMost)
 			}
 			if err != nil {
-				n.Err = plainly(err)
+				n.Err, n.Cause = plainly(err), err
 			} else {
 				n.Status = &s
 			}
@@ -112,8 +113,8 @@ func (g *Gone) askAll(ctx context.Context, identities map[string]bool) (ns []Nod
 	return ns
 }
 
-// judge adds what is wrong among the nodes, and then at each.
-func (r *Report) judge() {
+// judge adds what is wrong among the nodes, and then at each, by a report that took so long.
+func (r *Report) judge(took time.Duration) {
 	var mute []string
 	fit, held, most := 0, 0, NodeReport{}
 	versions := map[string]bool{}
@@ -130,7 +131,9 @@ func (r *Report) judge() {
 		if most.Status == nil || len(s.Tenures) > len(most.Status.Tenures) {
 			most = n
 		}
-		versions[cmp.Or(s.Node.Version, "unknown")] = true
+		if s.Node.Weight > 0 || len(s.Tenures) > 0 { // not one that only looks
+			versions[cmp.Or(s.Node.Version, "unknown")] = true
+		}
 	}
 	if mute != nil {
 		r.Troubles = append(r.Troubles, Trouble{
@@ -139,14 +142,14 @@ func (r *Report) judge() {
 			Nodes: mute,
 		})
 	}
-	r.judgeDoubles()
+	r.judgeDoubles(settled + took)
 	switch {
 	case fit == 0 && mute == nil:
 		r.Troubles = append(r.Troubles, Trouble{
 			What: "Every node drains or has weight 0, so nobody may hold an id.",
 			Do:   "Resume a node, or start one with a weight.",
 		})
-	case fit > 1 && held >= 2*fit && most.Status.Node.Held > 0 && len(most.Status.Tenures) == held:
+	case mute == nil && fit > 1 && held >= 2*fit && most.Status.Node.Held > 0 && len(most.Status.Tenures) == held:
 		r.Troubles = append(r.Troubles, Trouble{
 			What:  fmt.Sprintf("One node holds all %d ids, and %d may hold some.", held, fit),
 			Do:    "Start the nodes WithBalance, which spreads the ids, or move some.",
@@ -161,9 +164,9 @@ func (r *Report) judge() {
 	r.gather()
 }
 
-// judgeDoubles looks for ids that two nodes hold. For a moment that is so in every report
-// of a cluster where ids move: the nodes answer one after the other.
-func (r *Report) judgeDoubles() {
+// judgeDoubles looks for ids that two nodes have held for longer than so. A report of a
+// cluster where ids move may show two for less: the nodes answer one after the other.
+func (r *Report) judgeDoubles(settled time.Duration) {
 	type claim struct {
 		addr    string
 		settled bool

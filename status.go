@@ -283,7 +283,8 @@ func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 // statusOf is Status of the node with an identity, each page of which is waited for so
 // long.
 func (g *Gone) statusOf(ctx context.Context, identity string, each time.Duration) (s Status, err error) {
-	for from := new(place); from != nil; {
+	from := new(place)
+	for range pagesMost {
 		asking, cancel := context.WithTimeout(ctx, each)
 		a, err := g.ask(asking, identity, question{Ask: "about", From: from})
 		if err != nil && asking.Err() != nil && ctx.Err() == nil {
@@ -297,9 +298,11 @@ func (g *Gone) statusOf(ctx context.Context, identity string, each time.Duration
 			return Status{}, fmt.Errorf("gone: the node at %s says nothing of itself", addrOf(identity))
 		}
 		a.About.addTo(&s)
-		from = a.About.Next
+		if from = a.About.Next; from == nil {
+			return s, nil
+		}
 	}
-	return s, nil
+	return Status{}, fmt.Errorf("gone: the node at %s says too much of itself", addrOf(identity))
 }
 
 // identityOf is what a node of the cluster is dialled by: with keys only the link that

@@ -20,8 +20,8 @@
 //	page  of a hundred ids, from 1
 //	id    the story of this id instead; its bytes may be any, percent-encoded
 //
-// Nodes are asked every two seconds while somebody looks, however many do, and not at all
-// while nobody does.
+// Nodes are asked every two seconds while somebody looks, however many do, or less often
+// where an answer takes long; and not at all while nobody looks.
 //
 // Whoever reaches the page sees ids and addresses, as in the lock service, but no data. It
 // asks for no password: put it behind what guards your other pages. It changes nothing
@@ -36,7 +36,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	gone "github.com/Diggs/go-one"
@@ -61,8 +60,8 @@ type Handler struct {
 	serve   http.Handler
 	latest  latest
 	streams chan struct{}
-	closed  chan struct{}
-	once    sync.Once
+	closing context.Context
+	close   context.CancelFunc
 }
 
 // An Option changes a default of [New].
@@ -76,7 +75,8 @@ func WithControl() Option { return func(h *Handler) { h.control = true } }
 // New returns the page of the cluster that a node is of. It stands at the root of its
 // paths; [http.StripPrefix] puts it elsewhere.
 func New(g *gone.Gone, opts ...Option) *Handler {
-	h := &Handler{g: g, streams: make(chan struct{}, streamsMost), closed: make(chan struct{})}
+	h := &Handler{g: g, streams: make(chan struct{}, streamsMost)}
+	h.closing, h.close = context.WithCancel(context.Background())
 	for _, opt := range opts {
 		opt(h)
 	}
@@ -95,7 +95,7 @@ func New(g *gone.Gone, opts ...Option) *Handler {
 
 // Close ends the event streams, which would hold up a server's Shutdown:
 // [http.Server.RegisterOnShutdown] is for it. The rest goes on.
-func (h *Handler) Close() { h.once.Do(func() { close(h.closed) }) }
+func (h *Handler) Close() { h.close() }
 
 // ServeHTTP implements [http.Handler].
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -188,6 +188,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
+	defer context.AfterFunc(h.closing, cancel)()
 	q := query(r)
 	w.Header().Set("Content-Type", "text/event-stream")
 	to := http.NewResponseController(w)
@@ -207,8 +208,6 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-time.After(time.Until(s.until)):
 		case <-ctx.Done():
-			return
-		case <-h.closed:
 			return
 		}
 	}

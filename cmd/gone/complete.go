@@ -137,9 +137,12 @@ func (s *session) values(what string, before []string) (all []string) {
 		}
 		return all
 	}
-	answers, _ := s.survey()
-	for _, a := range answers {
-		for _, t := range a.status.Tenures {
+	report, _ := s.report()
+	for _, n := range report.Nodes {
+		if n.Status == nil {
+			continue
+		}
+		for _, t := range n.Status.Tenures {
 			all = append(all, t.ID)
 		}
 	}

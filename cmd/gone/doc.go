@@ -76,7 +76,7 @@ been started with [gone.WithControl].
 
 # Exit codes
 
-	0  done; for check: nothing is wrong
+	0  done; for check: warnings at most
 	1  failed; for send and request: not received (busy, too large …), and sending again is safe
 	2  misused
 	3  nobody holds the id, or there is no such node

@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	gone "github.com/Diggs/go-one"
@@ -46,50 +45,30 @@ func (s *session) nodes([]string) error {
 	})
 }
 
-// An answer is what a node says of itself.
-type answer struct {
-	node   gone.Node
-	status gone.Status
-	err    error
+// report is what all nodes that are listed say of themselves, without this command.
+func (s *session) report() (gone.Report, error) {
+	r, err := s.node.Report(s.ctx)
+	r.Nodes = slices.DeleteFunc(r.Nodes, func(n gone.NodeReport) bool { return n.Addr == r.By })
+	return r, err
 }
 
-// survey asks all nodes that are listed.
-func (s *session) survey() ([]answer, error) {
-	nodes, err := s.list()
-	if err != nil {
-		return nil, err
-	}
-	answers := make([]answer, len(nodes))
-	var all sync.WaitGroup
-	under := make(chan struct{}, 64)
-	for i, n := range nodes {
-		under <- struct{}{}
-		all.Go(func() {
-			defer func() { <-under }()
-			status, err := s.node.Status(s.ctx, n.Addr)
-			answers[i] = answer{n, status, known(err)}
-		})
-	}
-	all.Wait()
-	return answers, nil
-}
-
-// known leaves out that a question may have been received: nothing comes of it.
-func known(err error) error {
-	switch {
-	case err == nil:
+// mute is why a node has not answered, nil if it has.
+func mute(n gone.NodeReport) error {
+	if n.Status != nil {
 		return nil
-	case errors.Is(err, gone.ErrRefused):
-		return &finding{"bad", "", strings.TrimPrefix(strings.TrimPrefix(err.Error(), "gone: "), "outcome unknown: "), exitRefused}
 	}
-	return &finding{"bad", "", strings.TrimPrefix(strings.TrimPrefix(err.Error(), "gone: "), "outcome unknown: "), exitUnreachable}
+	f := &finding{"bad", n.Addr, n.Err, exitUnreachable}
+	if errors.Is(n.Cause, gone.ErrRefused) {
+		f.code = exitRefused
+	}
+	return f
 }
 
 func (s *session) ids([]string) error {
 	if err := s.join(""); err != nil {
 		return err
 	}
-	answers, err := s.survey()
+	report, err := s.report()
 	if err != nil {
 		return err
 	}
@@ -103,12 +82,17 @@ func (s *session) ids([]string) error {
 		Waiting  int       `json:"waiting"`
 		Bytes    int       `json:"waitingBytes"`
 		Received uint64    `json:"received"`
+
+		now time.Time // by the node's clock, as all times here
 	}
 	rows := []row{}
-	for _, a := range answers {
-		err = cmp.Or(err, a.err)
-		for _, t := range a.status.Tenures {
-			rows = append(rows, row{t.ID, a.node.Addr, t.Token, t.Since, t.Deadline, t.Stopping, t.Waiting, t.WaitingBytes, t.Received})
+	for _, n := range report.Nodes {
+		if n.Status == nil {
+			err = cmp.Or(err, mute(n))
+			continue
+		}
+		for _, t := range n.Status.Tenures {
+			rows = append(rows, row{t.ID, n.Addr, t.Token, t.Since, t.Deadline, t.Stopping, t.Waiting, t.WaitingBytes, t.Received, n.Status.Time})
 		}
 	}
 	slices.SortFunc(rows, func(a, b row) int {
@@ -122,7 +106,7 @@ func (s *session) ids([]string) error {
 				state = "stopping"
 			}
 			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%d\t%d\t%s\n", printable(r.ID), printable(r.Addr), r.Token,
-				short(time.Since(r.Since)), short(time.Until(r.Deadline)), r.Waiting, r.Received, state)
+				short(r.now.Sub(r.Since)), short(r.Deadline.Sub(r.now)), r.Waiting, r.Received, state)
 		}
 	}), err)
 }
@@ -176,8 +160,7 @@ func (s *session) watch(args []string) error {
 	return nil
 }
 
-// bundle prints what the nodes say of themselves. It has neither data nor keys, nor how the
-// lock service is reached.
+// bundle prints what the nodes say of themselves, and this command of itself.
 func (s *session) bundle([]string) error {
 	if err := s.join(""); err != nil {
 		return err
@@ -200,25 +183,36 @@ type finding struct {
 
 func (f *finding) Error() string { return f.Text }
 
+// check tells of the nodes and the troubles of a report. What is minor there is a warning
+// here. The first that is bad decides with which code the command exits.
 func (s *session) check([]string) error {
 	if err := s.join(""); err != nil {
 		return err
 	}
 	found := []*finding{s.checkService()}
-	note := func(state, about string, code int, text string, args ...any) {
-		found = append(found, &finding{state, about, fmt.Sprintf(text, args...), code})
+	report, err := s.report()
+	if err != nil {
+		return err
 	}
-	answers, err := s.survey()
-	switch {
-	case err != nil:
-		note("bad", "cluster "+s.cluster, codeOf(err), "%v", err)
-	case len(answers) == 0:
-		note("bad", "cluster "+s.cluster, exitNobody, "no node is listed")
-	default:
-		checkSpread(answers, note)
+	if len(report.Nodes) == 0 {
+		found = append(found, &finding{"bad", "cluster " + s.cluster, "no node is listed", exitNobody})
 	}
-	for _, a := range answers {
-		checkNode(a, note)
+	for _, n := range report.Nodes {
+		switch err := mute(n); {
+		case err != nil:
+			found = append(found, err.(*finding))
+		case n.Status.Node.Draining:
+			found = append(found, &finding{State: "warning", About: n.Addr, Text: "drains"})
+		default:
+			found = append(found, &finding{State: "ok", About: n.Addr, Text: fmt.Sprintf("answers, and holds %d", len(n.Status.Tenures))})
+		}
+	}
+	for _, t := range report.Troubles {
+		f := &finding{"bad", cmp.Or(strings.Join(t.Nodes, ", "), "cluster "+s.cluster), t.What + " " + t.Do, exitFailed}
+		if t.Minor {
+			f.State = "warning"
+		}
+		found = append(found, f)
 	}
 	bad := slices.IndexFunc(found, func(f *finding) bool { return f.State == "bad" })
 	err = s.print(map[string]any{"ok": bad < 0, "findings": found}, func(w io.Writer) {
@@ -240,7 +234,7 @@ func (s *session) checkService() *finding {
 	case err == nil:
 		return f
 	case errors.Is(err, gone.ErrDegraded):
-		f.State = "warning"
+		f.State, f.code = "bad", exitFailed
 	default:
 		f.State, f.code = "bad", exitUnreachable
 	}
@@ -261,59 +255,4 @@ func (s *session) tryService() error {
 		return nil
 	}
 	return err
-}
-
-// checkSpread looks at who holds how many.
-func checkSpread(answers []answer, note func(state, about string, code int, text string, args ...any)) {
-	const many = 10
-	held, able, most := 0, 0, answers[0].node
-	for _, a := range answers {
-		held += a.node.Held
-		if a.node.Weight > 0 && !a.node.Draining {
-			able++
-		}
-		if a.node.Held > most.Held {
-			most = a.node
-		}
-	}
-	if able == 0 {
-		note("bad", "cluster", exitFailed, "no node may hold anything: all drain or have weight 0")
-	}
-	if held >= many && able > 1 && most.Held == held {
-		note("warning", most.Addr, 0, "holds all %d ids, and %d nodes could (WithBalance spreads them)", held, able)
-	}
-}
-
-// checkNode looks at what a node says of itself.
-func checkNode(a answer, note func(state, about string, code int, text string, args ...any)) {
-	about, stats := a.node.Addr, a.status.Stats
-	if a.err != nil {
-		var f *finding
-		errors.As(a.err, &f)
-		note("bad", about, f.code, "%s", f.Text)
-		return
-	}
-	note("ok", about, 0, "answers, and holds %d", len(a.status.Tenures))
-	if stats.Twins > 0 {
-		note("bad", about, exitFailed, "another process has, or had, this address: %d signs", stats.Twins)
-	}
-	for _, t := range a.status.Tenures {
-		if time.Until(t.Deadline) < 0 || t.Stopping {
-			note("warning", about, 0, "the handler of %q is to end, and has not", t.ID)
-		}
-	}
-	for _, l := range a.status.Links {
-		if l.State == gone.LinkSilent || l.Err != "" {
-			note("warning", about, 0, "hears nothing of %s; %s", l.Addr, cmp.Or(strings.TrimPrefix(l.Err, "gone: "), "it does not say why"))
-		}
-	}
-	if a.node.Draining {
-		note("warning", about, 0, "drains")
-	}
-	if stats.Overdue > 0 {
-		note("warning", about, 0, "%d handlers did not return in time after Exit", stats.Overdue)
-	}
-	if stats.Refused > 0 {
-		note("warning", about, 0, "has refused %d connections or frames for their keys", stats.Refused)
-	}
 }

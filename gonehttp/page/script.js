@@ -34,7 +34,11 @@ function set(e, text) {
 
 // keep makes parent's children those of items. What is there stays, with its focus.
 function keep(parent, items, key, make, update) {
-	const old = new Map([...parent.children].map(e => [e.dataset.key, e]));
+	const old = new Map();
+	for (const e of [...parent.children]) {
+		if (old.has(e.dataset.key)) e.remove(); // two items had one key
+		old.set(e.dataset.key, e);
+	}
 	const focus = document.activeElement;
 	items.forEach((item, i) => {
 		const k = key(item);
@@ -214,10 +218,10 @@ function showStory(v) {
 	let after = null;
 	for (const p of [...s.Now, ...s.Past]) {
 		const nobody = after && p.Ended ? new Date(after.Since) - new Date(p.Ended) : 0;
-		if (nobody > 1000) items.push({gap: nobody, Token: p.Token});
+		if (nobody > 1000) items.push({gap: nobody, Node: p.Node, Since: p.Since});
 		items.push(after = p);
 	}
-	keep($('tenures'), items, p => [p.gap ? 'gap' : p.Ended ? 'past' : p.Age, p.Node, p.Token].join(' '),
+	keep($('tenures'), items, p => [p.gap ? 'gap' : p.Ended ? 'past' : p.Age, p.Node, p.Since].join(' '),
 		p => p.gap ? el('li', 'gap', 'Nobody for ' + lasts(p.gap)) : tenure(p));
 	$('story-steer').hidden = !v.Control || !now;
 	const at = v.Nodes.find(n => now && n.Addr === now.Node);

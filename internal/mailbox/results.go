@@ -37,7 +37,7 @@ func (b *Box) reportOne(more ...result) {
 
 // soonLocked has the results reported before long.
 func (b *Box) soonLocked() {
-	if (len(b.results) > 0 || len(b.taken.untold) > 0) && !b.dirty {
+	if len(b.results) > 0 && !b.dirty {
 		b.dirty = true
 		b.room.reports.add(b, reportAfter)
 	}

@@ -48,8 +48,9 @@ func (b *Box) takenLocked(m *Message, size int) {
 			t.From = m.Origin.From()
 		}
 	}
-	b.taken.untold = append(b.taken.untold, t)
-	b.soonLocked()
+	if b.taken.untold = append(b.taken.untold, t); len(b.taken.untold) == 1 {
+		b.room.reports.add(b, reportAfter) // results are not to wait for it, so it is not dirty
+	}
 }
 
 // mostUntold is how much Observe is behind when senders on this node wait for it. Those on
