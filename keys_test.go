@@ -312,7 +312,13 @@ func TestOnlyTheHoldersKeyOpensAHandshake(t *testing.T) {
 			t.Parallel()
 			var log logged
 			held := func(string, string) (gone.GoneLock, error) { return heldBy(addr + " " + b.public), nil }
-			g := startNode(t, held, c.option(), gone.WithAllowedKeys(a.public, b.public), gone.WithLogger(log.logger()))
+			var refused atomic.Bool
+			observe := gone.WithObserver(gone.Observer{Link: func(c gone.LinkChange) {
+				if c.State == gone.LinkRefused {
+					refused.Store(true)
+				}
+			}})
+			g := startNode(t, held, c.option(), gone.WithAllowedKeys(a.public, b.public), gone.WithLogger(log.logger()), observe)
 			err := g.SendDataContext(deadline(t, 4*time.Second), "a", []byte("data"))
 			if !errors.Is(err, gone.ErrNotDelivered) || !errors.Is(err, gone.ErrUnreachable) || !errors.Is(err, gone.ErrRefused) {
 				t.Error(err)
@@ -321,6 +327,13 @@ func TestOnlyTheHoldersKeyOpensAHandshake(t *testing.T) {
 			if n := strings.Count(log.String(), "can't connect"); n != 1 {
 				t.Errorf("logged %d times:\n%s", n, log.String())
 			}
+			if told(t, g, "The link to "+addr+" is refused") == nil {
+				t.Error("it is no trouble")
+			}
+			if s, err := g.Status(t.Context(), g.Addr()); err != nil || len(s.Links) != 1 || s.Links[0].State != gone.LinkRefused {
+				t.Errorf("%+v, %v", s.Links, err)
+			}
+			eventually(t, 10*time.Second, "an observer is told", refused.Load)
 		})
 	}
 	t.Cleanup(func() {

@@ -111,9 +111,21 @@ type LinkState string
 const (
 	LinkOpening LinkState = "opening"
 	LinkOpen    LinkState = "open"
-	LinkSilent  LinkState = "silent" // nothing that was sent is acknowledged
-	LinkEnded   LinkState = "ended"  // for good; a new one may follow
+	LinkSilent  LinkState = "silent"  // nothing that was sent is acknowledged
+	LinkRefused LinkState = "refused" // for a key, on either side
+	LinkEnded   LinkState = "ended"   // for good; a new one may follow
 )
+
+// health is how a link is, the bytes that it keeps, and why nothing arrives, where that is
+// known.
+func health(l *link.Link) (state LinkState, kept int, why error) {
+	text, kept := l.Health()
+	state, why = LinkState(text), l.Trouble()
+	if (state == LinkOpening || state == LinkSilent) && errors.Is(why, ErrRefused) {
+		state = LinkRefused
+	}
+	return state, kept, why
+}
 
 // A Propagator takes what belongs to a call, as its trace, to the handler's
 // [Message.Context]: those of OpenTelemetry are of this form, but for the type of the
@@ -244,7 +256,9 @@ func (g *Gone) linked(c link.Change) {
 	change := LinkChange{Addr: addrOf(c.Link.Identity), State: LinkOpen}
 	switch c.What {
 	case link.Silent:
-		change.State, change.Err = LinkSilent, c.Link.Trouble()
+		if change.State, change.Err = LinkSilent, c.Link.Trouble(); errors.Is(change.Err, ErrRefused) {
+			change.State = LinkRefused
+		}
 	case link.Ended:
 		change.State, change.Err = LinkEnded, c.Link.Trouble()
 	}

@@ -312,7 +312,7 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 		return g.end.identity, nil
 	}
 	for _, l := range g.mesh.All() {
-		if state, _ := l.Health(); LinkState(state) == LinkOpen && addrOf(l.Identity) == addr {
+		if state, _, _ := health(l); state == LinkOpen && addrOf(l.Identity) == addr {
 			return l.Identity, nil
 		}
 	}
@@ -341,9 +341,9 @@ func (g *Gone) status() Status {
 	s.Standby = max(0, len(g.byID)-len(s.Tenures))
 	g.mu.Unlock()
 	for _, l := range g.mesh.All() {
-		state, kept := l.Health()
-		ls := LinkStatus{Addr: addrOf(l.Identity), State: LinkState(state), Kept: kept}
-		if why := l.Trouble(); why != nil {
+		state, kept, why := health(l)
+		ls := LinkStatus{Addr: addrOf(l.Identity), State: state, Kept: kept}
+		if why != nil {
 			ls.Err = cut(why.Error(), causeMost)
 		}
 		s.Links = append(s.Links, ls)

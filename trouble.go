@@ -1,7 +1,6 @@
 package gone
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -106,18 +105,17 @@ func (g *Gone) late() (t Trouble, any bool) {
 func (g *Gone) cutOff() (ts []Trouble) {
 	var silent []string
 	for _, l := range g.mesh.All() {
-		state, _ := l.Health()
-		why := l.Trouble()
+		state, _, why := health(l)
 		addr := addrOf(l.Identity)
 		switch {
-		case errors.Is(why, ErrRefused):
+		case state == LinkRefused:
 			if len(ts) < troublesShown {
 				ts = append(ts, Trouble{
 					What: fmt.Sprintf("The link to %s is refused: %s.", addr, plainly(why)),
 					Do:   "Give both nodes keys that the other allows: WithCurve and WithAllowedKeys.",
 				})
 			}
-		case LinkState(state) == LinkSilent, LinkState(state) == LinkOpening && why != nil:
+		case state == LinkSilent, state == LinkOpening && why != nil:
 			if why != nil {
 				addr += " (" + plainly(why) + ")"
 			}

@@ -270,6 +270,24 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 	must(t, lock.(gone.Roster).Leave())
 }
 
+func TestCheckTellsTheTroublesThatNodesTell(t *testing.T) {
+	t.Parallel()
+	w := sharedWorld(t)
+	a := w.node()
+	release := make(chan struct{})
+	defer close(release)
+	w.hold(a, "other", echo)
+	r, err := a.RunOne("stuck", func(*gone.GoneRunner) { <-release })
+	must(t, err)
+	eventually(t, "it is held", func() bool { return a.Stats().Held == 2 })
+	w.gone(0, "check")
+	go r.Close()
+	eventually(t, "it is trouble that Exit is ignored", func() bool {
+		r := w.call("check").run(t)
+		return r.code == exitFailed && strings.Contains(r.out, "bad") && strings.Contains(r.out, `"stuck"`)
+	})
+}
+
 func TestABundleHasWhatAllNodesSayAndNoData(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)
