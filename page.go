@@ -6,7 +6,7 @@ import (
 )
 
 // A page is part of a node's [Status] as another node is told of it: with many ids it has
-// to go in several answers.
+// to go in several answers. What is no list is on the first one.
 type page struct {
 	Status
 	Next *place `json:",omitempty"` // where the next page begins; nil: this is the last
@@ -24,18 +24,24 @@ type place struct {
 // takes at its desk.
 const pageBytes = 48 << 10
 
+// tenuresMost is more tenures than fit on a page.
+const tenuresMost = pageBytes / 100
+
 // pagesMost bounds the pages that are asked of one node, which are enough for some 500,000
 // tenures: the node may not come to an end.
 const pagesMost = 4096
 
 // about is the page of this node's status that begins at a place.
 func (g *Gone) about(from *place) *page {
-	all := g.status()
-	p := &page{Status: all, Next: cmp.Or(from, &place{})}
-	p.Tenures, p.Links, p.Past = nil, nil, nil
+	p := &page{Next: cmp.Or(from, &place{})}
+	if len(p.Next.ID) == 0 && p.Next.Addr == "" && p.Next.Past == 0 {
+		p.Status = g.status()
+	}
+	all := g.list(Status{}, string(p.Next.ID), tenuresMost)
+	p.Time = all.Time
 	room := pageBytes
 	for _, t := range all.Tenures {
-		if t.ID > string(p.Next.ID) && fits(t, &room) {
+		if fits(t, &room) {
 			p.Tenures, p.Next.ID = append(p.Tenures, t), []byte(t.ID)
 		}
 	}
@@ -67,7 +73,10 @@ func fits(entry any, room *int) bool {
 
 // addTo adds what a page tells to what was told before.
 func (p *page) addTo(s *Status) {
-	tenures, links, past := append(s.Tenures, p.Tenures...), append(s.Links, p.Links...), append(s.Past, p.Past...)
-	*s = p.Status
-	s.Tenures, s.Links, s.Past = tenures, links, past
+	if s.Time.IsZero() {
+		*s = p.Status
+		return
+	}
+	s.Time = p.Time
+	s.Tenures, s.Links, s.Past = append(s.Tenures, p.Tenures...), append(s.Links, p.Links...), append(s.Past, p.Past...)
 }

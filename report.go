@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -94,7 +95,7 @@ func (g *Gone) askAll(ctx context.Context, identities map[string]bool) (ns []Nod
 			var s Status
 			var err error
 			if identity == g.end.identity {
-				s = g.status()
+				s = g.list(g.status(), "", math.MaxInt)
 			} else {
 				s, err = g.statusOf(ctx, identity, reportMost)
 			}

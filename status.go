@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -176,25 +177,30 @@ func (g *Gone) Stats() Stats {
 }
 
 // Tenures returns those that run on this node, by id.
-func (g *Gone) Tenures() []Tenure {
+func (g *Gone) Tenures() []Tenure { return g.tenuresAfter("", math.MaxInt) }
+
+// tenuresAfter returns the first of them whose ids are behind one.
+func (g *Gone) tenuresAfter(id string, most int) []Tenure {
 	g.mu.Lock()
-	ts := make([]Tenure, 0, len(g.byID))
-	for _, c := range g.byID {
-		for ; c != nil; c = c.before {
+	running := make([]*tenure, 0, len(g.byID))
+	for at, c := range g.byID {
+		for ; c != nil && at > id; c = c.before {
 			if t := c.current.Load(); t != nil {
-				ts = append(ts, t.show())
+				running = append(running, t)
 			}
 		}
 	}
 	g.mu.Unlock()
-	for i := range ts {
-		t := &ts[i]
-		if b := g.room.Box(t.ID); b != nil {
-			t.Waiting, t.WaitingBytes = b.Waiting()
-			t.Received = b.Counts().Messages
+	slices.SortFunc(running, func(a, b *tenure) int { return strings.Compare(a.c.id, b.c.id) })
+	running = running[:min(most, len(running))]
+	ts := make([]Tenure, len(running))
+	for i, t := range running {
+		ts[i] = t.show()
+		if b := g.room.Box(ts[i].ID); b != nil {
+			ts[i].Waiting, ts[i].WaitingBytes = b.Waiting()
+			ts[i].Received = b.Counts().Messages
 		}
 	}
-	slices.SortFunc(ts, func(a, b Tenure) int { return strings.Compare(a.ID, b.ID) })
 	return ts
 }
 
@@ -267,7 +273,7 @@ type Status struct {
 // what is known of why, such as ErrRefused or the context's error; or ErrClosed.
 func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if addr == g.Addr() {
-		return g.status(), nil
+		return g.list(g.status(), "", math.MaxInt), nil
 	}
 	identity, err := g.identityOf(ctx, addr)
 	switch {
@@ -331,15 +337,18 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 	return addr, nil // which is all that it takes
 }
 
-// status is this node's.
+// status is this node's, without its lists.
 func (g *Gone) status() Status {
-	s := Status{
-		Node: g.entry().shown(g.end.identity), Time: time.Now(), Setup: g.setup(), Stats: g.Stats(),
-		Troubles: g.troubles(), Tenures: g.Tenures(), Past: g.past.latest(),
-	}
+	s := Status{Node: g.entry().shown(g.end.identity), Time: time.Now(), Setup: g.setup(), Stats: g.Stats(), Troubles: g.troubles()}
 	g.mu.Lock()
-	s.Standby = max(0, len(g.byID)-len(s.Tenures))
+	s.Standby = max(0, len(g.byID)-s.Stats.Held)
 	g.mu.Unlock()
+	return s
+}
+
+// list adds this node's lists, with the first tenures whose ids are behind one.
+func (g *Gone) list(s Status, id string, most int) Status {
+	s.Time, s.Tenures, s.Past = time.Now(), g.tenuresAfter(id, most), g.past.latest()
 	for _, l := range g.mesh.All() {
 		state, kept, why := health(l)
 		ls := LinkStatus{Addr: addrOf(l.Identity), State: state, Kept: kept}

@@ -93,6 +93,7 @@ func TestEveryViolationIsFound(t *testing.T) {
 	planned := func(h History) findings { _, bad := checkMessages(h, true); return bad }
 	gaps := func(h History) findings { return checkGaps(h, 50*ms) }
 	lock := func(h History) findings { bad, _ := checkLock(h, "x", ttl, false, time.Minute); return bad }
+	guarded := func(h History) findings { bad, _ := checkLock(h, "x", ttl, true, time.Minute); return bad }
 	paused := func(h History) findings { bad, _ := checkPaused(h); return bad }
 	store := func(h History) findings { return checkStore(h) }
 
@@ -188,6 +189,8 @@ func TestEveryViolationIsFound(t *testing.T) {
 		{"yes, yours", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 unknown timeout\n20 a lock> 0 q 2\n21 a lock< 5 q 2 ok\n", ""},
 		{"held by one with an unknown outcome", lock, "10 a lock> 0 q 1\n11 a lock< 0 q 1 unknown timeout\n20 b lock> 0 r 1\n21 b lock< 0 r 1 held\n", ""},
 		{"a false loss", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 a extend> 5 q 2\n21 a extend< 5 q 2 lost x\n", "can't be those of one lock"},
+		{"a false loss, where a server may have forgotten", guarded, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 a extend> 5 q 2\n21 a extend< 5 q 2 lost x\n", ""},
+		{"two grants at once, all the same", guarded, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n20 a extend> 5 q 2\n21 a extend< 5 q 2 lost x\n25 b lock> 0 r 1\n26 b lock< 6 r 1 ok\n", "can't be those of one lock"},
 		{"an Extend of what another holds", lock, "10 a lock> 0 q 1\n11 a lock< 5 q 1 ok\n120 b lock> 0 r 1\n121 b lock< 6 r 1 ok\n130 a extend> 5 q 2\n131 a extend< 5 q 2 ok\n", "can't be those of one lock"},
 		{"a lock that knows itself that it is given up, before the service does", lock, "10 a lock> 0 p 1\n11 a lock< 5 p 1 ok\n50 a unlock> 5 p 2\n51 a extend> 5 p 3\n52 a extend< 5 p 3 lost x\n55 b lock> 0 r 1\n56 b lock< 0 r 1 held\n60 a unlock< 5 p 2\n", ""},
 		{"one that is called as that is obtained", lock, "10 a lock> 0 p 1\n11 a lock< 5 p 1 ok\n60 a unlock> 5 p 3\n61 a unlock< 5 p 3\n70 a lock> 5 q 4\n71 a extend> 5 q 5\n72 a lock< 6 q 4 ok\n73 a extend< 5 q 5 ok\n", ""},

@@ -180,11 +180,13 @@ func lockOperations(h History, id string, ttl time.Duration, guarded bool) []por
 			}
 			delete(open, k)
 			outcome, _, _ := strings.Cut(e.Text, " ")
-			if e.Kind == ExtendRet && stray[k] {
+			switch {
+			case e.Kind == ExtendRet && stray[k]:
 				outcome = "unknown"
-			}
-			if outcome == "held" && guarded {
+			case guarded && outcome == "held":
 				continue // by somebody, or by the restart guard
+			case guarded && outcome == "lost":
+				outcome = "unknown" // a server may have said it that is the primary no more, or has forgotten
 			}
 			ret := e.At
 			if outcome == "unknown" || e.Kind == UnlockRet {

@@ -88,20 +88,23 @@ func (s *Sentinel) stop() {
 	}
 }
 
-// primary is the one that the sentinels name.
+// primary is the one that all sentinels name; nil while they don't agree. An old one must
+// not come back, without its memory, before they do: a sentinel that has not heard of the
+// failover would undo it.
 func (s *Sentinel) primary() *Redis {
-	for _, r := range s.sentinels {
+	var named *Redis
+	for i, r := range s.sentinels {
 		at, err := redis.Strings(r.try("SENTINEL", "GET-MASTER-ADDR-BY-NAME", watched))
 		if err != nil || len(at) < 2 {
-			continue
+			return nil
 		}
-		for _, server := range s.servers {
-			if at[1] == strconv.Itoa(server.port) {
-				return server
-			}
+		j := slices.IndexFunc(s.servers, func(server *Redis) bool { return at[1] == strconv.Itoa(server.port) })
+		if j < 0 || i > 0 && s.servers[j] != named {
+			return nil
 		}
+		named = s.servers[j]
 	}
-	return nil
+	return named
 }
 
 // healthy waits until a failover could succeed: the sentinels agree, have heard of both
@@ -223,22 +226,24 @@ func sentinelFailover(over takeover) Scenario {
 					c.let(t, "return")
 				}
 			}
-			promoted := func(confirming int) {
+			// On a busy machine there may be a further failover, even back to the old one.
+			promoted := func(confirming int) (p *Redis) {
 				c.wait(time.Minute, "there is another primary", func() bool {
-					p := service.primary()
-					return p != nil && p != old && confirms(p, confirming)
+					p = service.primary()
+					return p != nil && (p != old || confirming > 1) && confirms(p, confirming)
 				})
 				// Who hands over may have to wait for the TTL: a release may be forgotten.
 				if back := clock(); confirming == over.replicas && !handOver {
 					c.measure(max(c.holder(the).Begin-back, 0))
 				}
+				return p
 			}
-			promoted(1)
+			p := promoted(1)
 			// A sentinel makes a replica of the old primary after some ten seconds. Until
 			// then that takes writes.
 			c.pause(anytime(5 * time.Second))
 			c.must(end())
-			c.must(old.follow(service.primary()))
+			c.must(old.follow(p))
 			promoted(2)
 			if over.split {
 				c.note(Wiped, "")
