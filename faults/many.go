@@ -34,7 +34,7 @@ func manyScenarios() []Scenario {
 func manyScenario(name, fault string, isPlanned bool, cut string, round func(m *crowd, i int)) Scenario {
 	s := Scenario{
 		Name: name, Fault: "many ids on 5 nodes with balance: " + fault,
-		Holds: "shares are even (±5 % or 2 ids) ≤ 30 s later, then nothing moves; few moves in all",
+		Holds: "even shares (±5 % or 2 ids) ≤ 30 s later, then rest; few moves",
 		TTL:   gone.DefaultExpiry, Bound: 2 * time.Second, Planned: isPlanned, Rounds: 5, Long: 2,
 		Measure: "event to even shares",
 	}

@@ -249,7 +249,7 @@ func sentinelFailover(over takeover) Scenario {
 	return s
 }
 
-const backSoon = "a holder ≤ 1 s (p99) after the service is back, unless one hands over meanwhile"
+const backSoon = "a holder ≤ 1 s (p99) after the service is back, hand-overs aside"
 
 // confirming starts three nodes whose locks wait for replicas, and one that sends.
 func (c *Cluster) confirming(replicas int, ids ...string) {

@@ -33,7 +33,7 @@
 // for 10 s at most, and given up at an error that may be due to a wrong server.
 // So a lock follows when the address leads to another server, or another of several
 // hosts takes writes (target_session_attrs=read-write). Until then two may hold it where
-// the old server goes on to take writes, for no longer than the TTL and those 10 s.
+// the old server still takes writes, for no longer than the TTL and those 10 s.
 //
 // A waiting lock costs nothing but a place in a list: Lock and Unlock notify (NOTIFY), and
 // a few queries in each TTL look up the ends of holds for all ids of a process. A pooler
