@@ -18,6 +18,7 @@ import (
 type Report struct {
 	Time     time.Time
 	By       string       // address of the node that has asked
+	Whole    bool         // these are all nodes, as the roster could be read
 	Nodes    []NodeReport // by address
 	Troubles []Trouble    // of the cluster, and then of its nodes
 }
@@ -25,7 +26,8 @@ type Report struct {
 // A NodeReport is what one node has said.
 type NodeReport struct {
 	Addr   string
-	Status *Status `json:",omitempty"` // nil where it has not answered
+	Time   time.Time // when it had answered, or had not, by the clock of the node that asked
+	Status *Status   `json:",omitempty"` // nil where it has not answered
 	Err    string  `json:",omitempty"` // why not
 	Cause  error   `json:"-"`          // the same, for errors.Is; as of [Gone.Status]
 }
@@ -67,9 +69,11 @@ func (g *Gone) Report(ctx context.Context) (Report, error) {
 	for identity := range es {
 		identities[identity] = true
 	}
-	if err != nil {
+	if r.Whole = err == nil; !r.Whole {
 		for _, l := range g.mesh.All() {
-			identities[l.Identity] = true
+			if l.Established() { // to ask over another would open a new one
+				identities[l.Identity] = true
+			}
 		}
 	}
 	asking, cancel := context.WithTimeout(ctx, reportLong)
@@ -99,6 +103,7 @@ func (g *Gone) askAll(ctx context.Context, identities map[string]bool) (ns []Nod
 			} else {
 				s, err = g.statusOf(ctx, identity, reportMost)
 			}
+			n.Time = time.Now()
 			if err != nil {
 				n.Err, n.Cause = plainly(err), err
 			} else {
@@ -145,6 +150,7 @@ func (r *Report) judge(took time.Duration) {
 	}
 	r.judgeDoubles(settled + took)
 	switch {
+	case !r.Whole:
 	case fit == 0 && mute == nil:
 		r.Troubles = append(r.Troubles, Trouble{
 			What: "Every node drains or has weight 0, so nobody may hold an id.",

@@ -120,7 +120,7 @@ func TestMain(m *testing.M) {
 
 // All the work of the real run, but little of it.
 var little = size{
-	lock:      plan{steady: 2 * chunk, handovers: 4, pollers: 4, vigils: 2, ttl: 300 * time.Millisecond},
+	lock:      plan{steady: 2 * chunk, handovers: 4, pollers: 4, vigils: 2, ttl: 2 * time.Second},
 	services:  plan{steady: chunk, handovers: 4, vigils: 2},
 	each:      50 * time.Millisecond,
 	receivers: 2,

@@ -323,8 +323,8 @@ func (t table) enter(l load, who string, f figure) {
 func (l load) rate() work  { return work{l.name, thousands} }
 func (l load) p50() work   { return work{l.name, "p50, µs"} }
 func (l load) p99() work   { return work{l.name, "p99, µs"} }
-func (l load) here() work  { return work{l.name, "allocations a message, sender"} }
-func (l load) there() work { return work{l.name, "allocations a message, Go on the other side"} }
+func (l load) here() work  { return work{l.name, "allocations per message, sender"} }
+func (l load) there() work { return work{l.name, "allocations per message, receiving side"} }
 
 // rotate is a list that begins elsewhere in each round, so that changes of the
 // machine's load meet all alike.

@@ -22,12 +22,12 @@ var (
 	workExtend     = work{"extend", "µs"}
 	workPass       = work{"clean hand-over", "p50, ms"}
 	workPassWorst  = work{"clean hand-over", "p99, ms"}
-	workStalled    = work{"clean hand-overs that took 2 s or more", "of a round's"}
+	workStalled    = work{"clean hand-overs that took 2 s or more", "in a round"}
 	workPassGone   = work{"clean hand-over of a whole Gone", "p50, ms"}
 	workPassGone99 = work{"clean hand-over of a whole Gone", "p99, ms"}
 	workCrash      = work{"crash takeover after the end of the TTL", "p50, ms"}
 	workCrashWorst = work{"crash takeover after the end of the TTL", "worst, ms"}
-	workIdle       = work{"idle waiting", "commands a TTL and id"}
+	workIdle       = work{"idle waiting", "commands per TTL and id"}
 )
 
 // speedOfTheLock is the first chapter of the report.
@@ -61,7 +61,7 @@ func speedOfTheLock(r *report, s *server, p plan) error {
 	} {
 		r.claim(claim{c.what, c.ours.what, c.goal, c.least, false, "×", t.ratios(c.ours, nameGone, c.theirs, c.rival)})
 	}
-	r.claim(claim{"idle waiting for a lock: commands a TTL and id", workIdle.what, 1, 1, false, "", t[workIdle][nameGone]})
+	r.claim(claim{"idle waiting for a lock: commands per TTL and id", workIdle.what, 1, 1, false, "", t[workIdle][nameGone]})
 	r.printf("## Speed of the lock\n\n")
 	var names []string
 	for _, c := range contenders {
@@ -127,21 +127,23 @@ func (t table) uncontended(addr, service string, who []contender, n int) error {
 	return nil
 }
 
-const lockNotes = `Each figure is the median of the rounds, with the lowest and the highest round in brackets; a ratio is taken
-within each round first. One process, one redis-server on the loopback interface, every node with connections
-of its own. All contenders take their turns in every round. Acquire + release and extend: the median of %d,
-in turns of %d; TTL 30 s. Clean hand-over: a lock goes back and forth between two nodes %d times, from the
-moment before the release until the other node has it; where waiters poll, %d locks do so side by side and are
-held for a random time. A whole Gone: from Unlock to the first line of the next handler, after Close of the
-runner; its ratio is to the bare lock of the other. A waiter that does not get a free lock in 2 s has missed its
-wake-up; it is made to look anew, and the hand-over counts as what it took. Idle waiting: a node waits for %d
-locks that another node holds and extends at each third of a TTL of %v; counted by INFO commandstats, calls
-from scripts included, less what the holder alone costs. What a poller costs grows with the TTL, what a woken
-waiter costs does not. Crash takeover: then the holder's connections are cut; from the end of the TTL in
-Redis, which is known to a millisecond, until each waiter has its lock.
+const lockNotes = `One process, one redis-server on the loopback interface, every node with connections of its own. All contenders take
+their turns in every round.
+
+- Acquire + release, and extend: the median of %d, in turns of %d. The TTL is 30 s.
+- Clean hand-over: a lock goes back and forth between two nodes %d times, from the moment before the release until the
+  other node has it. Where waiters poll, %d locks do so side by side and are held for a random time. A waiter that does
+  not get a free lock in 2 s has missed its wake-up. It is made to look again, and the hand-over counts as what it took.
+- A whole Gone: from Unlock, after Close of the runner, to the first line of the next handler. Its ratio is to the bare
+  lock of the other.
+- Idle waiting: a node waits for %d locks that another node holds and extends every third of a TTL of %v. INFO
+  commandstats counts, calls from scripts included. What the holder alone costs is taken off. The cost of a poller
+  grows with the TTL, that of a woken waiter does not.
+- Crash takeover: then the holder's connections are cut. From the end of the TTL in Redis, which is known to a
+  millisecond, until each waiter has its lock.
 
 Ways of use: gone is RedisLock, waiting by WaitFree. Bare redigo is SET NX PX with a random value and a
-compare-and-delete script, polling each 10 ms. redislock polls each 100 ms, as in its documentation. redsync
+compare-and-delete script, polling every 10 ms. redislock polls every 100 ms, as in its documentation. redsync
 has its defaults (50 to 250 ms) on one Redis. rueidislock has one key and no notices of its own changes, as in
-its own benchmark; it extends by itself, which can't be timed.
+its own benchmark. It extends by itself, so that can't be timed.
 `

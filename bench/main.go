@@ -174,7 +174,7 @@ func bench(r *report, z size, only *regexp.Regexp, out string) error {
 			return "", err
 		}
 		r.whereBehind()
-		head = "# Benchmarks\n\nWritten by `make bench`. Figures of different runs or machines can't be compared, ratios within one can.\n\n" + machine
+		head = "# Benchmarks\n\nWritten by `make bench`. Compare ratios within one run. Figures of different runs or machines can't be compared.\n\n" + machine
 		return head + fmt.Sprintf("- %d rounds in %v\n\n%s", r.rounds, time.Since(began).Round(time.Second), r.summary()), nil
 	})
 }

@@ -76,8 +76,8 @@ func (n *idler) each(empty *idler, ids int) (goroutines, bytes float64) {
 
 // Works of the chapter on idle nodes.
 const (
-	idleWaits = "the node that waits, idle, 30 s expiry: % of a core"
-	idleHolds = "the node that holds, idle, besides the Extends: % of a core"
+	idleWaits = "idle node that waits, TTL 30 s: % of a core"
+	idleHolds = "idle node that holds, without the Extends: % of a core"
 )
 
 // idleIDs is the chapter on nodes with many ids that nobody sends to.
@@ -124,30 +124,30 @@ func idleIDs(r *report, s *server, c crowd) error {
 	heldG, heldB := holds.each(&empty, c.ids)
 	what := fmt.Sprintf("%d ids on one node", c.ids)
 	for _, c := range []claim{
-		{what + ", waiting: goroutines an id", "", 1, 2, false, "", []float64{g}},
-		{what + ", waiting: bytes an id", "", 4096, 6700, false, "", []float64{b}},
-		{what + ", held: goroutines an id besides the handler's", "", 1, 2, false, "", []float64{heldG - 1}},
+		{what + ", waiting: goroutines per id", "", 1, 2, false, "", []float64{g}},
+		{what + ", waiting: bytes per id", "", 4096, 6700, false, "", []float64{b}},
+		{what + ", held: goroutines per id besides the handler's", "", 1, 2, false, "", []float64{heldG - 1}},
 		{idleWaits, "", 1, 2, false, "%", []float64{waits.cpu(elapsed)}},
 		{idleHolds, "", 1, 2, false, "%", []float64{max(holds.cpu(elapsed)-extending, 0)}},
-		{"connections to Redis more after that time", "", 0, 0, false, "", []float64{float64(max(later-clients, 0))}},
+		{"connections to Redis that the idle time added", "", 0, 0, false, "", []float64{float64(max(later-clients, 0))}},
 		{"idle node without ids: wake-ups a second", "", 1, 5, false, "", []float64{wakes}},
 	} {
 		r.claim(c)
 	}
-	r.printf("## Many ids, idle\n\n%d ids, held by one node, waited for by another, each a process; %v of looking.\n\n", c.ids, c.idle)
-	r.printf("| node | goroutines an id | bytes an id | %% of a core |\n|---|--:|--:|--:|\n")
+	r.printf("## Many ids, idle\n\nOne node holds %d ids and another waits for all of them, each a process. Nothing is asked of them for %v.\n\n", c.ids, c.idle)
+	r.printf("| node | goroutines per id | bytes per id | %% of a core |\n|---|--:|--:|--:|\n")
 	r.printf("| holds all | %s | %.0f | %s, of which Extends %s |\n| waits for all | %s | %.0f | %s |\n| has none | | | %s; %s wake-ups a second |\n\n",
 		digits(heldG), heldB, digits(holds.cpu(elapsed)), digits(extending), digits(g), b, digits(waits.cpu(elapsed)), digits(empty.cpu(elapsed)), digits(wakes))
 	r.explain(idleNotes, clients, later)
 	return nil
 }
 
-const idleNotes = `Bytes are those of live objects and of stacks, after a collection, less those of the node that has none; what is held
-includes the handler's own goroutine, ticker and stack. Wake-ups are those of threads, less those of a process of this
-program without a node. What Extends cost is that of a process without a node, looked at in the same time, which holds as
-many locks and extends each as the handlers do: a goroutine and a ticker a lock, at a third of the TTL. Extends in a tight
-loop would cost less, as nothing has to be woken for them. All these processes have %d connections to Redis, before and
-after: %d.
+const idleNotes = `Bytes are those of live objects and stacks after a garbage collection, less those of the node that has no ids. What is
+held includes the handler's own goroutine, ticker and stack. Wake-ups are those of threads, less those of a process of
+this program without a node. What Extends cost is measured at the same time on a process without a node. It holds as
+many locks and extends each as the handlers do: with a goroutine and a ticker per lock, every third of the TTL. Extends
+in a tight loop would cost less, as nothing has to be woken for them. All these processes have %d connections to Redis
+before, and %d after.
 `
 
 // lookAt sees what the nodes use in a time, and how often the threads of empty
@@ -232,12 +232,12 @@ func massTakeover(r *report, s *server, c crowd) error {
 	if len(late) != c.ids {
 		return fmt.Errorf("%d of %d ids were taken over", len(late), c.ids)
 	}
-	r.claim(claim{fmt.Sprintf("the node that holds %d ids dies: the last is taken over, after the TTL's end", c.ids), "", 500, 1000, false, "ms", []float64{quantile(late, 1)}})
+	r.claim(claim{fmt.Sprintf("a node with %d ids dies: from the end of the TTL to the last takeover", c.ids), "", 500, 1000, false, "ms", []float64{quantile(late, 1)}})
 	highest := 0.0
 	for _, p := range commands {
 		highest = max(highest, p.Y)
 	}
-	r.printf("## The death of a node with many ids\n\nA process that held %d ids is killed; two others compete for all of them. From the end of an id's TTL in Redis, %v\nafter its last Extend, to the first line of its next handler: p50 %s ms, p99 %s ms, the last %s ms. The TTLs ended\nwithin %v. Highest load of Redis in %v: %.0f commands a second, those of scripts included.\n\n",
+	r.printf("## The death of a node with many ids\n\nA process that held %d ids is killed; two others compete for all of them. The times run from the end of an id's TTL in\nRedis, %v after its last Extend, to the first line of its next handler: p50 %s ms, p99 %s ms, the last %s ms. All TTLs\nended within %v. The highest load of Redis in %v was %.0f commands a second, those in scripts included.\n\n",
 		c.ids, c.ttl, digits(quantile(late, .5)), digits(quantile(late, .99)), digits(quantile(late, 1)), last.Sub(first).Round(10*time.Millisecond), step, highest)
 	return r.picture("takeover", "commands of Redis during the takeover", chart{
 		title: "Redis while the ids of a dead node are taken over", x: "s since the first TTL ended", y: "commands a second",

@@ -70,7 +70,7 @@ func memoryOfIDs(r *report, s *server, z multitude, seen *costs) error {
 	_, seen.held = nodes[1].each(&nodes[0], z.ids)
 	_, seen.standby = nodes[2].each(&nodes[0], z.ids)
 	_, seen.parked = nodes[3].each(&nodes[0], z.ids)
-	r.printf("## Measured\n\n| memory of a node, for an id that it | bytes |\n|---|--:|\n| holds, with the handler and its stack | %.0f |\n| is a standby of | %.0f |\n| runs, and neither | %.0f |\n\n",
+	r.printf("## Measured\n\n| an id that a node | bytes of its memory |\n|---|--:|\n| holds, with the handler and its stack | %.0f |\n| is a standby of | %.0f |\n| runs, but neither holds nor waits for | %.0f |\n\n",
 		seen.held, seen.standby, seen.parked)
 	return nil
 }
@@ -253,8 +253,8 @@ func measuredCluster(r *report, s *server, z multitude, _ *costs) error {
 		}
 	}
 	r.printf("%d ids on %d processes of this machine, with balance, and one Redis. The TTL is %v.\n\n", z.ids, z.members, longTTL)
-	r.printf("| | all ids have a holder | each node has its share | tenures begun | lost |\n|---|--:|--:|--:|--:|\n%s\n", rows)
-	r.printf("What is lost is not planned: a machine that is too busy to extend, but for the one that was killed.\n\n%s", idle)
+	r.printf("| | until all ids have a holder | until each node has its share | tenures begun | lost |\n|---|--:|--:|--:|--:|\n%s\n", rows)
+	r.printf("A tenure is lost when the machine is too busy to extend it in time. Those of the killed node are not counted.\n\n%s", idle)
 	c := chart{title: "Ids of each node", x: "s", y: "ids"}
 	for i, held := range p.held {
 		c.lines = append(c.lines, curve{name: fmt.Sprint("node ", i+1), points: held})
@@ -305,7 +305,7 @@ func (p *party) idle(d time.Duration) (text string, err error) {
 	}
 	asked := float64(after.calls["evalsha"]-before.calls["evalsha"]) / seconds
 	members := float64(len(p.members))
-	return fmt.Sprintf("| idle, in %v | |\n|---|--:|\n| requests to Redis a second | %.0f |\n| of which Extends, by the handlers | %.0f |\n| commands of Redis a second, those of scripts included | %.0f |\n| Redis, of a core | %.1f %% |\n| a node, of a core | %.1f %% |\n\n",
+	return fmt.Sprintf("| idle, for %v | |\n|---|--:|\n| requests to Redis a second | %.0f |\n| of which Extends, by the handlers | %.0f |\n| commands that Redis runs a second, those in scripts included | %.0f |\n| Redis's share of a core | %.1f %% |\n| a node's share of a core | %.1f %% |\n\n",
 		d, asked, 3*float64(len(p.ids))/longTTL.Seconds(), float64(total)/seconds,
 		100*(after.redis-before.redis).Seconds()/seconds, 100*(after.nodes-before.nodes).Seconds()/seconds/members), nil
 }

@@ -105,10 +105,10 @@ func speedOfMessages(r *report, _ *server, got results) error {
 	for _, v := range got.table[loadLocal.rate()][courierSameNode.name] {
 		ns = append(ns, 1e6/v)
 	}
-	r.claim(claim{"to a handler on the same node", loadLocal.name, 500, 729, false, "ns", ns})
-	r.claim(claim{"its allocations", loadLocal.name, 0, 1, false, "", rounded(got.table[loadLocal.here()][courierSameNode.name])})
-	r.claim(claim{"256 callers: allocations a message, sender", loadMany.name, 2, 4, false, "", got.table[loadMany.here()][nameGone]})
-	r.claim(claim{"256 callers: allocations a message, receiver", loadMany.name, 2, 4, false, "", got.table[loadMany.there()][nameGone]})
+	r.claim(claim{"a message to a handler on the same node", loadLocal.name, 500, 729, false, "ns", ns})
+	r.claim(claim{"allocations of a message to the same node", loadLocal.name, 0, 1, false, "", rounded(got.table[loadLocal.here()][courierSameNode.name])})
+	r.claim(claim{"256 callers: allocations per message, sender", loadMany.name, 2, 4, false, "", got.table[loadMany.here()][nameGone]})
+	r.claim(claim{"256 callers: allocations per message, receiver", loadMany.name, 2, 4, false, "", got.table[loadMany.there()][nameGone]})
 	for _, l := range []load{loadOne, loadSome, loadMany} {
 		least := 1.0
 		if l == loadOne {
@@ -143,17 +143,21 @@ func speedOfMessages(r *report, _ *server, got results) error {
 	return picturesOfMessages(r, got, callers)
 }
 
-const messageNotes = `128 B on the loopback interface. Callers wait for each of their messages; a batch is from one goroutine, 10,000
-messages a call. A message to gone is acknowledged when its handler has received it: in a select, or by Batches.
+const messageNotes = `Messages of 128 B on the loopback interface. Callers wait for each of their messages. In *batches* one goroutine sends
+10,000 messages per call. gone acknowledges a message when its handler has received it: in a select, or by Batches.
+Allocations are those of the programs in Go; redis-server is not counted.
 
-The plain loop is pebbe's: one goroutine, a message a frame, nothing acknowledged, counted when the last has arrived.
-The bare round trip is a PUSH there and a PUSH back. NATS: the server, the responder and the requester are a process
-each; for batches JetStream's async publish with its default of 4,000 under way, acknowledged by the server, in memory,
-with no consumer. gRPC: unary calls to an address that is known; for batches a bidirectional stream with an
-acknowledgement a message. Redis Streams: XADD, a consumer group that takes up to 256 entries at a time, acknowledges
-and deletes them and pushes to the caller's reply list in one round trip, and BLPOP there, with a connection a caller;
-for batches pipelined XADD, acknowledged by Redis, with no consumer. The original's design: a GET of the holder's
-address from Redis and a REQ/REP round trip for each message, under a mutex.
+- Plain loop: one goroutine calls pebbe/zmq4, a message per frame. Nothing is acknowledged. It is over when the last
+  message has arrived.
+- Bare round trip: a PUSH there and a PUSH back.
+- NATS: server, responder and requester are a process each. Batches are JetStream's async publish with its default of
+  4,000 under way, acknowledged by the server, in memory, with no consumer.
+- gRPC: unary calls to a known address. Batches are a bidirectional stream with an acknowledgement per message.
+- Redis Streams: callers XADD, and BLPOP from a reply list of their own, with a connection each. A consumer group takes
+  up to 256 entries at a time. It acknowledges and deletes them and pushes the replies in one round trip. Batches are
+  pipelined XADD, acknowledged by Redis, with no consumer.
+- The original's design: for each message a GET of the holder's address from Redis and a REQ/REP round trip, under a
+  mutex.
 `
 
 func picturesOfMessages(r *report, got results, callers []load) error {
@@ -214,7 +218,7 @@ func speedOverReceivers(r *report, _ *server, got results) error {
 	r.printf("## Messages to several processes\n\n")
 	r.figures(got.table, got.who,
 		loadOver10.rate(), loadOver10.p50(), loadOver10.p99(), loadOver30.rate(), loadOver30.p50(), loadOver30.p99())
-	r.explain("One process of callers and a process for each receiver; each message of 128 B goes to a receiver at random.\n")
+	r.explain("All callers are in one process, and each receiver is a process. Each message of 128 B goes to a random receiver.\n")
 	return nil
 }
 
@@ -224,6 +228,6 @@ func speedToManyIDs(r *report, _ *server, got results) error {
 	r.ratios(got.table, []ratio{{loadIDs.name + " of one peer: " + most + " ÷ 1 id", load.rate, loadIDs, most, nameGone, .9, .7}})
 	r.printf("## Messages to many ids\n\n")
 	r.figures(got.table, got.who, loadIDs.rate(), loadIDs.p50(), loadIDs.p99())
-	r.explain("Each column is a process that holds so many ids, gone alone one. Each message of 128 B goes to an id at random, after\none to each: a route that was not used for five seconds costs the next message a question to Redis.\n")
+	r.explain("Each column is a process that holds that many ids, and *gone* one that holds a single id. Each message of 128 B goes to a\nrandom id. Each id gets one before: after five seconds without use, a route costs the next message a question to Redis.\n")
 	return nil
 }

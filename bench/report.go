@@ -117,7 +117,7 @@ func (r *report) summary() string {
 	for _, c := range r.claims {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", c.work, c.want(c.goal), c.want(c.least), spread(c.got), c.verdict())
 	}
-	b.WriteString("\nA ratio is taken within each round, in which all take their turns; shown is the median, with the lowest and the\nhighest round in brackets.\n\n")
+	b.WriteString("\nAll take their turns in each round, and a ratio is taken within one round. Shown is the median of the rounds, with the\nlowest and the highest in brackets. A row without *at least* compares with a peer;\n*no* means that the peer was better.\n\n")
 	return b.String()
 }
 
@@ -143,7 +143,7 @@ func (r *report) whereBehind() {
 		}
 		said[f.about] = append(said[f.about], f.text)
 	}
-	r.printf("## Where gone is behind, and what limits it\n\nEvery figure in which a peer is better, and every goal that was not reached.\n\n")
+	r.printf("## Where gone is behind, and what limits it\n\nEvery figure in which a peer is better, and every goal that was missed.\n\n")
 	for _, about := range order {
 		r.printf("- **%s**: %s. %s\n", about, strings.Join(said[about], "; "), cmp.Or(limits[about], unexplained))
 	}

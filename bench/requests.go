@@ -54,9 +54,12 @@ func speedOfRequests(r *report, _ *server, got results) error {
 	return nil
 }
 
-const requestNotes = `Each requester sends 128 B, which the receiver gives back, and waits for that. gone is Request, and a handler that
-replies in a loop of Messages; SendData, to a handler with the same loop, is told of the receipt alone. NATS and gRPC as
-above, with the data as the reply. Redis lists: LPUSH to the receiver's list and BRPOP of the caller's in one round trip,
-with a connection a caller; the receiver LPUSHes the replies to all that it has taken and takes all that waits, by BRPOP
-and an RPOP of up to 255, in one round trip, too.
+const requestNotes = `Each requester sends 128 B, which the receiver gives back, and waits for that.
+
+- gone is Request, to a handler that replies in a loop of Messages. SendData goes to the same handler and waits for the
+  receipt alone.
+- NATS and gRPC are as above, with the data as the reply.
+- Redis lists: in one round trip the caller LPUSHes to the receiver's list and BRPOPs from its own, with a connection
+  each. In one round trip the receiver LPUSHes all its replies and takes all that waits, by BRPOP and an RPOP of up to
+  255.
 `

@@ -59,8 +59,8 @@ func scale(r *report, z multitude, out string) error {
 	})
 }
 
-const scaleHead = "# Many ids\n\nWritten by `make scale`. What balance costs and does, measured here with real processes and one Redis, and simulated\n" +
-	"by the code that decides in real clusters.\n\n%s- in %v\n\n"
+const scaleHead = "# Many ids\n\nWritten by `make scale`. It shows what balance does and costs, measured with real processes and one Redis, and simulated\n" +
+	"with the code that decides in real clusters.\n\n%s- in %v\n\n"
 
 // costs is what the prediction is made of.
 type costs struct {

@@ -3,7 +3,7 @@ package main
 import (
 	"fmt"
 	"os/exec"
-	"strings"
+	"regexp"
 	"time"
 )
 
@@ -23,12 +23,15 @@ var venues = []venue{
 	{"PostgreSQL", postgresProgram("postgres"), startPostgres, postgresContenders, 2 * time.Second},
 }
 
+// numbers are what a program says of its version.
+var numbers = regexp.MustCompile(`\d[.\d]*`)
+
 // serviceRounds are the most: waits for watches and for the ends of TTLs take long.
 const serviceRounds = 3
 
 // Work on services that is looked at from the waiter's side.
 var (
-	workIdleSent  = work{"idle waiting", "packets a TTL and id"}
+	workIdleSent  = work{"idle waiting", "packets per TTL and id"}
 	workIdleConns = work{"idle waiting", "connections of the node"}
 	workDeath     = work{"crash takeover", "p50, ms"}
 	workDeathLast = work{"crash takeover", "worst, ms"}
@@ -73,8 +76,7 @@ func (v venue) compare(r *report, p plan) error {
 		}
 	}
 	version, _ := exec.Command(v.program, "--version").Output()
-	first, _, _ := strings.Cut(string(version), "\n")
-	r.printf("%s:\n\n", first)
+	r.printf("On %s %s:\n\n", v.name, numbers.Find(version))
 	var names []string
 	for _, c := range v.who {
 		names = append(names, c.name)
@@ -105,16 +107,20 @@ func (t table) death(addr string, v venue, c contender, ids int) error {
 	return nil
 }
 
-const servicesNotes = `One server of each, its data in memory where the machine has a place for that, otherwise with its own settings. As for
-Redis, but for: acquire + release and extend, the median of %d; clean hand-over, %d of them, after a wait of at least
-%v in etcd, as a watch of package concurrency hears of nothing sooner; idle waiting and crash takeover, once, with
-a node that waits for %d locks and a TTL of %v. What it sends is counted as packets, a
-request or a part of one. Crash takeover is from the moment at which the holder's connections are cut, a sixth of a TTL
-after an extension, until the waiter has each lock.
+const servicesNotes = `One server of each. Its data is in memory where the machine has a place for that; otherwise it keeps its own settings. All
+is as for Redis, except:
+
+- Acquire + release, and extend: the median of %d.
+- Clean hand-over: %d of them. In etcd the waiter has waited for at least %v, as a watch of package concurrency hears of
+  nothing sooner.
+- Idle waiting and crash takeover: once, with a node that waits for %d locks and a TTL of %v. What it sends is counted
+  as packets, each a request or a part of one.
+- Crash takeover: from the moment at which the holder's connections are cut, a sixth of a TTL after an extension, until
+  the waiter has each lock.
 
 Ways of use: gone is etcdlock or pglock, waiting by WaitFree. Mutex and Election are those of etcd's package concurrency,
-with a session a node, which extends by itself and can't be timed. The advisory lock is pg_advisory_lock, with a session a
-lock; it has no TTL and no extension: a holder whose machine vanishes keeps it until the server's TCP gives up, which
-is not what is measured here. The leader row is the pattern that River documents: a row with an end, taken when it has
-passed, tried for at each third of the TTL and when a leader that resigns notifies (LISTEN, NOTIFY).
+with a session per node, which extends by itself, so that can't be timed. The advisory lock is pg_advisory_lock, with a
+session per lock. It has no TTL and no extension: a holder whose machine vanishes keeps it until the server's TCP gives
+up, which is not measured here. The leader row is the pattern that River documents: a row with an end. It is taken once
+that has passed. Nodes try every third of the TTL, and when a leader that resigns notifies them (LISTEN, NOTIFY).
 `

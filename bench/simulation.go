@@ -14,7 +14,7 @@ import (
 // simulatedCluster is the chapter on a cluster that is too large for a machine.
 func simulatedCluster(r *report, _ *server, z multitude, _ *costs) error {
 	all := z.nodes * z.idsOf
-	r.printf("## Simulated\n\n%d nodes and %d ids. Package placement decides, as it does in every node; a round is some 6 s.\n\n", z.nodes, all)
+	r.printf("## Simulated\n\n%d nodes and %d ids. Package placement decides, as it does in every node. A round takes some 6 s.\n\n", z.nodes, all)
 	r.printf("| | ids that have to move | moved | rounds | ids of a node, least to most | furthest from the share |\n|---|--:|--:|--:|--:|--:|\n")
 	c := placementtest.New(1, all)
 	for len(c.Nodes) < z.nodes {
@@ -32,7 +32,7 @@ func simulatedCluster(r *report, _ *server, z multitude, _ *costs) error {
 		r.printf("| %s | %d | %d | %d | %d to %d | %.0f ids, %.1f %% |\n", what, must, c.Moves, rounds, least, most, ids, 100*parts)
 		c.Moves = 0
 	}
-	row("all join one that has everything", all-z.idsOf)
+	row("the others join one that holds everything", all-z.idsOf)
 	c.Join()
 	row("one joins", all/len(c.Nodes))
 	c.Moves = c.Leave(1)
@@ -43,7 +43,7 @@ func simulatedCluster(r *report, _ *server, z multitude, _ *costs) error {
 	row(fmt.Sprintf("all are restarted, %d at a time", batch), must)
 	c.Moves = c.Leave(z.nodes / 10)
 	row("a tenth dies at once", c.Moves)
-	r.printf("\nWhat leaves or dies is taken over by standbys, and evened out: a deploy moves an id about twice, off the node that ends, and\nto one that has come. Within 3 %% or 1.5 ids of its share nothing moves for a node's sake.\n\n")
+	r.printf("\nStandbys take over what a leaving or dead node held, and balance evens it out. So a deploy moves an id about twice: off the\nnode that ends, and to one that has come. A node within 3 %% or 1.5 ids of its share causes no moves.\n\n")
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func extremes(c *placementtest.Cluster) (least, most int) {
 // growth is how a node's part grows with the nodes.
 func growth(r *report, z multitude) error {
 	var mean, most, without plotter.XYs
-	r.printf("### A node's part\n\nWith %d ids for each node there are, the ids that a node competes for, those included that it holds.\n\n", z.idsOf)
+	r.printf("### A node's part\n\nHow many ids a node competes for, those included that it holds, with %d ids per node.\n\n", z.idsOf)
 	r.printf("| nodes | competes for, mean | most of any node | without balance |\n|--:|--:|--:|--:|\n")
 	for _, n := range z.grow {
 		c := placementtest.New(n, 0)

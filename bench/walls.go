@@ -131,13 +131,13 @@ func walls(r *report, _ *server, z multitude, seen *costs) error {
 	core := float64(time.Second / max(seen.extend, 1))
 	extends := func(ids float64) float64 { return ids * 3 / longTTL.Seconds() }
 	const million = 1e6
-	r.printf("## Where the first wall stands\n\nAn Extend costs Redis %v of CPU, with its wake-ups for two standbys: a core's worth of Redis is %.0f a second. It did\n%.0f on this machine, whose two cores it shared with the callers.\n\n",
+	r.printf("## Where the first wall stands\n\nAn Extend costs Redis %v of CPU, with its wake-ups for two standbys: a core is good for %.0f a second. Redis did\n%.0f on this machine, whose two cores it shared with the callers.\n\n",
 		seen.extend.Round(100*time.Nanosecond), core, seen.extends)
-	r.printf("| ids | Extends a second, TTL %v | of one Redis | with a TTL of %v |\n|--:|--:|--:|--:|\n", longTTL, 10*longTTL)
+	r.printf("| ids | Extends a second, TTL %v | share of one Redis | with a TTL of %v |\n|--:|--:|--:|--:|\n", longTTL, 10*longTTL)
 	for _, ids := range []float64{1e4, 1e5, million} {
 		r.printf("| %.0f | %.0f | %.1f %% | %.1f %% |\n", ids, extends(ids), 100*extends(ids)/core, 10*extends(ids)/core)
 	}
-	r.printf("\n| nodes | Redis's CPU for a look at the roster | looks a second | of one Redis | bytes a second |\n|--:|--:|--:|--:|--:|\n")
+	r.printf("\n| nodes | Redis's CPU for a look at the roster | looks a second | share of one Redis | traffic a second |\n|--:|--:|--:|--:|--:|\n")
 	var looks, holding plotter.XYs
 	for i, n := range z.rosters {
 		aSecond := float64(n) / lookEvery(n).Seconds()
@@ -157,30 +157,31 @@ func walls(r *report, _ *server, z multitude, seen *costs) error {
 	return nil
 }
 
-const wallNotes = `**The first wall is the Extends of one Redis**: some %.0f ids at a TTL of %v, less with a margin for takeovers. Nothing
+const wallNotes = `**The first wall is the Extends of one Redis**: some %.0f ids at a TTL of %v, fewer with a margin for takeovers. Nothing
 else runs out before it. What moves it:
 
-- *A longer TTL.* Extends go down as it goes up, and so does the time until a crash is noticed.
-- *A Redis Cluster.* Each id's keys are in its own slot, so Extends spread over the shards. Wake-ups do not: each shard
-  passes every PUBLISH on to all. The roster is one key, and stays on one shard.
-- *Several clusters.* Nodes that run different ids in different clusters, by names and services of their own, share nothing.
+- *A longer TTL.* Extends become fewer, and a crash is noticed later.
+- *A Redis Cluster.* Each id's keys are in one slot of their own, so Extends spread over the shards. Wake-ups do not: each
+  shard passes every PUBLISH on to all. The roster is one key, and stays on one shard.
+- *Several clusters.* Nodes with different ids can form clusters of their own, by name and on services of their own. They
+  share nothing.
 
-**The second is the roster.** Each node reads all of it, every 2.4 s on average, and down to every 12 s from 400 nodes on: the
-work grows with the square of the nodes. Some hundreds of nodes do not notice; thousands would need a roster that tells
-what has changed.
+**The second is the roster.** Each node reads all of it, every 2.4 s on average, and every 12 s from 400 nodes on. So the work
+grows with the square of the nodes. Some hundreds of nodes do not notice; thousands would need a roster that tells what has
+changed.
 
-**The third is RunOne.** A node runs each id that it might ever hold: for a million, as a start, %v of calls
-(%v each, one after the other, on this machine), and %.1f GB for those that it neither holds nor waits for. Groups of nodes with ids of
-their own need less of both; they may be in one cluster, as balance knows who runs what.
+**The third is RunOne.** A node calls it for each id that it might ever hold. For a million ids, a start takes %v of calls
+(%v each, one after the other, on this machine), and %.1f GB for those that it neither holds nor waits for. Groups of nodes
+with ids of their own need less of both. They may be in one cluster, as balance knows who runs what.
 
-### A lease a node
+### One lease per node
 
 With one lease for all that a node holds, a thousand nodes would make 100 Extends a second, however many ids there are. It
 would change what is promised:
 
-- Today the handler proves its health, id by id: one that hangs loses its lock. A node's lease says that a process lives; to
-  end the tenure of one handler that hangs would be that process's own task, and it is the one that is in trouble.
-- An id's lock and its holder's lease would be two keys. In one Redis a script can look at both; in a Cluster they are in
+- Today the handler proves its health, id by id: one that hangs loses its lock. A node's lease says only that a process
+  lives. That process, which is the one in trouble, would have to end the tenure of a handler that hangs.
+- An id's lock and its holder's lease would be two keys. In one Redis a script can look at both. In a Cluster they are in
   different slots, and nobody can. etcd has such leases, Redis does not.
 - All ids of a dead node would become free at one moment, not in the order of their Extends.
 

@@ -33,7 +33,7 @@ import (
 // up to that, and up to a second more. A new leader gives every lease its full time again.
 //
 // A hold is extended when the leader has renewed its lease and a quorum has confirmed
-// whose the key is, both in the same term: a leader that was deposed and does not
+// who has the key, both in the same term: a leader that was deposed and does not
 // know it yet may still answer, but its word alone is not taken. Any error but the
 // word of a quorum leaves open who holds it, "no leader" and "too many requests"
 // among them.
@@ -80,13 +80,13 @@ type hold struct {
 	token int64
 }
 
-// DefaultPrefix begins the keys of locks that do not say otherwise. The user needs
-// the role's permission to read and write all that begins with it.
+// DefaultPrefix begins the keys of locks that set no Prefix. The user's role must be
+// allowed to read and write all that begins with it.
 const DefaultPrefix = "gone/"
 
-// New returns a factory of locks in the etcd of a client, which stays the caller's to
-// close, after the nodes. Each configure is called for each lock, perhaps
-// concurrently, before it is used.
+// New returns a factory of locks in the etcd of a client. The caller closes the client,
+// after the nodes. Each configure is called for each lock, perhaps concurrently, before
+// it is used.
 //
 // The client should have DialKeepAliveTime and DialKeepAliveTimeout of a few seconds,
 // to notice a member that has fallen silent, and the endpoints of all members, to
@@ -353,8 +353,8 @@ func (l *Lock) read(ctx context.Context, key string, opts ...clientv3.OpOption) 
 	return r.Kvs, r.Header.RaftTerm, nil
 }
 
-// Close gives back the lock's share of the watch. It does not unlock. The other
-// methods return [gone.ErrClosed] then.
+// Close gives back the lock's share of the watch. It does not unlock. Afterwards
+// the other methods return [gone.ErrClosed].
 func (l *Lock) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

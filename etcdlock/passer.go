@@ -25,8 +25,8 @@ func (l *Lock) Ticket() string {
 	return l.ticket
 }
 
-// Pass implements [gone.Passer]. The lock with the ticket has 2 s to be locked, or what
-// is the shortest lease of this etcd; nobody is the holder until then.
+// Pass implements [gone.Passer]. The lock with the ticket has 2 s to be locked, or the
+// shortest lease that this etcd grants. Nobody is the holder until then.
 //
 // No transaction can put a key anew that it deletes, and a token is the revision of a new
 // key. So what is passed is a reservation, a key of its own, which ends with a lease of

@@ -156,13 +156,13 @@ func moves() []move {
 		}
 	}
 	return []move{
-		{name: "replicating", fault: "was demoted and replicates", after: nothing, before: func(old, young *Redis) error {
+		{name: "replicating", fault: "is demoted and replicates", after: nothing, before: func(old, young *Redis) error {
 			return demote(old, young.addr())
 		}},
-		{name: "stale", fault: "was demoted and cut off, and serves stale data", before: stale("yes"), after: nothing},
-		{name: "refusing", fault: "was demoted and cut off, and refuses to serve", before: stale("no"), after: nothing},
+		{name: "stale", fault: "is demoted and cut off, and serves stale data", before: stale("yes"), after: nothing},
+		{name: "refusing", fault: "is demoted and cut off, and refuses to serve", before: stale("no"), after: nothing},
 		{name: "hung", fault: "hangs", forgets: true, after: (*Redis).thaw, before: func(old, _ *Redis) error { return old.freeze() }},
-		{name: "undemoted", fault: "was not demoted and goes on", grantsOn: true, after: nothing, before: func(_, _ *Redis) error { return nil }},
+		{name: "undemoted", fault: "is not demoted and goes on", grantsOn: true, after: nothing, before: func(_, _ *Redis) error { return nil }},
 	}
 }
 
@@ -177,10 +177,10 @@ func endpointScenarios() (all []Scenario) {
 // endpoint moves it, round after round.
 func endpoint(m move) Scenario {
 	s := Scenario{
-		Name: "endpoint-" + m.name, Fault: "the endpoint moves to the replica of a server that " + m.fault,
+		Name: "endpoint-" + m.name, Fault: "the endpoint moves to the replica; the old server " + m.fault,
 		Holds: "served by the new server ≤ 2 s (p99) after the move", Service: startMoving,
 		TTL: 4 * ttl, Bound: 4*ttl + time.Second, Rounds: 30,
-		Measure: "move to a message received by whom the new server knows", P99: 2 * time.Second,
+		Measure: "move to a message at the holder that the new server knows", P99: 2 * time.Second,
 	}
 	if m.grantsOn {
 		s.Holds = "served by the new server ≤ TTL + 10 s + 2 s (p99); two holders for no longer than TTL + 10 s"

@@ -33,13 +33,13 @@ func nodeScenarios() []Scenario {
 			n.ended = true
 			c.must(n.cmd.Process.Signal(syscall.SIGTERM))
 		}),
-		handOver("leave", "Close of the holder's runner, by its own handler", func(c *Cluster, t *Tenure) {
+		handOver("leave", "the handler closes its own runner", func(c *Cluster, t *Tenure) {
 			c.let(t, "leave")
 		}),
 		handOver("return", "the handler returns", func(c *Cluster, t *Tenure) {
 			c.let(t, "return")
 		}),
-		byGoRedis(handOver("return-go-redis", "the handler returns; the lock is by a client of go-redis", func(c *Cluster, t *Tenure) {
+		byGoRedis(handOver("return-go-redis", "the handler returns; the lock goes through go-redis", func(c *Cluster, t *Tenure) {
 			c.let(t, "return")
 		})),
 		sigstopScenario(),
@@ -79,7 +79,7 @@ func killScenario() Scenario {
 func sigstopScenario() Scenario {
 	return Scenario{
 		Name: "sigstop", Fault: "SIGSTOP of the holder past its TTL, then SIGCONT",
-		Holds: "no message after it wakes but the one on offer; Extend says lost; the store refuses its writes",
+		Holds: "after waking it receives at most the message on offer; Extend says lost; the store refuses its writes",
 		TTL:   ttl, Bound: ttl + 500*time.Millisecond,
 		Measure: "SIGCONT to Exit seen",
 		Play: func(c *Cluster, rounds int) {
@@ -108,8 +108,8 @@ func sigstopScenario() Scenario {
 
 func suspendScenario() Scenario {
 	return Scenario{
-		Name: "suspend", Fault: "the holder's machine is suspended past its deadline: Go's clock and timers stand still, CLOCK_BOOTTIME goes on",
-		Holds: "it knows within a second of waking; no message; Extend says lost", TTL: ttl, Bound: ttl + 500*time.Millisecond,
+		Name: "suspend", Fault: "the holder's machine is suspended past its deadline: Go's clock and timers stop, CLOCK_BOOTTIME goes on",
+		Holds: "it notices within a second of waking, and receives no message; Extend says lost", TTL: ttl, Bound: ttl + 500*time.Millisecond,
 		Measure: "wake to Exit seen", P99: time.Second + 50*time.Millisecond,
 		Play: func(c *Cluster, rounds int) {
 			for _, name := range runners {
@@ -139,7 +139,7 @@ func suspendScenario() Scenario {
 				c.wait(5*time.Second, "Exit", func() bool { return t.Exit != never })
 				c.measure(t.Exit - at)
 			}
-			c.remark("a process stopped for a second, after which Go's clock has not moved")
+			c.remark("played by a process that is stopped for a second, after which Go's clock is set back")
 		},
 	}
 }
@@ -173,7 +173,7 @@ func wallClockScenario() Scenario {
 				c.pause(anytime(c.ttl / 2))
 				c.unharmed(t)
 			}
-			c.remark("the jump is in one process alone, whose copy of the vDSO is patched; Redis's clock is not touched")
+			c.remark("the clock jumps in one process alone, whose copy of the vDSO is patched; Redis keeps its own")
 		},
 	}
 }
@@ -181,7 +181,7 @@ func wallClockScenario() Scenario {
 func sixScenario() Scenario {
 	return Scenario{
 		Name: "six", Fault: "6 nodes; the holder and two others killed at once",
-		Holds: "takeover ≤ remaining TTL + 50 ms (p99); exactly one start for each end",
+		Holds: "takeover ≤ remaining TTL + 50 ms (p99); exactly one new tenure for each that ends",
 		TTL:   ttl, Bound: ttl + 500*time.Millisecond,
 		Measure: "takeover after the TTL", P99: 50 * time.Millisecond,
 		Play: func(c *Cluster, rounds int) {
@@ -222,7 +222,7 @@ func sixScenario() Scenario {
 func elasticScenario() Scenario {
 	return Scenario{
 		Name: "elastic", Fault: "1 to 10 nodes come and go, killed or closed",
-		Holds: "exactly one start for each end", TTL: ttl, Bound: ttl + 500*time.Millisecond,
+		Holds: "exactly one new tenure for each that ends", TTL: ttl, Bound: ttl + 500*time.Millisecond,
 		Play: func(c *Cluster, rounds int) {
 			c.start("n0", c.config(the))
 			grow := true
@@ -267,8 +267,8 @@ func elasticScenario() Scenario {
 func thousandScenario() Scenario {
 	return Scenario{
 		Name: "thousand", Fault: "1,000 ids on one node, which is killed",
-		Holds: "another serves all; a node has at most 17 connections to Redis", TTL: 10 * ttl, Rounds: 5, Long: 2,
-		Measure: "kill to the last of 1,000 begun",
+		Holds: "another takes all over; a node has at most 17 connections to Redis", TTL: 10 * ttl, Rounds: 5, Long: 2,
+		Measure: "kill to the last of 1,000 takeovers",
 		Play: func(c *Cluster, rounds int) {
 			var ids []string
 			for i := range 1000 {
@@ -396,7 +396,7 @@ func (c *Cluster) unharmed(t *Tenure) {
 func badHandlers() Scenario {
 	return Scenario{
 		Name: "bad-handlers", Fault: "the handler ignores Exit, returns at once, panics, never reads Data, takes long to return",
-		Holds: "as promised; the log and the counters tell", TTL: ttl,
+		Holds: "each ends as promised; log and counters show it", TTL: ttl,
 		Play: func(c *Cluster, rounds int) {
 			cfg := c.config(the)
 			cfg.SendTimeout = 200 * time.Millisecond

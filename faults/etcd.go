@@ -267,7 +267,7 @@ func etcdScenarios() []Scenario {
 	leader := func(name, fault string, long int, begin func(e *Etcd, leader *member) (end func() error, err error)) Scenario {
 		return trouble{
 			on: onEtcd, name: "etcd-leader-" + name, fault: "etcd, 3 members: the leader is " + fault + ", perhaps in a hand-over", service: three, ttl: 4 * second, long: long,
-			measure: "from then to a Lock or Extend that is granted",
+			measure: "fault to a granted Lock or Extend",
 			begin: func(c *Cluster) (func() error, error) {
 				e := c.service.(*Etcd)
 				m, err := e.leader()
@@ -292,7 +292,7 @@ func etcdScenarios() []Scenario {
 		killOn(onEtcd, "etcd3-kill", "etcd, 3 members: kill −9 of the holder", three, 2*second, 2*second, 2),
 		trouble{
 			on: onEtcd, name: "etcd-restart", fault: "etcd, 1 member: kill −9 of etcd, perhaps in a hand-over; it is started again", service: one, ttl: 4 * second, long: 2,
-			measure: "etcd back to a Lock or Extend that is granted",
+			measure: "etcd back to a granted Lock or Extend",
 			begin: func(c *Cluster) (func() error, error) {
 				e := c.service.(*Etcd)
 				e.members[0].kill()

@@ -230,7 +230,7 @@ func hostScenarios() []Scenario {
 
 func hostsScenario() Scenario {
 	return Scenario{
-		Name: "hosts", Fault: "three hosts: one with an IPv4 address, one with a name for an IPv6 and an IPv4 address, of which each other host reaches one, one behind NAT; kill −9 of a holder, planned hand-overs, cut ways",
+		Name: "hosts", Fault: "three hosts: an IPv4 address; a name for IPv6 and IPv4, of which others reach one; NAT. Crashes, hand-overs, cut ways",
 		Holds: reached, TTL: 2 * ttl, Measure: measured,
 		Play: func(c *Cluster, rounds int) {
 			n := c.networked(cable{}, func(n *Hosts) error {
@@ -259,7 +259,7 @@ func hostsScenario() Scenario {
 
 func hostsFarScenario() Scenario {
 	return Scenario{
-		Name: "hosts-far", Fault: "50 ms and 2 % loss from host to host, each way, and half of that to Redis; kill −9 of a holder, planned hand-overs, cut ways",
+		Name: "hosts-far", Fault: "50 ms and 2 % loss each way between hosts, half of that to Redis. Crashes, hand-overs, cut ways",
 		Holds: reached, TTL: 8 * ttl, Measure: measured, Rounds: 30, Long: 2,
 		Play: func(c *Cluster, rounds int) {
 			n := c.networked(cable{late: 25 * time.Millisecond, loss: .01}, nil, nil)
@@ -276,7 +276,7 @@ func hostsFarScenario() Scenario {
 
 func hostsMtuScenario() Scenario {
 	return Scenario{
-		Name: "hosts-mtu", Fault: "an MTU of 1280 and messages of 100,000 bytes; kill −9 of a holder, planned hand-overs, cut ways",
+		Name: "hosts-mtu", Fault: "an MTU of 1280 and messages of 100,000 bytes. Crashes, hand-overs, cut ways",
 		Holds: reached, TTL: 2 * ttl, Measure: measured, Rounds: 30, Long: 2,
 		Play: func(c *Cluster, rounds int) {
 			n := c.networked(cable{mtu: 1280}, nil, nil)
@@ -294,7 +294,7 @@ func hostsMtuScenario() Scenario {
 
 func hostsMovedScenario() Scenario {
 	return Scenario{
-		Name: "hosts-moved", Fault: "the address of one host, which its node has a name for, changes",
+		Name: "hosts-moved", Fault: "a host that its node advertises by name changes its address",
 		Holds: reached, TTL: 4 * ttl, Measure: measured, Rounds: 30, Long: 1,
 		Play: func(c *Cluster, rounds int) {
 			n := c.networked(cable{}, func(n *Hosts) error { return n.name("b.gone", n.all["b"].ip) }, func(name string, cfg *NodeConfig) {
@@ -324,8 +324,8 @@ func hostsMovedScenario() Scenario {
 }
 
 const (
-	reached  = "every result true; every node reaches every holder ≤ 20 s after"
-	measured = "change to a message of each node to each id"
+	reached  = "every result is true; every node reaches every holder ≤ 20 s later"
+	measured = "change to a message from each node to each id"
 )
 
 // networked is busy on hosts of its own, which dress has prepared. Nil: this machine

@@ -22,10 +22,10 @@ func manyScenarios() []Scenario {
 		manyScenario("many-rolling", "rolling restart of all nodes", true, "", roll),
 		manyScenario("many-clocks", "clocks of nodes are hours apart; a node joins, another is closed", true, "", setClocks),
 		manyScenario("many-roster", "the roster is lost (DEL)", true, "", loseRoster),
-		manyScenario("many-kill", "kill −9 of one node, or of three at once, which are started anew", false, "", killSome),
+		manyScenario("many-kill", "kill −9 of one node, or of three at once; they are started again", false, "", killSome),
 		manyScenario("many-freeze", "SIGSTOP of a node past its TTL, or for a part of it, then SIGCONT", false, "", freezeOne),
 		manyScenario("many-no-redis", "a node is cut off from Redis past its TTL", false, "redis", cutFromRedis),
-		manyScenario("many-no-peers", "a node is cut off from all others; Redis stays in reach", false, "peers", cutFromPeers),
+		manyScenario("many-no-peers", "a node is cut off from all others, but reaches Redis", false, "peers", cutFromPeers),
 		manyScenario("many-redis-empty", "Redis restarted empty", false, "", emptyRedis),
 	}
 }
@@ -33,8 +33,8 @@ func manyScenarios() []Scenario {
 // manyScenario is a row whose rounds are events of a crowd.
 func manyScenario(name, fault string, isPlanned bool, cut string, round func(m *crowd, i int)) Scenario {
 	s := Scenario{
-		Name: name, Fault: "many ids on 5 nodes that balance them: " + fault,
-		Holds: "shares even within ±5 % or 2 ids ≤ 30 s after, then no move; few moves",
+		Name: name, Fault: "many ids on 5 nodes with balance: " + fault,
+		Holds: "even shares (±5 % or 2 ids) ≤ 30 s later, then rest; few moves",
 		TTL:   gone.DefaultExpiry, Bound: 2 * time.Second, Planned: isPlanned, Rounds: 5, Long: 2,
 		Measure: "event to even shares",
 	}
@@ -242,7 +242,7 @@ func (m *crowd) report() {
 	}
 	for _, kind := range m.kinds {
 		c := m.costs[kind]
-		s := fmt.Sprintf("%s, %d times with %d ids: moves %v, at most %v; even after p50 %s max %s",
+		s := fmt.Sprintf("%s, %d × with %d ids: moves %v, limits %v; shares even after p50 %s max %s",
 			kind, len(c.moves), len(m.ids), c.moves, c.most, short(quantile(c.times, .5)), short(quantile(c.times, 1)))
 		if len(c.gaps) > 0 {
 			s += fmt.Sprintf("; without a holder p50 %s p99 %s max %s", short(quantile(c.gaps, .5)), short(quantile(c.gaps, .99)), short(quantile(c.gaps, 1)))

@@ -26,8 +26,8 @@ func messageScenarios() []Scenario {
 		messagesStopScenario(),
 		messagesHandoverScenario(),
 		messagesRollingScenario(),
-		partition("messages-partition", "partition between a sender's node and the holder's, both ways; Redis stays in reach", true),
-		partition("messages-one-way", "partition from a sender's node to the holder's, or back; Redis stays in reach", false),
+		partition("messages-partition", "partition between a sender's node and the holder's, both ways; both reach Redis", true),
+		partition("messages-one-way", "partition one way, from a sender's node to the holder's or back; both reach Redis", false),
 		messagesResetsScenario(),
 		messagesLateScenario(),
 		messagesGarbageScenario(),
@@ -38,8 +38,8 @@ func messageScenarios() []Scenario {
 
 func messagesKillScenario() Scenario {
 	return Scenario{
-		Name: "messages-kill", Fault: "kill −9 of a holder while messages flow, started again on its address before its lock has expired",
-		Holds: "every result true", TTL: ttl, Bound: ttl + time.Second,
+		Name: "messages-kill", Fault: "kill −9 of a holder while messages flow; it starts again on its address before its lock expires",
+		Holds: "every result is true", TTL: ttl, Bound: ttl + time.Second,
 		Play: func(c *Cluster, rounds int) {
 			c.busy(same)
 			for range rounds {
@@ -57,9 +57,9 @@ func messagesKillScenario() Scenario {
 
 func messagesCrashScenario() Scenario {
 	return Scenario{
-		Name: "messages-crash", Fault: "kill −9 or SIGSTOP for good of a holder with messages on their way, from senders with the default deadline and with one of five minutes",
+		Name: "messages-crash", Fault: "a holder with messages on their way is killed or stopped for good; deadlines are 10 s or five minutes",
 		Holds: "no sender waits longer than the TTL and a second (p99), whatever its deadline", TTL: ttl, Bound: ttl + time.Second,
-		Measure: "crash to the end of the sends that were on their way", P99: ttl + time.Second,
+		Measure: "crash to the end of the sends under way", P99: ttl + time.Second,
 		Play: func(c *Cluster, rounds int) {
 			patient := c.config()
 			patient.SendTimeout = 5 * time.Minute
@@ -96,8 +96,8 @@ func messagesCrashScenario() Scenario {
 
 func messagesStopScenario() Scenario {
 	return Scenario{
-		Name: "messages-stop", Fault: "SIGSTOP and SIGCONT of a holder while messages flow, shorter and longer than the TTL",
-		Holds: "every result true", TTL: ttl, Bound: 2*ttl + time.Second,
+		Name: "messages-stop", Fault: "a holder is stopped while messages flow, for less or more than the TTL",
+		Holds: "every result is true", TTL: ttl, Bound: 2*ttl + time.Second,
 		Play: func(c *Cluster, rounds int) {
 			c.busy(same)
 			for range rounds {
@@ -116,7 +116,7 @@ func messagesStopScenario() Scenario {
 
 func messagesHandoverScenario() Scenario {
 	return Scenario{
-		Name: "messages-handover", Fault: "planned hand-overs while messages flow: the handler returns, calls Close on itself, its node is closed",
+		Name: "messages-handover", Fault: "planned hand-overs while messages flow: the handler returns or closes its runner, or the node is closed",
 		Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
 		Play: func(c *Cluster, rounds int) {
 			c.busy(anew)
@@ -130,7 +130,7 @@ func messagesHandoverScenario() Scenario {
 
 func messagesRollingScenario() Scenario {
 	return Scenario{
-		Name: "messages-rolling", Fault: "rolling restart of all nodes while messages flow, senders among them, each on its old address",
+		Name: "messages-rolling", Fault: "rolling restart of all nodes, senders too, each on its old address, while messages flow",
 		Holds: planned, TTL: 10 * ttl, Bound: 500 * time.Millisecond, Planned: true,
 		Play: func(c *Cluster, rounds int) {
 			c.busy(same)
@@ -153,7 +153,7 @@ func messagesRollingScenario() Scenario {
 func messagesResetsScenario() Scenario {
 	return Scenario{
 		Name: "messages-resets", Fault: "connections between nodes are reset, or slow (5 ± 5 ms)",
-		Holds: "every result true", TTL: ttl, Bound: 500 * time.Millisecond,
+		Holds: "every result is true", TTL: ttl, Bound: 500 * time.Millisecond,
 		Play: func(c *Cluster, rounds int) {
 			net := newProxies(c, append([]string{"s", "u"}, runners...))
 			c.busy(net.place)
@@ -175,7 +175,7 @@ func messagesResetsScenario() Scenario {
 func messagesLateScenario() Scenario {
 	return Scenario{
 		Name: "messages-late", Fault: "connections between nodes break, and what was in them arrives up to 0.8 s later",
-		Holds: "every result true", TTL: 2 * ttl, Bound: 500 * time.Millisecond,
+		Holds: "every result is true", TTL: 2 * ttl, Bound: 500 * time.Millisecond,
 		Play: func(c *Cluster, rounds int) {
 			pipes := map[string]*latePipe{}
 			c.busy(func(name string, cfg NodeConfig) (NodeConfig, []string) {
@@ -230,8 +230,8 @@ func messagesGarbageScenario() Scenario {
 
 func messagesStuckScenario() Scenario {
 	return Scenario{
-		Name: "messages-stuck", Fault: "one handler never reads, one is slow (2 ms a message), on the node of a third",
-		Holds: "the third's senders wait ≤ 1 s; those of the stuck one get not delivered", TTL: 2 * ttl, Rounds: 20, Long: 2,
+		Name: "messages-stuck", Fault: "one handler never reads and one is slow (2 ms a message), beside a healthy one",
+		Holds: "senders to the healthy one wait ≤ 1 s; those to the stuck one get not delivered", TTL: 2 * ttl, Rounds: 20, Long: 2,
 		Play: func(c *Cluster, rounds int) {
 			cfg := c.config("stuck", "slow", "well")
 			cfg.SendTimeout = 2 * time.Second
@@ -275,8 +275,8 @@ func messagesStuckScenario() Scenario {
 
 func messagesRedisScenario() Scenario {
 	return Scenario{
-		Name: "messages-redis", Fault: "Redis stands still (0.1 to 1.5 TTL) or is restarted empty while messages flow",
-		Holds: "every result true", TTL: 2 * ttl,
+		Name: "messages-redis", Fault: "Redis stops (0.1 to 1.5 TTL) or is restarted empty while messages flow",
+		Holds: "every result is true", TTL: 2 * ttl,
 		Play: func(c *Cluster, rounds int) {
 			c.busy(same)
 			for i := range rounds {
@@ -393,7 +393,7 @@ func same(_ string, cfg NodeConfig) (NodeConfig, []string) {
 
 func partition(name, fault string, both bool) Scenario {
 	return Scenario{
-		Name: name, Fault: fault, Holds: "every result true; no hand-over", TTL: 2 * ttl, Bound: 500 * time.Millisecond,
+		Name: name, Fault: fault, Holds: "every result is true; no hand-over", TTL: 2 * ttl, Bound: 500 * time.Millisecond,
 		Play: func(c *Cluster, rounds int) {
 			net := c.network("a", "b", "c", "s", "u")
 			c.busy(net.place)

@@ -82,7 +82,7 @@ func blackHoleScenario() Scenario {
 
 func redisPausedScenario() Scenario {
 	return Scenario{
-		Name: "redis-paused", Fault: "Redis stands still for 0.1 to 1.6 TTL (3 to 48 s of 30 s): SIGSTOP, DEBUG SLEEP, CLIENT PAUSE",
+		Name: "redis-paused", Fault: "Redis stops for 0.1 to 1.6 TTL (3 to 48 s of 30 s): SIGSTOP, DEBUG SLEEP, CLIENT PAUSE",
 		Holds: "zero overlap; service resumes by itself",
 		TTL:   2 * ttl, Bound: 4 * ttl,
 		Play: func(c *Cluster, rounds int) {
@@ -184,7 +184,7 @@ func restartGuardScenario() Scenario {
 
 func slowRedisScenario() Scenario {
 	return Scenario{
-		Name: "slow-redis", Fault: "200 ms round trip to Redis, 5 % of requests end in a reset connection; the default TTL",
+		Name: "slow-redis", Fault: "200 ms round trips to Redis, 5 % of them end in a reset; the default TTL",
 		Holds: "no needless hand-over; planned ones work", TTL: gone.DefaultExpiry,
 		Measure: "Unlock to first line",
 		Play: func(c *Cluster, rounds int) {
@@ -221,7 +221,7 @@ func slowRedisScenario() Scenario {
 
 func wakeUpsScenario() Scenario {
 	return Scenario{
-		Name: "wake-ups", Fault: "published messages lost, denied by ACL, their connection dropped",
+		Name: "wake-ups", Fault: "wake-ups (PUBLISH) are lost or denied by ACL, or their connection is dropped",
 		Holds: "the hand-over falls back to the poll or the TTL; nobody waits forever",
 		TTL:   2 * ttl, Bound: 2*ttl + 500*time.Millisecond,
 		Measure: "Unlock to first line",
@@ -309,9 +309,9 @@ func (c *Cluster) redisProxy(upstream string) *RedisProxy {
 func amnesia(name, fault string, how func(*Cluster)) Scenario {
 	return Scenario{
 		Name: name, Fault: fault,
-		Holds: "no wrong handler survives its next Extend or deadline; tokens keep increasing; service resumes",
+		Holds: "the old handler ends at its next Extend or deadline; tokens keep increasing; service resumes",
 		TTL:   ttl, Bound: 2 * ttl,
-		Measure: "loss to Exit of the old",
+		Measure: "loss to Exit of the old handler",
 		Play: func(c *Cluster, rounds int) {
 			c.three()
 			for range rounds {
@@ -335,8 +335,8 @@ var losing sync.Mutex
 // several times in a row.
 func lostReplies() Scenario {
 	return Scenario{
-		Name: "lost-replies", Fault: "connection cut before or after a script (acquire, extend, release) ran, 1 to 6 times in a row",
-		Holds: "no self-deadlock until the TTL, no false \"lost\"",
+		Name: "lost-replies", Fault: "the connection is cut before or after a script (acquire, extend, release) runs, 1 to 6 times in a row",
+		Holds: "no node waits for its own lock until the TTL; no false \"lost\"",
 		TTL:   2 * ttl, Bound: 500 * time.Millisecond,
 		Measure: "Unlock to first line",
 		Play: func(c *Cluster, rounds int) {

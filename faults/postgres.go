@@ -365,7 +365,7 @@ func postgresScenarios() []Scenario {
 	}
 	killed := func(s *postgres) error { s.end(syscall.SIGKILL); return nil }
 	readOnly := func(s *postgres) error { return s.set("default_transaction_read_only", "on") }
-	const back, promoted = "server back to a Lock or Extend that is granted", "promoted to a Lock or Extend that is granted"
+	const back, promoted = "server back to a granted Lock or Extend", "promotion to a granted Lock or Extend"
 	return []Scenario{
 		handOverOn(onPostgres, "postgres-return", "PostgreSQL: the handler returns", startPostgres, ttl, 0),
 		handOverOn(onPostgres, "pgbouncer-return", "PostgreSQL behind pgbouncer, transaction mode: the handler returns", startPostgresPooled, second, 1),
@@ -384,7 +384,7 @@ func postgresScenarios() []Scenario {
 			service: startPostgresPooled, ttl: 4 * second, long: 2, measure: back, begin: restart(syscall.SIGKILL),
 		}.scenario(),
 		trouble{
-			on: onPostgres, name: "postgres-failover", fault: "PostgreSQL's replica, which has confirmed every commit, is promoted, perhaps in a hand-over; the old primary only reads",
+			on: onPostgres, name: "postgres-failover", fault: "PostgreSQL's replica, which has confirmed every commit, is promoted, perhaps in a hand-over; the old primary turns read-only",
 			service: startPostgresPair, ttl: 4 * second, long: 1, measure: promoted, begin: failover(readOnly),
 		}.scenario(),
 		trouble{

@@ -85,7 +85,7 @@ func (c *Cluster) threeWithPassword() {
 func redisSays() Scenario {
 	return Scenario{
 		Name: "redis-errors", Fault: "Redis says OOM, LOADING, READONLY, NOSCRIPT, NOPERM, WRONGPASS, max clients, for up to 0.4 TTL",
-		Holds: "ridden out: the tenure goes on", TTL: 4 * ttl, Bound: ttl,
+		Holds: "the tenure goes on", TTL: 4 * ttl, Bound: ttl,
 		Redis: []string{"--requirepass", password},
 		Play: func(c *Cluster, rounds int) {
 			c.threeWithPassword()
@@ -107,7 +107,7 @@ func redisSays() Scenario {
 func redisRefuses() Scenario {
 	return Scenario{
 		Name: "redis-refuses", Fault: "Redis says NOPERM, WRONGPASS, WRONGTYPE, max clients, READONLY for 2 TTL",
-		Holds: "named once by each node, ≤ 20 calls a second and node; service resumes by itself", TTL: 2 * ttl,
+		Holds: "each node names it once and makes ≤ 20 calls a second; service resumes by itself", TTL: 2 * ttl,
 		Redis:   []string{"--requirepass", password},
 		Measure: "end of the refusal to first line",
 		Play: func(c *Cluster, rounds int) {

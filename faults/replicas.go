@@ -13,10 +13,10 @@ import (
 func failover() Scenario {
 	return Scenario{
 		Name: "failover", Fault: "failover to a replica that missed the last hand-over",
-		Holds: "no wrong handler survives its next Extend or deadline; tokens keep increasing; service resumes",
+		Holds: "the old handler ends at its next Extend or deadline; tokens keep increasing; service resumes",
 		TTL:   ttl, Bound: 3 * ttl,
 		Redis:   []string{"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"},
-		Measure: "failover to Exit of the old",
+		Measure: "failover to Exit of the old handler",
 		Play: func(c *Cluster, rounds int) {
 			replica, err := startRedis(filepath.Join(c.dir, "replica"), c.Scenario.Redis...)
 			c.must(err)

@@ -68,17 +68,17 @@ func report(rows []*Row, rounds int, took time.Duration) string {
 	}
 	p("# Under faults")
 	p("")
-	p("Written by `make faults`, which plays every fault %d times unless its row says otherwise: real node", rounds)
-	p("processes, real servers of its own for each row, faults from outside the processes. Every process logs what")
-	p("happens to it with one clock; afterwards the checker reads all logs. `faults/` says how.")
+	p("Written by `make faults`. It plays every fault %d times, unless its row says otherwise, on real node processes", rounds)
+	p("and real servers, which each row has to itself. Faults come from outside the processes. Every process logs what")
+	p("happens to it, all by one clock, and a checker then reads all logs. `faults/main.go` says how.")
 	p("")
-	p("%s. %d rounds, %d tenures, %d calls of locks, %d messages, %d requests, in %s: **%d violations**.",
+	p("%s. %d rounds, %d tenures, %d lock calls, %d messages, %d requests, in %s: **%d violations**.",
 		time.Now().UTC().Format("2006-01-02"), played, tenures, calls, total.Sent, total.Requests.Asked, took.Round(time.Second), bad)
 	p("")
 	p("%s etcd %s, PostgreSQL %s.", machine(), version("etcd"), version(serverBinary("postgres")))
 	if len(pairs) > 0 {
 		p("")
-		p("What went from node to node was encrypted (CURVE, with a key pair for each node).")
+		p("Messages between nodes were encrypted (CURVE, with a key pair for each node).")
 	}
 	b.checked(undecided)
 	b.tenures(rows)
@@ -99,26 +99,25 @@ func (b *page) line(format string, args ...any) { fmt.Fprintf(b, format+"\n", ar
 func (b *page) checked(undecided int) {
 	p := b.line
 	p("")
-	p("## What is checked of every history")
+	p("## What is checked in every history")
 	p("")
 	p("- Fencing tokens increase strictly. The fenced store accepts writes in token order only.")
-	p("- Trusted windows (first line of the handler to Exit) of one id do not overlap. Where a process was stopped")
-	p("  it can't close its window, nor in the instant in which it is resumed past its deadline, for which it has a tenth")
-	p("  of the TTL; that overlap is measured and shown as \"outside\".")
-	p("- A process that is resumed past its deadline receives nothing more in that tenure, but for the one message that")
-	p("  may have been on offer when it was stopped (\"waking\"), and its Extend fails.")
+	p("- A window is the time from a handler's first line to Exit. The windows of one id do not overlap. A stopped process")
+	p("  can't close its window. Once resumed past its deadline it has a tenth of the TTL to do so. That overlap is measured")
+	p("  and shown as \"outside\".")
+	p("- A process that is resumed past its deadline receives nothing more in that tenure, except one message that was on")
+	p("  offer when it was stopped (\"waking\"). Its Extend fails.")
 	p("- No id is without a holder for longer than the row's bound while a healthy node competes.")
-	p("- The calls of each lock, unknown outcomes and expiry included, are linearizable as those of one lock (porcupine).")
+	p("- The calls of each lock are linearizable as those of one lock, unknown outcomes and expiry included (porcupine).")
 	if undecided > 0 {
 		p("  %d histories were too long to decide.", undecided)
 	}
-	p("- Every result of a send agrees with all handlers' logs: nil was received once; not delivered was never received;")
-	p("  nothing twice; in order for each sending goroutine. In planned rows every send returns")
-	p("  nil, but for a TrySendData that found nobody receiving.")
-	p("- Every end of a request agrees with them, too. Each reply names its request and its tenure, and is noted before it")
-	p("  is given: what a caller gets is what the handler gave to that request, as a reply or as a failure, and the second")
-	p("  reply that a handler tries to give gets nowhere. ErrNoReply was received once; not delivered was never received.")
-	p("  In planned rows every request gets its reply.")
+	p("- Every result of a send agrees with the logs of all handlers: nil was received once, not delivered never, and")
+	p("  nothing twice. What one goroutine sends arrives in order. In planned rows every send returns nil, except a")
+	p("  TrySendData that found nobody receiving.")
+	p("- Every result of a request agrees with them, too. A handler logs each reply, with its request and tenure, before")
+	p("  it gives it. A caller gets what the handler gave to that request, a reply or a failure. A second reply gets")
+	p("  nowhere. ErrNoReply was received once, not delivered never. In planned rows every request gets its reply.")
 }
 
 func (b *page) tenures(rows []*Row) {
@@ -141,11 +140,11 @@ func (b *page) tenures(rows []*Row) {
 		b.table(of[on])
 	}
 	p("")
-	p("\"Outside\" counts overlaps that a stopped process could not help, and the longest of them; \"forgotten\" those")
-	p("after Redis had lost its memory, or while a server that is no longer the one goes on, which end with the old")
-	p("holder's next Extend that gets to the new one; \"waking\" messages that were on offer on r.Data when the process")
-	p("was stopped and were taken in the instant in which it woke, at most one a stop. Etcd and PostgreSQL write to a")
-	p("disk before they answer, Redis does not.")
+	p("\"Outside\" counts overlaps that a stopped process could not help, and gives the longest. \"Forgotten\" counts those")
+	p("after Redis had lost its memory, or while an old server went on beside the new one. They end with the old holder's")
+	p("next Extend that reaches the new one. \"Waking\" counts messages that were on offer on r.Data when a process was")
+	p("stopped, and that it took in the instant in which it woke: at most one per stop. etcd and PostgreSQL write to disk")
+	p("before they answer, Redis does not.")
 }
 
 // table is that of one lock service.
@@ -192,10 +191,10 @@ func (b *page) messages(rows []*Row, total Messages) {
 	}
 	p("| all | %d | %d | %d | %d | %d | %s | |", total.Sent, total.Nil, total.Not, total.Unknown, total.NotNoted, short(total.Longest))
 	p("")
-	p("\"In hand\": nil, received by a handler that was killed before it could note it; at most one for each kill.")
+	p("\"In hand\": the result is nil, and the handler was killed before it could log the message; at most one per kill.")
 	p("A send waits up to 10 s. Of those not delivered or unknown, %d were withdrawn earlier by their callers, and %d were", total.Withdrawn, total.Tried)
-	p("of TrySendData, which does not wait. A tenth of the calls are SendBatch, a tenth TrySendData,")
-	p("and a fifth are requests, which are counted below.")
+	p("TrySendData, which does not wait. A tenth of the calls are SendBatch, a tenth TrySendData, and a fifth are")
+	p("requests, which are counted below.")
 }
 
 func (b *page) requests(rows []*Row, total Requests) {
@@ -215,10 +214,10 @@ func (b *page) requests(rows []*Row, total Requests) {
 	}
 	line("all", total)
 	p("")
-	p("Half of the requests are answered at once, half up to 20 ms later and out of order; an eighth are failed by the handler.")
-	p("Where a handler receives one from r.Data the reply is empty.")
-	p("\"No reply\" is ErrNoReply: the handler had it. Of those without a reply %d were withdrawn within 3 ms by their callers.", total.Withdrawn)
-	p("\"Violations\" are here those of requests alone.")
+	p("Half of the requests are answered at once, half up to 20 ms later and out of order. The handler fails an eighth.")
+	p("A request that a handler receives from r.Data gets an empty reply.")
+	p("\"No reply\" is ErrNoReply: the handler received the request. Of those without a reply, %d were withdrawn within 3 ms by", total.Withdrawn)
+	p("their callers. \"Violations\" counts those of requests alone.")
 }
 
 func (b *page) notes(rows []*Row) {
@@ -232,6 +231,8 @@ func (b *page) notes(rows []*Row) {
 	if len(notes) > 0 {
 		p("")
 		p("## Notes")
+		p("")
+		p("Each begins with the name of its row. With many ids, a move is a tenure that begins, and shares are even when every node has its own.")
 		p("")
 		p("%s", strings.Join(notes, "\n"))
 	}

@@ -10,7 +10,7 @@ import (
 func requestScenarios() []Scenario {
 	return []Scenario{
 		{
-			Name: "requests-planned", Fault: "planned hand-overs with open requests: the handler returns, calls Close on itself, its node is closed",
+			Name: "requests-planned", Fault: "planned hand-overs with open requests: the handler returns or closes its runner, or the node is closed",
 			Holds: planned, TTL: 2 * ttl, Bound: 500 * time.Millisecond, Planned: true,
 			Play: func(c *Cluster, rounds int) {
 				c.askAll()
@@ -21,9 +21,9 @@ func requestScenarios() []Scenario {
 			},
 		},
 		{
-			Name: "requests-left", Fault: "a handler with open requests returns and does not reply to them, or hangs until its lease is over and replies then",
-			Holds: "who gets no reply is told so ≤ 100 ms (p99) after the return, and that the handler had it", TTL: ttl, Bound: 2*ttl + time.Second,
-			Measure: "return to no reply", P99: 100 * time.Millisecond,
+			Name: "requests-left", Fault: "a handler returns with requests unanswered, or hangs past its lease and replies then",
+			Holds: "the caller gets ErrNoReply ≤ 100 ms (p99) after the return", TTL: ttl, Bound: 2*ttl + time.Second,
+			Measure: "return to ErrNoReply", P99: 100 * time.Millisecond,
 			Play: func(c *Cluster, rounds int) {
 				c.askAll()
 				for i := range rounds {
@@ -39,7 +39,7 @@ func requestScenarios() []Scenario {
 		},
 		{
 			Name: "requests-crash", Fault: "a holder with open requests is killed (−9), or stopped for up to 2 TTL",
-			Holds: "every end true, every reply its own", TTL: ttl, Bound: 2*ttl + time.Second,
+			Holds: "every result is true, every reply is that of its request", TTL: ttl, Bound: 2*ttl + time.Second,
 			Play: func(c *Cluster, rounds int) {
 				c.askAll()
 				for i := range rounds {

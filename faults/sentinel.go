@@ -173,11 +173,11 @@ func sentinelScenarios() []Scenario {
 	return []Scenario{
 		sentinelFailover(takeover{name: "planned", fault: "SENTINEL FAILOVER; Replicas = 1", ttl: 20 * ttl, replicas: 1, long: 2, begin: planned}),
 		sentinelFailover(takeover{
-			name: "handover", fault: "SENTINEL FAILOVER in the midst of hand-overs; Replicas = 2, which is all",
+			name: "handover", fault: "SENTINEL FAILOVER during hand-overs; Replicas = 2 (all)",
 			ttl: 20 * ttl, replicas: 2, handOver: true, long: 2, begin: planned,
 		}),
 		sentinelFailover(takeover{
-			name: "handover-1", fault: "SENTINEL FAILOVER in the midst of hand-overs; Replicas = 1",
+			name: "handover-1", fault: "SENTINEL FAILOVER during hand-overs; Replicas = 1",
 			ttl: 4 * ttl, replicas: 1, handOver: true, split: true, long: 2, begin: planned,
 		}),
 		sentinelFailover(takeover{
@@ -254,7 +254,7 @@ func sentinelFailover(over takeover) Scenario {
 	return s
 }
 
-const backSoon = "a holder ≤ 1 s (p99) after the service is back, unless one hands over meanwhile"
+const backSoon = "a holder ≤ 1 s (p99) after the service is back, hand-overs aside"
 
 // confirming starts three nodes whose locks wait for replicas, and one that sends.
 func (c *Cluster) confirming(replicas int, ids ...string) {

@@ -91,7 +91,7 @@ func (o trouble) scenario() Scenario {
 					}
 				}
 			}
-			c.remark("%d of %d holders that did not hand over went on, with a TTL of %s; it took up to %s to do that to the service, and %s more until one who did hand over was succeeded",
+			c.remark("%d of %d holders that did not hand over went on, with a TTL of %s; the fault took up to %s to bring about, and a hand-over up to %s more",
 				stayed, stays, short(c.ttl), short(away), short(longest))
 		},
 	}

@@ -1,18 +1,18 @@
-// Package goneotel has traces of OpenTelemetry pass through nodes of gone.
+// Package goneotel passes OpenTelemetry traces through nodes of gone.
 //
 //	g, err := gone.NewGone(addr, locks, goneotel.Options()...)
 //
-// Each call that sends has a span, a child of the one in the caller's context, which ends
-// with the result, that of a Request with the reply. This span's context and what else the
-// propagator takes along, as baggage, is in the handler's [gone.Message.Context], where a
-// handler starts a span of its own with [Process].
+// Each call that sends has a span, a child of the one in the caller's context. It ends with
+// the result of the send, or with the reply to a Request. The span's context, and whatever
+// else the propagator takes along, such as baggage, is in the handler's
+// [gone.Message.Context]. From there a handler starts a span of its own with [Process].
 //
-// Other observers go beside it, as that of goneprom:
+// Other observers can be used beside it, such as that of goneprom:
 //
 //	gone.NewGone(addr, locks, append(goneotel.Options(), gone.WithObserver(c.Observer()))...)
 //
-// Where only one of two nodes has these options, or one is of a version that knows no
-// traces, messages arrive all the same, and the trace ends there.
+// If only one of two nodes has these options, or one has a version without traces, messages
+// arrive all the same, and the trace ends there.
 //
 // Spans follow the semantic conventions for messaging of version 1.43.0, which are not
 // stable yet. Spans are named without the id, as there may be thousands; it is in
@@ -36,16 +36,16 @@ import (
 // An Option changes a default of [Options].
 type Option func(*tracing)
 
-// WithTracerProvider has spans made there instead of at [otel.GetTracerProvider].
+// WithTracerProvider sets what makes the spans, instead of [otel.GetTracerProvider].
 func WithTracerProvider(p trace.TracerProvider) Option { return func(t *tracing) { t.provider = p } }
 
-// WithPropagator says what is taken along with messages, instead of
+// WithPropagator sets what is taken along with messages, instead of
 // [otel.GetTextMapPropagator], which takes nothing until it has been set.
 func WithPropagator(p propagation.TextMapPropagator) Option { return func(t *tracing) { t.fields = p } }
 
-// Options are what a node needs for traces: an observer and a propagator. A message has
-// room for 4 KiB of what is taken along; of more, the longest values stay here, which are
-// those of baggage.
+// Options returns what a node needs for traces: an observer and a propagator. A message has
+// room for 4 KiB of what is taken along. If there is more, the longest values, which are
+// those of baggage, are left out.
 func Options(opts ...Option) []gone.Option {
 	t := &tracing{provider: otel.GetTracerProvider(), fields: otel.GetTextMapPropagator()}
 	for _, opt := range opts {
@@ -58,12 +58,12 @@ func Options(opts ...Option) []gone.Option {
 	}
 }
 
-// Process is for the span of what a handler does with a message.
+// Process returns options for the span of what a handler does with a message.
 //
 //	ctx, span := tracer.Start(m.Context(), "process", goneotel.Process(r, m)...)
 //
-// It says which tenure has received it from where. Of a request the kind is server, else
-// consumer.
+// They say which tenure received it, and from where. The kind of a request's span is server,
+// that of others consumer.
 func Process(r *gone.GoneRunner, m *gone.Message) []trace.SpanStartOption {
 	kind := trace.SpanKindConsumer
 	if m.WantsReply() {

@@ -36,8 +36,8 @@ type Collector struct {
 // An Option changes a default of [New].
 type Option func(*Collector)
 
-// WithIDs gives the times of these ids a label of their own, "id", which is empty for all
-// others. Each id costs some 100 series: it is for a few that matter.
+// WithIDs sets the ids whose times get a label of their own, "id", which is empty for all
+// others. Each id costs some 100 series, so name only the few that matter.
 func WithIDs(ids ...string) Option {
 	return func(c *Collector) {
 		for _, id := range ids {
@@ -46,7 +46,7 @@ func WithIDs(ids ...string) Option {
 	}
 }
 
-// New makes the collector of one node.
+// New returns the collector of one node.
 func New(opts ...Option) *Collector {
 	c := &Collector{ids: map[string]bool{}}
 	for _, opt := range opts {
@@ -97,7 +97,7 @@ func (c *Collector) beginID(id string) {
 	c.of(c.queue, id)
 }
 
-// Observer is to be given to [gone.WithObserver].
+// Observer returns what [gone.WithObserver] takes.
 func (c *Collector) Observer() gone.Observer {
 	return gone.Observer{
 		Sent:     func(s gone.Sent) { c.of(c.delivery, s.ID, result(s.Err)).Observe(s.Took.Seconds()) },
@@ -119,8 +119,7 @@ func (c *Collector) of(h *prometheus.HistogramVec, id string, labels ...string) 
 	return h.WithLabelValues(labels...)
 }
 
-// Watch has the collector show the counters of a node, too. Before it is called there
-// are only the times.
+// Watch adds the counters of a node. Before it is called there are only the times.
 func (c *Collector) Watch(g *gone.Gone) { c.node.Store(g) }
 
 // result is what a send has ended in, for a label.

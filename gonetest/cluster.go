@@ -22,9 +22,9 @@ type Nodes struct {
 	all  []*gone.Gone
 }
 
-// Cluster starts n nodes, and closes them when the test ends. They are real nodes on
-// another ground: their lock service is [Locks], with a TTL of [gone.DefaultExpiry], and
-// their network is memory. So they need no port, and may be in a bubble of
+// Cluster starts n nodes, and closes them when the test ends. They are real
+// nodes, but their lock service is [Locks], with a TTL of [gone.DefaultExpiry], and their
+// network is memory. So they need no port, and may be in a bubble of
 // testing/synctest. [gone.WithBind] and [gone.WithCurve] are for sockets; the test fails
 // with them. A test about sockets makes its nodes with [gone.NewGone], at
 // tcp://127.0.0.1:0, and with the locks of [NewLocks].

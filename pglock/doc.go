@@ -33,27 +33,27 @@
 // for 10 s at most, and given up at an error that may be due to a wrong server.
 // So a lock follows when the address leads to another server, or another of several
 // hosts takes writes (target_session_attrs=read-write). Until then two may hold it where
-// the old server goes on to take writes, for no longer than the TTL and those 10 s.
+// the old server still takes writes, for no longer than the TTL and those 10 s.
 //
 // A waiting lock costs nothing but a place in a list: Lock and Unlock notify (NOTIFY), and
 // a few queries in each TTL look up the ends of holds for all ids of a process. A pooler
 // that lends connections for a transaction (pgbouncer, pool_mode=transaction) keeps
 // notifications to itself. Behind a pooler nothing is prepared and nobody listens: waiting
-// locks poll, every second or tenth of the TTL, all with one query.
+// locks poll every second, or every tenth of a TTL below 10 s, all with one query.
 //
 // # What it needs
 //
 // The rights to SELECT, INSERT and UPDATE on the table. [Lock.Check] says what is
 // missing.
 //
-// An answer must mean that the server does not forget: synchronous_commit must not be
-// off, and where there is a failover, the replica that takes over has to have confirmed
-// (synchronous_standby_names), or it may not know who holds a lock. Then two may hold
+// The server must not forget what it has answered: synchronous_commit must not be off, and
+// a replica that takes over in a failover must have confirmed every commit
+// (synchronous_standby_names). Otherwise it may not know who holds a lock, and two may hold
 // it, until the first hears of it at its next Extend.
 //
 // A hold is extended by changing its row in place (HOT), so the table does not grow. A
-// transaction that stays open for long in that database, as that of a dump, has the
-// server keep old versions of the rows meanwhile, as of any other table's.
+// transaction that stays open for long in that database, such as a dump, makes the server
+// keep old versions of the rows meanwhile, as with any table.
 //
 // # The server's clock
 //

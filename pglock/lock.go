@@ -327,8 +327,8 @@ func (l *Lock) Check(ctx context.Context) error {
 }
 
 // Close gives back the lock's share of the connections, once the requests that are under
-// way have ended. It does not unlock. The other methods return an error that wraps
-// [gone.ErrClosed] then.
+// way have ended. It does not unlock. Afterwards the other methods return an error that
+// wraps [gone.ErrClosed].
 func (l *Lock) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// DefaultSchema and DefaultTable are where locks are that do not say otherwise.
+// DefaultSchema and DefaultTable are where locks are kept unless they set another place.
 const (
 	DefaultSchema = "public"
 	DefaultTable  = "gone_locks"
@@ -160,9 +160,9 @@ func tableOf(schema, name string) (*table, error) {
 	return t, nil
 }
 
-// Migration is the statement that makes the table of the locks that configure has
-// configured, for those who keep their migrations themselves. It can be repeated. The
-// schema has to be there.
+// Migration returns the statement that makes the table, for those who keep migrations of
+// their own. configure is that of [New]. The statement can be repeated. The schema must
+// exist.
 func Migration(configure ...func(*Lock)) (string, error) {
 	t, err := configured(configure).table()
 	if err != nil {
@@ -171,9 +171,9 @@ func Migration(configure ...func(*Lock)) (string, error) {
 	return fmt.Sprintf(createTable, t.name), nil
 }
 
-// Migrate makes the table of the locks that configure has configured, and its schema,
-// unless they are there. It can be repeated, and several nodes may call it at once.
-// Where the table is there, it needs no rights.
+// Migrate makes the table and its schema, unless they exist. configure is that of [New]. It
+// can be repeated, and several nodes may call it at once. If the table exists, it needs no
+// rights.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, configure ...func(*Lock)) error {
 	t, err := configured(configure).table()
 	if err != nil {

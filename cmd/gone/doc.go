@@ -9,17 +9,17 @@ Gone shows and steers a cluster of gone: who holds an id, since when, and what w
 	gone request ID [DATA|-]     the same, and print its reply
 	gone drain NODE              have a node hand everything over and hold nothing
 	gone resume NODE             end that
-	gone move ID [NODE]          hand an id over, to the node with most room where none is named
+	gone move ID [NODE]          hand an id over, by default to the node with most room
 	gone check                   what is wrong: with the lock service, nodes, links
-	gone bundle                  all that a report of an issue needs, as JSON
+	gone bundle                  a report for an issue, as JSON
 	gone bench [ID]              how long sends and requests take
 	gone completion SHELL        completion for bash, zsh or fish
 	gone version                 the version of this command
 	gone help                    this text
 
-A NODE is an address as "gone nodes" prints it; tcp:// may be left out. DATA that is - is
-read from the standard input, none is an empty message, and what begins with - comes
-after --. The reply of a request is printed as it is.
+A NODE is an address as "gone nodes" prints it; tcp:// may be left out. DATA is read from
+the standard input if it is -; without it the message is empty. DATA that begins with -
+comes after --. The reply to a request is printed as it is.
 
 # The lock service
 
@@ -33,12 +33,12 @@ The command asks the lock service that the nodes use, which one of these names:
 
 These have to be what the nodes have:
 
-	-cluster NAME          the cluster; "gone" unless told otherwise
+	-cluster NAME          the cluster; "gone" by default
 	-prefix TEXT           before each id in Redis or etcd
 	-schema, -table NAME   where the locks are in PostgreSQL
 	-etcd-ca, -etcd-cert, -etcd-key FILE
 	                       certificates for etcd, in PEM
-	-max-size BYTES        of one message; 1 MiB unless told otherwise
+	-max-size BYTES        of one message; 1 MiB by default
 	-keys FILE             the CURVE keys of this command: a public and a secret one
 	-allowed FILE          the public CURVE keys of the nodes, where they differ
 
@@ -48,19 +48,19 @@ Others:
 	-timeout DURATION      for all that a command does, but for watch and bench; 5s
 	-addr tcp://HOST:PORT  where nodes reach this command
 	-bind tcp://HOST:PORT  where it listens instead
-	-v                     log to the standard error what the library logs
+	-v                     show the library's log on the standard error
 
-Options stand anywhere. Each can be set in the environment as well: -max-size is
-GONE_MAX_SIZE. What stands on the command line counts more.
+Options may stand anywhere. Each can be set in the environment as well: -max-size is
+GONE_MAX_SIZE. The command line takes precedence.
 
 # Secrets
 
 A password on the command line is refused: other users of the machine see it there, and
-the shell keeps it. It comes from the environment (GONE_REDIS with the whole URL) or from a
-file: of a lock service that is given as @FILE the file's only line is taken. A user and a
-password for etcd stand in its first endpoint, https://user:password@host:2379. PostgreSQL's
-own PGPASSWORD and PGPASSFILE work. Keys are words in a file, with space or lines between
-them; or GONE_PUBLIC_KEY and GONE_SECRET_KEY. They are those of [gone.WithCurve].
+the shell keeps it. Put it into the environment (GONE_REDIS with the whole URL), or into a
+file with the URL as its only line, and give that as @FILE. A user and a password for etcd
+stand in its first endpoint, https://user:password@host:2379. PostgreSQL's own PGPASSWORD
+and PGPASSFILE work. Keys are words in a file, with spaces or new lines between them; or
+GONE_PUBLIC_KEY and GONE_SECRET_KEY. They are those of [gone.WithCurve].
 
 # The network
 
@@ -71,8 +71,8 @@ listens at a free port of the address that leads to the nodes: on this machine a
 they are on 127.0.0.1. Behind a NAT or a firewall choose a port with -addr, and let it
 through; where the address that others see is not this machine's, add -bind tcp://*:PORT.
 
-Any node answers what it is asked of itself. To drain, resume and move, a node must have
-been started with [gone.WithControl].
+Any node answers questions about itself. It drains, resumes and moves for others only if it
+was started with [gone.WithControl].
 
 # Exit codes
 
@@ -90,9 +90,9 @@ standard error.
 
 # JSON
 
-With -o json each command that prints something prints one document; watch prints one a
-line. Times are RFC 3339, durations seconds. A reply is in "reply" where it is UTF-8, else
-in "base64".
+With -o json each command that prints something prints one document; watch prints one per
+line. Times are RFC 3339, durations are in seconds. A reply is in "reply" if it is UTF-8,
+else in "base64".
 
 	nodes    [{"addr", "since", "held", "weight", "draining", "version"}]
 	ids      [{"id", "addr", "token", "since", "deadline", "stopping", "waiting", "waitingBytes", "received"}]
@@ -111,8 +111,8 @@ in "base64".
 	source <(gone completion zsh)       in ~/.zshrc, after compinit
 	gone completion fish | source       in ~/.config/fish/config.fish
 
-Nodes and ids are completed, too, where the environment names the lock service and it
-answers within a second, or GONE_TIMEOUT.
+Nodes and ids are completed, too, if the environment names the lock service and it answers
+within a second, or GONE_TIMEOUT.
 
 # Bench
 
@@ -122,7 +122,7 @@ answers within a second, or GONE_TIMEOUT.
 
 Without an ID it measures a handler of its own, which runs in this process under a random
 id and in a cluster of its own: the lock service gets a few requests, and the nodes none. With
-one, the handler gets messages of zeros; one that receives from Data alone answers with
-nothing.
+an ID, its handler gets messages of zeros; one that receives from Data alone gives empty
+replies.
 */
 package main

@@ -12,7 +12,7 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-// expiry of the locks: the devices of a worker that crashed have another after it.
+// expiry of the locks: after it, other workers drive the devices of one that crashed.
 const expiry = 10 * time.Second
 
 func newNode(redis string, opts ...gone.Option) (*gone.Gone, error) {

@@ -18,8 +18,8 @@ import (
 
 // Locks returns a factory of locks in a directory that all nodes share. It must be
 // there: a mount point without its disk must not look like one where all is free.
-// Nobody compares clocks. Who competes takes a hold for over when it has seen it
-// unchanged for its TTL, on its own clock, and each Extend changes it.
+// Nobody compares clocks. Whoever competes takes a hold for over when it has seen
+// it unchanged for its TTL, on its own clock. Each Extend changes it.
 func Locks(dir string, ttl time.Duration) gone.LockFactory {
 	return func(id, value string) (gone.GoneLock, error) {
 		path := filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256([]byte(id))))

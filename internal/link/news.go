@@ -55,5 +55,12 @@ func (l *Link) Health() (state string, kept int) {
 	return "open", kept
 }
 
+// Established reports whether the other side has answered, and the link has not ended.
+func (l *Link) Established() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state != opening && l.state != ended
+}
+
 // Resent is how many frames were sent again.
 func (m *Mesh) Resent() uint64 { return m.resent.Load() }
