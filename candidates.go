@@ -117,7 +117,7 @@ func (g *Gone) begin(r *GoneRunner, left func() time.Duration) (end func()) {
 		return m
 	})
 	b := g.room.Begin(r.ctx, r.held, id, token, left, in)
-	r.Data, r.Inbox, r.take = b.Data, in.C, b.Take
+	r.Data, r.Inbox, r.take, r.box = b.Data, in.C, b.Take, b
 	unhook := context.AfterFunc(r.ctx, b.Shut)
 	g.watchWakes()
 	g.routes.poke(id)

@@ -812,3 +812,37 @@ func TestAnIDDoesNotMoveWhereItsHandlerHangs(t *testing.T) {
 		close(hang)
 	})
 }
+
+func TestAMoveWhoseHeirIsNotToldIsOfUnknownOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, near := range []bool{true, false} {
+			c := gonetest.Cluster(t, 0, gone.WithControl())
+			holder, heir, by := c.Start(), c.Start(), c.Start()
+			if near {
+				by = holder
+			}
+			runOne(t, holder, "a", func(r *gone.GoneRunner) {
+				for r.Context().Err() == nil {
+					_ = r.Extend()
+					select {
+					case <-time.After(time.Second):
+					case <-r.Exit:
+						c.Cut(heir)
+						return
+					}
+				}
+			})
+			time.Sleep(3 * time.Second)
+			runOne(t, heir, "a", answer)
+			time.Sleep(5 * time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			err := by.Move(ctx, "a", heir.Addr())
+			if !errors.Is(err, gone.ErrOutcomeUnknown) || !errors.Is(err, gone.ErrUnreachable) {
+				t.Errorf("asked at the holder %v: %v", near, err)
+			}
+			cancel()
+			c.Cut()
+			time.Sleep(10 * time.Second)
+		}
+	})
+}

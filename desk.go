@@ -37,6 +37,7 @@ type question struct {
 type answer struct {
 	Error   string   `json:",omitempty"`
 	Reason  string   `json:",omitempty"` // of the error, where a caller can switch on it
+	Unknown bool     `json:",omitempty"` // what was asked for may be done nevertheless
 	Tickets []ticket `json:",omitempty"` // take: of the ids that the node takes
 	About   *page    `json:",omitempty"`
 }
@@ -47,20 +48,28 @@ type ticket struct {
 	Ticket string
 }
 
-// reasons are the errors that an answer can carry.
-var reasons = map[string]error{
-	"no holder": ErrNoHolder, "closed": ErrClosed, "unreachable": ErrUnreachable, "refused": ErrRefused, "no control": ErrNoControl,
-	"deadline": context.DeadlineExceeded,
+// reasons are the errors that an answer can carry. It carries the first that there is:
+// what says most.
+var reasons = []struct {
+	name string
+	is   error
+}{
+	{"no holder", ErrNoHolder},
+	{"no control", ErrNoControl},
+	{"refused", ErrRefused},
+	{"closed", ErrClosed},
+	{"deadline", context.DeadlineExceeded},
+	{"unreachable", ErrUnreachable},
 }
 
 // told is an error that another node has told of.
 type told struct {
 	text string
-	is   error // nil: nothing that can be switched on
+	is   []error // what can be switched on
 }
 
-func (e *told) Error() string { return e.text }
-func (e *told) Unwrap() error { return e.is }
+func (e *told) Error() string   { return e.text }
+func (e *told) Unwrap() []error { return e.is }
 
 // openDesk answers questions until the node is closed.
 func (g *Gone) openDesk() {
@@ -125,10 +134,11 @@ func (g *Gone) serve(d mailbox.Delivery, slow chan struct{}) {
 
 func reply(d mailbox.Delivery, a answer, err error) {
 	if err != nil {
-		a.Error = err.Error()
-		for reason, is := range reasons {
-			if errors.Is(err, is) {
-				a.Reason = reason
+		a.Error, a.Unknown = err.Error(), errors.Is(err, ErrOutcomeUnknown)
+		for _, r := range reasons {
+			if errors.Is(err, r.is) {
+				a.Reason = r.name
+				break
 			}
 		}
 	}
@@ -183,14 +193,27 @@ func (g *Gone) ask(ctx context.Context, identity string, q question) (a answer, 
 	if err := json.Unmarshal(end.Reply, &a); err != nil {
 		return a, fmt.Errorf("gone: node at %s: %w", addr, err)
 	}
-	if a.Error != "" {
-		err := &told{a.Error, reasons[a.Reason]}
-		if err.is == context.DeadlineExceeded { // what it was at goes on
-			return a, because(ErrOutcomeUnknown, err)
-		}
-		return a, err
+	return a, a.err()
+}
+
+// err is the error that another node has told of.
+func (a answer) err() error {
+	if a.Error == "" {
+		return nil
 	}
-	return a, nil
+	err := &told{text: a.Error}
+	for _, r := range reasons {
+		if r.name == a.Reason {
+			err.is = append(err.is, r.is)
+		}
+	}
+	switch {
+	case a.Unknown:
+		err.is = append(err.is, ErrOutcomeUnknown)
+	case errors.Is(err, context.DeadlineExceeded): // what it was at goes on
+		return because(ErrOutcomeUnknown, err)
+	}
+	return err
 }
 
 // unanswered says why a question has no answer, and whether it may have been received.

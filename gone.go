@@ -59,6 +59,7 @@ type rooms struct {
 	routes    *routes
 	receiving sync.Mutex // while a frame is dealt with
 	changing  sync.Mutex // while changes of links are
+	news      linkNews
 	malformed atomic.Uint64
 }
 
@@ -327,5 +328,6 @@ func (g *Gone) close() error {
 	g.own.tries.Wait()
 	g.end.close()
 	g.routes.close()
+	g.news.wait()
 	return errors.Join(late...)
 }

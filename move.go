@@ -3,6 +3,7 @@ package gone
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -106,7 +107,8 @@ func (g *Gone) offer(ctx context.Context, to string, ids [][]byte, most int) (an
 	return g.ask(ctx, to, question{Ask: "take", IDs: ids, Most: most})
 }
 
-// pass ends the tenure of an id for an heir, and tells that node when it is over.
+// pass ends the tenure of an id for an heir, and tells that node when it is over. Once it
+// has begun to, what fails leaves open who comes next.
 func (g *Gone) pass(ctx context.Context, id string, h heir) error {
 	g.mu.Lock()
 	c := g.byID[id]
@@ -123,12 +125,16 @@ func (g *Gone) pass(ctx context.Context, id string, h heir) error {
 	}
 	brought := make(chan error, 1)
 	go func() { brought <- g.bring(t) }() // also where nobody waits for it any more
+	var err error
 	select {
-	case err := <-brought:
-		return err
+	case err = <-brought:
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	}
+	if err != nil && !errors.Is(err, ErrOutcomeUnknown) {
+		err = because(ErrOutcomeUnknown, err)
+	}
+	return err
 }
 
 // bring tells the heir of a tenure when that is over.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/Diggs/go-one/internal/link"
@@ -25,14 +26,14 @@ type Observer struct {
 	// Request has ended.
 	Sent func(Sent)
 	// Received is told what a handler of this node has received, some 100 µs later. While it
-	// is behind, senders wait for it.
+	// is far behind, that handler gets nothing more.
 	Received func(Received)
 	// Extended is told what has come of a [GoneRunner.Extend], with all its attempts.
 	Extended func(Extended)
 	// Began and Ended are told of the tenures of this node.
 	Began func(Tenure)
 	Ended func(PastTenure)
-	// Link is told what becomes of the links to other nodes.
+	// Link is told what becomes of the links to other nodes, one change after the other.
 	Link func(LinkChange)
 }
 
@@ -248,6 +249,51 @@ func (g *Gone) received(t mailbox.Taken) {
 	g.opts.observers.Received(Received{t.ID, t.Token, from, t.Bytes, t.Queued})
 }
 
+// A linkNews tells an observer of links, one change after the other and on a goroutine of
+// its own: what the observer waits for holds up nothing else.
+type linkNews struct {
+	mu     sync.Mutex
+	untold []LinkChange
+	told   chan struct{} // closed when all are; nil while there are none
+}
+
+func (n *linkNews) tell(observe func(LinkChange), c LinkChange) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.untold = append(n.untold, c)
+	if n.told != nil {
+		return
+	}
+	n.told = make(chan struct{})
+	go func() {
+		for c, ok := n.next(); ok; c, ok = n.next() {
+			observe(c)
+		}
+	}()
+}
+
+func (n *linkNews) next() (c LinkChange, ok bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.untold) == 0 {
+		close(n.told)
+		n.told = nil
+		return c, false
+	}
+	c, n.untold = n.untold[0], n.untold[1:]
+	return c, true
+}
+
+// wait returns when all that there is now has been told.
+func (n *linkNews) wait() {
+	n.mu.Lock()
+	told := n.told
+	n.mu.Unlock()
+	if told != nil {
+		<-told
+	}
+}
+
 // linked tells of a change of a link.
 func (g *Gone) linked(c link.Change) {
 	if g.opts.Link == nil {
@@ -262,7 +308,7 @@ func (g *Gone) linked(c link.Change) {
 	case link.Ended:
 		change.State, change.Err = LinkEnded, c.Link.Trouble()
 	}
-	g.opts.Link(change)
+	g.news.tell(g.opts.Link, change)
 }
 
 // note counts a request to the lock service.

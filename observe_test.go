@@ -659,3 +659,105 @@ func TestAnObserverMayAskForStatsAndTenures(t *testing.T) {
 		}
 	})
 }
+
+func TestAnObserverThatIsSlowHoldsUpItsHandlerAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 0)
+		holder := c.Start(gone.WithObserver(gone.Observer{Received: func(r gone.Received) {
+			if r.ID == "a" {
+				time.Sleep(5 * time.Second)
+			}
+		}}))
+		s1, s2 := c.Start(), c.Start()
+		runOne(t, holder, "a", func(r *gone.GoneRunner) {
+			<-r.Data
+			<-r.Exit
+		})
+		runOne(t, holder, "b", answer)
+		time.Sleep(time.Second)
+		must(t, s2.SendData("b", nil))
+		must(t, s1.SendData("a", nil))
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := s1.SendDataContext(ctx, "a", nil); !errors.Is(err, gone.ErrNotDelivered) {
+			t.Errorf("what the handler never took: %v", err)
+		}
+		began := time.Now()
+		must(t, s2.SendData("b", nil))
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("another handler is sent to within %v", took)
+		}
+	})
+}
+
+func TestAHandlerIsNotFarAheadOfItsObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 1024 + 2 // untold, and the one that is being told of
+		for _, messages := range []bool{true, false} {
+			var told, got atomic.Int64
+			c := gonetest.Cluster(t, 0)
+			holder := c.Start(gone.WithObserver(gone.Observer{Received: func(gone.Received) {
+				time.Sleep(time.Millisecond)
+				told.Add(1)
+			}}))
+			sender := c.Start()
+			runOne(t, holder, "a", func(r *gone.GoneRunner) {
+				take := func() {
+					if ahead := got.Add(1) - told.Load(); ahead > 2*most {
+						t.Errorf("%d ahead", ahead)
+					}
+				}
+				if messages {
+					for range r.Messages() {
+						take()
+					}
+					return
+				}
+				for {
+					select {
+					case <-r.Data:
+						take()
+					case <-r.Exit:
+						return
+					}
+				}
+			})
+			time.Sleep(time.Second)
+			var all sync.WaitGroup
+			for range 100 {
+				all.Go(func() {
+					for range 50 {
+						must(t, sender.SendData("a", nil))
+					}
+				})
+			}
+			all.Wait()
+			time.Sleep(10 * time.Second)
+			if told.Load() != 5000 || got.Load() != 5000 {
+				t.Errorf("messages %v: received %d, told of %d", messages, got.Load(), told.Load())
+			}
+		}
+	})
+}
+
+func TestAnObserverOfLinksMayChangeTheKeys(t *testing.T) {
+	t.Parallel()
+	redis := startRedis(t)
+	pair := newKeypair(t)
+	var g *gone.Gone
+	ready, done := make(chan struct{}), make(chan error, 8)
+	g = startNode(t, redis.locks(0), pair.option(), gone.WithObserver(gone.Observer{Link: func(gone.LinkChange) {
+		<-ready
+		done <- g.AllowKeys(pair.public)
+	}}))
+	close(ready)
+	holder := startNode(t, redis.locks(0), pair.option())
+	hold(t, holder, "a", drain)
+	must(t, g.SendDataContext(deadline(t, 20*time.Second), "a", nil))
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("AllowKeys does not return")
+	}
+}

@@ -28,8 +28,8 @@ type NodeReport struct {
 	Addr   string
 	Time   time.Time // when it had answered, or had not, by the clock of the node that asked
 	Status *Status   `json:",omitempty"` // nil where it has not answered
-	Err    string  `json:",omitempty"` // why not
-	Cause  error   `json:"-"`          // the same, for errors.Is; as of [Gone.Status]
+	Err    string    `json:",omitempty"` // why not
+	Cause  error     `json:"-"`          // the same, for errors.Is; as of [Gone.Status]
 }
 
 const (

@@ -302,3 +302,99 @@ func TestAReportTellsNoSecretAndNoData(t *testing.T) {
 		t.Errorf("%+v", set)
 	}
 }
+
+// A list that can't be read is no proof that there is nobody else.
+func TestAReportThatIsNotWholeDoesNotJudgeTheWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 2)
+		by := c.Start(gone.WithWeight(0))
+		runOne(t, c.Node(0), "a", answer)
+		time.Sleep(10 * time.Second)
+		report := func() gone.Report {
+			t.Helper()
+			r, err := by.Report(t.Context())
+			must(t, err)
+			return r
+		}
+		if r := report(); !r.Whole || len(r.Nodes) != 2 {
+			t.Errorf("%+v", r)
+		}
+		c.Locks.Intercept(func(c gonetest.Call, serve func() error) error {
+			if c.Method == "Entered" {
+				return errors.New("i/o timeout")
+			}
+			return serve()
+		})
+		time.Sleep(6 * time.Minute) // its links have ended
+		switch r := report(); {
+		case r.Whole || len(r.Nodes) != 1:
+			t.Errorf("%+v", r.Nodes)
+		case strings.Contains(fmt.Sprint(r.Troubles), "nobody may hold"):
+			t.Errorf("%+v", r.Troubles)
+		}
+		c.Locks.Intercept(nil)
+	})
+}
+
+// bare is a lock without a roster.
+type bare struct{ gone.GoneLock }
+
+func (bare) TTL() time.Duration { return gone.DefaultExpiry }
+
+func TestALookDoesNotBringANodeBackThatHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		newNode := kit.NewNode.(func(string, kit.Carrier, func() time.Duration, gone.LockFactory, ...gone.Option) (*gone.Gone, error))
+		began, net := time.Now(), linktest.New()
+		f := gonetest.NewLocks().Factory(0)
+		start := func(addr string) *gone.Gone {
+			g, err := newNode(addr, net.Host(addr), func() time.Duration { return time.Since(began) }, func(id, v string) (gone.GoneLock, error) {
+				l, err := f(id, v)
+				return bare{l}, err
+			})
+			must(t, err)
+			return g
+		}
+		a, b := start("tcp://a.test:1"), start("tcp://b.test:1")
+		defer a.Close()
+		runOne(t, b, "x", answer)
+		time.Sleep(2 * time.Second)
+		must(t, a.SendData("x", nil))
+		r, err := a.Report(t.Context())
+		must(t, err)
+		if len(r.Nodes) != 2 || r.Nodes[1].Status == nil {
+			t.Errorf("%+v", r.Nodes)
+		}
+		must(t, b.Close())
+		for range 5 {
+			time.Sleep(time.Second)
+			r, err = a.Report(t.Context())
+			must(t, err)
+		}
+		if len(r.Nodes) != 1 || a.Stats().Links != 0 {
+			t.Errorf("%+v, %d links", r.Nodes, a.Stats().Links)
+		}
+	})
+}
+
+func TestATenureThatStopsShowsWhatItHasReceived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 2)
+		stays := make(chan struct{})
+		r := runOne(t, c.Node(0), "a", func(r *gone.GoneRunner) {
+			for range 3 {
+				<-r.Data
+			}
+			<-stays
+		})
+		for range 3 {
+			must(t, c.Node(1).SendData("a", []byte("x")))
+		}
+		go r.Close()
+		time.Sleep(5 * time.Second)
+		if ts := c.Node(0).Tenures(); len(ts) != 1 || !ts[0].Stopping || ts[0].Received != 3 {
+			t.Errorf("%+v", ts)
+		}
+		close(stays)
+		time.Sleep(5 * time.Second)
+	})
+}

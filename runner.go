@@ -41,6 +41,7 @@ type GoneRunner struct {
 
 	c     *candidate      // nil when made by hand
 	lease *lease.Lease    // nil for RunOne's
+	box   *mailbox.Box    // nil without a node
 	ctx   context.Context // ends when Exit closes
 	held  context.Context // ends with the lease
 	token uint64

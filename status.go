@@ -196,21 +196,22 @@ func (g *Gone) tenuresAfter(id string, most int) []Tenure {
 	ts := make([]Tenure, len(running))
 	for i, t := range running {
 		ts[i] = t.show()
-		if b := g.room.Box(ts[i].ID); b != nil {
-			ts[i].Waiting, ts[i].WaitingBytes = b.Waiting()
-			ts[i].Received = b.Counts().Messages
-		}
 	}
 	return ts
 }
 
-// show is what a tenure is known by, without its messages.
+// show is what a tenure is known by.
 func (t *tenure) show() Tenure {
 	quiet, _ := t.lease.Quiet()
-	return Tenure{
+	s := Tenure{
 		ID: t.c.id, Token: t.token, Since: t.since, Deadline: t.Deadline(), TTL: t.lease.TTL(),
 		LastExtend: time.Now().Add(-quiet), Stopping: t.ctx.Err() != nil,
 	}
+	if t.box != nil {
+		s.Waiting, s.WaitingBytes = t.box.Waiting()
+		s.Received = t.box.Counts().Messages
+	}
+	return s
 }
 
 const (

@@ -139,6 +139,9 @@ func (c *candidate) end(t *tenure) (failed bool) {
 	ran := c.node.now() - t.began
 	p := PastTenure{ID: c.id, Token: t.token, Since: t.since, Ended: time.Now(), Cause: cause.Error()}
 	c.node.past.add(p)
+	if t.box != nil {
+		t.box.Tell()
+	}
 	if told := c.node.observe.Ended; told != nil {
 		told(p)
 	}

@@ -45,10 +45,15 @@ func (s *session) nodes([]string) error {
 	})
 }
 
-// report is what all nodes that are listed say of themselves, without this command.
+// report is what all nodes that are listed say of themselves, without this command and
+// what is wrong with it alone.
 func (s *session) report() (gone.Report, error) {
 	r, err := s.node.Report(s.ctx)
 	r.Nodes = slices.DeleteFunc(r.Nodes, func(n gone.NodeReport) bool { return n.Addr == r.By })
+	r.Troubles = slices.DeleteFunc(r.Troubles, func(t gone.Trouble) bool { return len(t.Nodes) == 1 && t.Nodes[0] == r.By })
+	if err == nil && !r.Whole {
+		err = &serviceError{s.backend.host, errors.New("the list of nodes can't be read")}
+	}
 	return r, err
 }
 

@@ -45,7 +45,8 @@ type Box struct {
 
 	reported time.Time // when reportOne did
 
-	reporting sync.Mutex // before mu
+	reporting sync.Mutex    // before mu
+	telling   chan struct{} // has a place for who tells Observe, before mu
 	ended     sync.Once
 }
 
@@ -77,7 +78,7 @@ func (b *Box) Arrive(m *Message, try, shared bool) (s wire.Status) {
 	if shared {
 		m.Payload = b.room.copy(m.Payload)
 	}
-	if m.Batch == 0 && b.idleLocked() {
+	if m.Batch == 0 && b.idleLocked() && !b.crowdedLocked() {
 		switch took, r := b.tryLocked(m, b.delivery(m, m.Payload)); {
 		case r != nil:
 			b.openLocked(m, r)
@@ -176,6 +177,11 @@ func poke(c chan struct{}) {
 func (b *Box) run(own *Message, caller <-chan struct{}) {
 	b.mu.Lock()
 	for {
+		if b.crowdedLocked() {
+			b.mu.Unlock()
+			b.Tell()
+			b.mu.Lock()
+		}
 		var m *Message
 		if b.pump.takers == 0 && (own == nil || !own.received()) {
 			m = b.nextLocked()
@@ -388,6 +394,7 @@ func (b *Box) expire(now time.Time) (next time.Time) {
 // Take waits until something does, and appends what waits, at most most payloads,
 // to into: they are received. It appends nothing when the tenure is over.
 func (b *Box) Take(most int, into []Delivery) []Delivery {
+	b.pace()
 	b.mu.Lock()
 	for b.exit.Err() == nil && (b.pump.busy || b.nextLocked() == nil) && !b.over {
 		b.pump.takers++

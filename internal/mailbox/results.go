@@ -49,8 +49,8 @@ func (b *Box) report() {
 	b.reporting.Lock()
 	defer b.reporting.Unlock()
 	b.mu.Lock()
-	rs, took := b.results, b.taken.untold
-	b.results, b.taken.untold, b.dirty = nil, nil, false
+	rs := b.results
+	b.results, b.dirty = nil, false
 	b.mu.Unlock()
 	for i, r := range rs {
 		if r.s != 0 {
@@ -59,9 +59,6 @@ func (b *Box) report() {
 		if i+1 == len(rs) || rs[i+1].Origin != r.Origin {
 			r.Flush()
 		}
-	}
-	for _, t := range took {
-		b.room.Observe(t)
 	}
 	if len(rs) == 0 || cap(rs) > 256 {
 		return

@@ -26,6 +26,7 @@ type Room struct {
 	tick    *pulse.Pulse // the owner's, which calls Tick
 	largest int          // reply
 	reports agenda       // of boxes with results to report
+	news    agenda       // of boxes that Observe is to be told of
 	calls   agenda       // from which nobody has taken for a while
 	takes   agenda       // with requests whose senders are to know that the handler has them
 	spare   sync.Pool    // of messages
@@ -72,6 +73,7 @@ func (a *agenda) start(look func(*Box)) {
 func NewRoom(tick *pulse.Pulse, largest int) *Room {
 	r := &Room{tick: tick, largest: largest, withdrawn: make(chan struct{}), boxes: map[string]*Box{}}
 	r.reports.start((*Box).report)
+	r.news.start(func(b *Box) { go b.Tell() }) // nothing else waits for Observe
 	r.calls.start((*Box).call)
 	r.takes.start((*Box).tellTaken)
 	return r
@@ -83,7 +85,7 @@ func (r *Room) Begin(exit, held context.Context, id string, token uint64, left f
 	b := &Box{
 		ID: id, Token: token, Data: make(chan []byte),
 		inbox: in, exit: exit, held: held, left: left, room: r,
-		pump: pump{kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)},
+		telling: make(chan struct{}, 1), pump: pump{kick: make(chan struct{}, 1), turn: make(chan struct{}, 1)},
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -208,6 +210,7 @@ func (r *Room) Withdraw() { close(r.withdrawn) }
 // Close ends the reports. All boxes have been shut.
 func (r *Room) Close() {
 	r.reports.beat.Stop()
+	r.news.beat.Stop()
 	r.calls.beat.Stop()
 	r.takes.beat.Stop()
 }

@@ -49,23 +49,38 @@ func (b *Box) takenLocked(m *Message, size int) {
 		}
 	}
 	if b.taken.untold = append(b.taken.untold, t); len(b.taken.untold) == 1 {
-		b.room.reports.add(b, reportAfter) // results are not to wait for it, so it is not dirty
+		b.room.news.add(b, reportAfter)
 	}
 }
 
-// mostUntold is how much Observe is behind when senders on this node wait for it. Those on
-// others do anyway: it holds up their answers.
+// mostUntold is how far Observe is behind when the handler gets nothing more, until it has
+// been told. What else the node does does not wait for Observe.
 const mostUntold = 1024
 
-// pace has a sender on this node wait while Observe is too far behind.
+func (b *Box) crowdedLocked() bool { return len(b.taken.untold) > mostUntold }
+
+// Tell tells Observe. When it returns, all that there was has been told.
+func (b *Box) Tell() {
+	b.telling <- struct{}{}
+	defer func() { <-b.telling }()
+	b.mu.Lock()
+	took := b.taken.untold
+	b.taken.untold = nil
+	b.mu.Unlock()
+	for _, t := range took {
+		b.room.Observe(t)
+	}
+}
+
+// pace has who hands over, or takes, wait while Observe is too far behind.
 func (b *Box) pace() {
 	if b.room.Observe == nil {
 		return
 	}
 	b.mu.Lock()
-	crowded := len(b.taken.untold) > mostUntold
+	crowded := b.crowdedLocked()
 	b.mu.Unlock()
 	if crowded {
-		b.report()
+		b.Tell()
 	}
 }
