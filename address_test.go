@@ -418,6 +418,19 @@ func TestAHelloInANodesOwnNameOpensNoLink(t *testing.T) {
 	}
 }
 
+func TestANodeThatDialsItselfByAnotherNameIsNoTwin(t *testing.T) {
+	t.Parallel()
+	g := startNode(t, nobodyHolds)
+	alias := strings.Replace(g.Addr(), "127.0.0.1", "localhost", 1)
+	if _, err := g.Status(deadline(t, 3*time.Second), alias); !errors.Is(err, gone.ErrUnreachable) {
+		t.Errorf("Status: %v", err)
+	}
+	must(t, g.Check(deadline(t, 30*time.Second)))
+	if n := g.Stats().Twins; n != 0 {
+		t.Errorf("%d signs of a twin", n)
+	}
+}
+
 // lookup is a name service of one test's.
 type lookup struct {
 	mu    sync.Mutex

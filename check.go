@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,14 +15,19 @@ type service struct {
 	checked  atomic.Bool // it has been found fit once
 	degraded sync.Once   // what it lacks is logged
 
-	mu     sync.Mutex
-	lacks  error     // what degrades it, as it said last
-	fails  error     // why it can't be used, as the last look found
-	looked time.Time // when that began
+	mu      sync.Mutex
+	lacks   error         // what degrades it, as it said last
+	fails   error         // why it can't be used, as the last look found
+	looked  time.Time     // when that look ended
+	began   time.Time     // when the one that is under way did
+	looking chan struct{} // closed when it ends; nil while there is none
 }
 
-// serviceEvery is how often a node looks at its lock service while others look at it.
-const serviceEvery = 10 * time.Second
+const (
+	serviceEvery = 10 * time.Second // between looks at the lock service, while others look at the node
+	serviceOld   = 2 * serviceEvery // after which what a look found says nothing any more
+	serviceWait  = time.Second      // from the beginning of a look, for who needs what it finds
+)
 
 // idOfCheck is an id that nobody runs, for a node that has none yet.
 const idOfCheck = "gone:check"
@@ -40,7 +46,8 @@ const idOfCheck = "gone:check"
 // has succeeded: a headless Service of Kubernetes needs publishNotReadyAddresses.
 //
 // The lock service is asked by [Checker] where the lock has it. Else it is asked who
-// holds an id that this node runs, or "gone:check" if there is none.
+// holds an id that this node runs, or "gone:check" if there is none. That Redis or etcd
+// gives no rights to "gone:check" is an answer, too.
 func (g *Gone) Check(ctx context.Context) error {
 	if !g.enter() {
 		return ErrClosed
@@ -74,13 +81,18 @@ func (g *Gone) Check(ctx context.Context) error {
 
 // askService asks the lock service something that it answers if it can be used.
 func (g *Gone) askService(ctx context.Context) error {
-	err := g.routes.with(g.idToAsk(), func(r *route) error {
+	id := g.idToAsk()
+	err := g.routes.with(id, func(r *route) error {
+		err := g.checkLock(ctx, r.lock)
 		if _, ok := r.lock.(Checker); !ok {
-			if _, err := r.lock.GetValue(); err != nil && !errors.Is(err, ErrNoHolder) {
-				return err
+			if _, err = r.lock.GetValue(); errors.Is(err, ErrNoHolder) {
+				err = nil
 			}
 		}
-		return g.checkLock(ctx, r.lock)
+		if err != nil && !(id == idOfCheck && deniesID(err)) {
+			return err
+		}
+		return g.takeShare()
 	})
 	if err == nil || errors.Is(err, ErrClosed) {
 		return err
@@ -88,23 +100,34 @@ func (g *Gone) askService(ctx context.Context) error {
 	return because(ErrLockService, err)
 }
 
-// checkLock asks a lock what is wrong with its service, if it can say, and enters the node
-// in the roster, where it is to have its share. What only degrades the service is logged,
-// once.
+// deniesID reports whether Redis or etcd denies the rights to what an id is kept in. The
+// rights of a node are to the ids that it may run. Those to commands are another matter.
+func deniesID(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "permissions to access") || strings.Contains(text, "etcdserver: permission denied")
+}
+
+// checkLock asks a lock what is wrong with its service, if it can say. What only degrades
+// the service is logged, once.
 func (g *Gone) checkLock(ctx context.Context, lock GoneLock) error {
-	if c, ok := lock.(Checker); ok {
-		err := c.Check(ctx)
-		degraded := errors.Is(err, ErrDegraded)
-		if err != nil && !degraded {
-			return err
-		}
-		g.service.mu.Lock()
-		g.service.lacks = err
-		g.service.mu.Unlock()
-		if degraded {
-			g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", err) })
-		}
+	c, ok := lock.(Checker)
+	if !ok {
+		return nil
 	}
+	err := c.Check(ctx)
+	var lacks error
+	if errors.Is(err, ErrDegraded) {
+		lacks, err = err, nil
+		g.service.degraded.Do(func() { g.log.Warn("gone: the lock service works, but not well", "err", lacks) })
+	}
+	g.service.mu.Lock()
+	defer g.service.mu.Unlock()
+	g.service.lacks = lacks
+	return err
+}
+
+// takeShare enters the node in the roster, where it is to have its share.
+func (g *Gone) takeShare() error {
 	if !g.opts.balance {
 		return nil
 	}
@@ -115,25 +138,49 @@ func (g *Gone) checkLock(ctx context.Context, lock GoneLock) error {
 	return g.sign(roster)
 }
 
-// serviceTrouble is what the lock service lacks, and why it fails, as far as is known. It is
-// looked at anew, for the next time that somebody asks.
-func (g *Gone) serviceTrouble() (lacks, fails error) {
+// serviceTrouble is what the lock service lacks, and why it fails, as a look has found of
+// late. It is looked at anew, for the next time that somebody asks. Where the last look is
+// too old, the new one is waited for: for a second from its beginning, whoever asks, as
+// the desk does nothing else meanwhile. A service that takes longer is mute until then.
+func (g *Gone) serviceTrouble() (lacks, fails error, mute bool) {
 	s := &g.service
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if now := time.Now(); now.Sub(s.looked) > serviceEvery && g.enter() {
-		defer g.leave() // Close waits for sends, and then for tries
-		s.looked = now
-		g.own.tries.Go(func() {
-			ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
-			defer cancel()
-			err := g.askService(ctx)
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.fails = err
-		})
+	age := time.Since(s.looked)
+	if age > serviceEvery && s.looking == nil && g.enter() {
+		g.lookLocked()
+		g.leave() // Close waits for sends, and then for tries
 	}
-	return s.lacks, s.fails
+	looking, wait := s.looking, time.Until(s.began.Add(serviceWait))
+	s.mu.Unlock()
+	if age > serviceOld {
+		if looking == nil { // this node is closed
+			return nil, nil, false
+		}
+		select {
+		case <-looking:
+		case <-time.After(wait):
+			return nil, nil, true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lacks, s.fails, false
+}
+
+// lookLocked begins a look at the lock service. It is called with the service's mu held.
+func (g *Gone) lookLocked() {
+	s := &g.service
+	looking := make(chan struct{})
+	s.began, s.looking = time.Now(), looking
+	g.own.tries.Go(func() {
+		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
+		defer cancel()
+		err := g.askService(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.fails, s.looked, s.looking = err, time.Now(), nil
+		close(looking)
+	})
 }
 
 // idToAsk is an id that this node runs, always the same while it does: for each there is
@@ -157,6 +204,9 @@ func (g *Gone) firstAsk(lock GoneLock) (value string, err error) {
 		ctx, cancel := context.WithTimeout(g.ctx, g.opts.sendTimeout)
 		defer cancel()
 		if err := g.checkLock(ctx, lock); err != nil {
+			return "", err
+		}
+		if err := g.takeShare(); err != nil {
 			return "", err
 		}
 		g.service.checked.Store(true)

@@ -123,6 +123,34 @@ func TestAClusterOfAUserWithTheSmallestRights(t *testing.T) {
 	}
 }
 
+// A user's rights end at the ids that the node may run, and so the one that Check asks
+// about where there is none is refused.
+func TestWithTheSmallestRightsANodeThatRunsNothingIsFit(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	s.do("ACL", redis.Args{}.Add("SETUSER", "node", "on", ">sesame", "~app:*", "~{app:*}:token", "&gone:app:*").AddFlat(smallestRights).
+		Add("~{gone}:nodes", "+hset", "+hdel", "+hgetall")...)
+	locks := poolLocks(s.pool(redis.DialUsername("node"), redis.DialPassword("sesame")))(0)
+	for name, opts := range map[string][]gone.Option{"plain": nil, "balanced": {gone.WithBalance()}} {
+		g := startNode(t, locks, opts...)
+		if err := g.Check(deadline(t, 30*time.Second)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if trouble := told(t, g, "lock service"); trouble != nil && !trouble.Minor {
+			t.Errorf("%s: %+v", name, trouble)
+		}
+	}
+	// A command that is denied is another matter, and so is a user that there is not.
+	s.do("ACL", "SETUSER", "node", "~*", "-psetex")
+	if err := startNode(t, locks).Check(deadline(t, 30*time.Second)); !errors.Is(err, gone.ErrLockService) || !strings.Contains(err.Error(), "PSETEX") {
+		t.Errorf("without PSETEX: %v", err)
+	}
+	stranger := startNode(t, poolLocks(s.pool(redis.DialUsername("nobody"), redis.DialPassword("sesame")))(0))
+	if err := stranger.Check(deadline(t, 30*time.Second)); !errors.Is(err, gone.ErrLockService) {
+		t.Errorf("as nobody: %v", err)
+	}
+}
+
 // Without the rights for the roster a node runs, and says so where it is to have its share.
 func TestWithoutRightsForTheRosterBalanceIsAnError(t *testing.T) {
 	t.Parallel()

@@ -158,6 +158,43 @@ func TestWhatTheLockServiceLacksIsTroubleWhileItLacksIt(t *testing.T) {
 	})
 }
 
+// What a look has found long ago is not told, nor does it take a second question.
+func TestTheLockServiceIsToldOfAsItIsNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := gonetest.Cluster(t, 1)
+		g := c.Node(0)
+		c.Locks.Intercept(func(_ gonetest.Call, serve func() error) error { return errors.New("out of order") })
+		if told(t, g, "can't be used: the lock service: out of order") == nil {
+			t.Error("the first who asks is not told")
+		}
+		c.Locks.Intercept(nil)
+		time.Sleep(8 * time.Hour)
+		if told(t, g, "lock service") != nil {
+			t.Error("told of long after it is over")
+		}
+
+		c.Locks.Intercept(func(_ gonetest.Call, serve func() error) error {
+			time.Sleep(3 * time.Second)
+			return errors.New("out of order")
+		})
+		time.Sleep(time.Hour)
+		began := time.Now()
+		for range 3 {
+			if trouble := told(t, g, "lock service"); trouble == nil || !trouble.Minor || !strings.Contains(trouble.What, "not answered") {
+				t.Errorf("while it does not answer: %+v", trouble)
+			}
+		}
+		if d := time.Since(began); d != time.Second {
+			t.Errorf("three who ask wait for %v, want a second together", d)
+		}
+		time.Sleep(3 * time.Second)
+		began = time.Now()
+		if told(t, g, "can't be used: the lock service: out of order") == nil || time.Since(began) != 0 {
+			t.Errorf("what the look has found is not told, or only after %v", time.Since(began))
+		}
+	})
+}
+
 func TestAnAddressThatDoesNotLeadHereIsTrouble(t *testing.T) {
 	t.Parallel()
 	closed, refusing := unusedPort(t)

@@ -40,7 +40,14 @@ func (g *Gone) troubles() (ts []Trouble) {
 			Do:   "Advertise the address that others reach it by, and bind with WithBind where that differs. Behind a NAT this may be all right.",
 		})
 	}
-	lacks, fails := g.serviceTrouble()
+	lacks, fails, mute := g.serviceTrouble()
+	if mute {
+		ts = append(ts, Trouble{
+			What:  "The lock service has not answered for a second.",
+			Do:    "Look again soon. When it answers, or not in time, it is told here whether it can be used.",
+			Minor: true,
+		})
+	}
 	if fails != nil {
 		ts = append(ts, Trouble{
 			What: "The lock service can't be used: " + plainly(fails) + ".",

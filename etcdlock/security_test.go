@@ -104,11 +104,21 @@ func TestAUserWithTheRightsOfThePrefixHoldsLocksOverTLSAndNoOthers(t *testing.T)
 	}
 	gets(t, b)
 
-	foreign, err := etcdlock.New(client, func(l *etcdlock.Lock) { l.Prefix = "others/" })("id", "a")
+	others := etcdlock.New(client, func(l *etcdlock.Lock) { l.Prefix = "others/" })
+	foreign, err := others("id", "a")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := foreign.Lock(); err == nil || errors.Is(err, gone.ErrLockHeld) || !strings.Contains(err.Error(), "permission denied") {
 		t.Errorf("Lock without rights returned %v", err)
+	}
+	// It is an answer nevertheless, where a node runs nothing.
+	g, err := gone.NewGone("tcp://127.0.0.1:0", others)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if err := g.Check(ctx); err != nil {
+		t.Errorf("Check of a node that runs nothing returned %v", err)
 	}
 }

@@ -270,6 +270,27 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 	must(t, lock.(gone.Roster).Leave())
 }
 
+// The nodes' rights, as SECURITY.md has them, suffice for the command.
+func TestCheckNeedsNoMoreRightsThanANode(t *testing.T) {
+	t.Parallel()
+	at := startRedis(t)
+	admin := redis.NewClient(&redis.Options{Addr: at})
+	defer admin.Close()
+	rights := "on >sesame ~app:* ~{app:*}:token &gone:app:* ~{gone}:nodes +evalsha +eval +getrange +exists +time +psetex " +
+		"+pexpire +pttl +del +publish +subscribe +unsubscribe +ping +hset +hdel +hgetall"
+	args := []any{"ACL", "SETUSER", "node"}
+	for _, right := range strings.Fields(rights) {
+		args = append(args, right)
+	}
+	must(t, admin.Do(t.Context(), args...).Err())
+	at = "redis://node:sesame@" + at
+	w := &world{t: t, locks: gone.RedisLocks(at), env: []string{"GONE_REDIS=" + at}}
+	w.hold(w.node(), "app:1", echo)
+	if r := w.gone(0, "check"); !strings.Contains(r.out, "can be used") {
+		t.Error(r.out)
+	}
+}
+
 func TestCheckTellsTheTroublesThatNodesTell(t *testing.T) {
 	t.Parallel()
 	w := sharedWorld(t)

@@ -254,9 +254,15 @@ func (s *session) tryService() error {
 	}
 	defer closeLock(lock)
 	if c, ok := lock.(gone.Checker); ok {
-		return c.Check(s.ctx)
+		err = c.Check(s.ctx)
+	} else if _, err = lock.GetValue(); errors.Is(err, gone.ErrNoHolder) {
+		err = nil
 	}
-	if _, err = lock.GetValue(); errors.Is(err, gone.ErrNoHolder) {
+	if err == nil || errors.Is(err, gone.ErrDegraded) {
+		return err
+	}
+	// A node knows what is no more than a refusal of that one id.
+	if said := s.node.Check(s.ctx); !errors.Is(said, gone.ErrLockService) {
 		return nil
 	}
 	return err

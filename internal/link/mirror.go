@@ -12,7 +12,8 @@ import (
 
 // A mirror is how a process sees itself from outside. A Hello in its own name opens no
 // link: one that it has sent proves, when it arrives, that its identity leads to it, and
-// any other that there is another process with this identity.
+// any other that there is another process with this identity. One of a link is its own,
+// too: it has dialled itself by another name for the same place.
 type mirror struct {
 	number uint64 // of this process, in its Hellos to itself
 
@@ -92,7 +93,10 @@ func (m *mirror) forget(echo uint64) {
 // back takes a Hello in this process's name.
 func (m *Mesh) back(g wire.Greeting) {
 	if g.Link != m.mirror.number {
-		if m.Twin != nil {
+		m.mu.RLock()
+		own := m.links[g.Link] != nil
+		m.mu.RUnlock()
+		if !own && m.Twin != nil {
 			m.Twin()
 		}
 		return
