@@ -9,10 +9,12 @@ import (
 )
 
 // every is how long what the nodes have said is new enough. Where asking them takes long
-// it is longer, so that it is a fifth of the time at most.
+// it is longer, so that it is a fifth of the time, up to restMost: most of a long look is
+// spent on nodes that do not answer, and leases run down meanwhile.
 const (
-	every = 2 * time.Second
-	rest  = 4
+	every    = 2 * time.Second
+	rest     = 4
+	restMost = 5 * time.Second
 )
 
 // latest is what the nodes have said last. They are asked when somebody wants to know and
@@ -62,7 +64,7 @@ func (l *latest) begin() *look {
 		defer close(at.over)
 		began := time.Now()
 		r, err := l.report(context.Background())
-		at.until = time.Now().Add(max(every, rest*time.Since(began)))
+		at.until = time.Now().Add(min(max(every, rest*time.Since(began)), restMost))
 		if at.err = err; err == nil {
 			at.s = snap(r, at.until)
 		}

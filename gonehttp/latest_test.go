@@ -56,8 +56,31 @@ func TestNodesAreAskedOnceForAllWhoLookAndNeverWhenNobodyDoes(t *testing.T) {
 		}
 		takes, asked = 3*time.Second, 0
 		watch(time.Minute)
-		if asked < 3 || asked > 5 {
+		if asked < 6 || asked > 9 {
 			t.Errorf("asked nodes that take long %d times", asked)
+		}
+	})
+}
+
+func TestALeaseRunsDownFromTheAnswerOfItsNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := func(addr string, left time.Duration) gone.NodeReport {
+			now := time.Now()
+			return gone.NodeReport{Addr: addr, Time: now, Status: &gone.Status{
+				Time: now.Add(-time.Hour), // its clock is wrong
+				Tenures: []gone.Tenure{{ID: addr, Since: now.Add(-2 * time.Hour), Deadline: now.Add(left - time.Hour), TTL: time.Minute}},
+			}}
+		}
+		nodes := []gone.NodeReport{node("a", 20*time.Second), node("b", 5*time.Second), node("c", 0)}
+		time.Sleep(10 * time.Second) // the look waits for another
+		nodes = append(nodes, node("d", 20*time.Second), gone.NodeReport{Addr: "e", Err: "it does not answer"})
+		s := snap(gone.Report{Nodes: nodes, Whole: true}, time.Now())
+		time.Sleep(time.Second)
+		v := s.view(wanted{}, false)
+		for i, want := range []struct{ left, age int64 }{{9000, 3600 + 11}, {1, 3600 + 11}, {0, 3600 + 11}, {19000, 3600 + 1}} {
+			if r := v.IDs.Rows[i]; r.Left != want.left || r.Age != 1000*want.age {
+				t.Errorf("%s: %d ms left of an age of %d s, want %+v", r.ID, r.Left, r.Age/1000, want)
+			}
 		}
 	})
 }

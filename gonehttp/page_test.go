@@ -103,6 +103,23 @@ func TestTheStoryOfAnIDHasEveryTenureAndWhyItEnded(t *testing.T) {
 	p.picture("story")
 }
 
+// One that does not answer may hold what no other does.
+func TestNobodyIsSaidToHoldAnIDOnlyWhereAllNodesAnswer(t *testing.T) {
+	redis := redistest.Start(t)
+	g := startNode(t, redis)
+	run(t, g, serve, "another")
+	settle(t, g, 1)
+	page := startPage(t, gonehttp.New(g))
+	p := open(t, page+"?id=a")
+	p.shows("#holder", "Nobody holds it now.")
+	lock, err := gone.RedisLocks(redis)("gone", "tcp://127.0.0.1:1")
+	must(t, err)
+	must(t, lock.(gone.Roster).Enter(`{"w":1}`, time.Minute))
+	p.shows("#holder", "No node that answers holds it now. No answer from 127.0.0.1:1.")
+	must(t, lock.(gone.Roster).Leave())
+	p.shows("#holder", "Nobody holds it now.")
+}
+
 func TestWhatIsWrongIsOnTopInWordsAndAnnounced(t *testing.T) {
 	g := startNode(t, redistest.Start(t))
 	lets := make(chan struct{})

@@ -23,6 +23,7 @@ type View struct {
 	Control  bool // the page may steer
 	Held     int  // ids
 	Troubles []gone.Trouble
+	Whole    bool   // these are all nodes, as the roster could be read
 	Nodes    []Node // by address
 	IDs      *IDs   `json:",omitempty"`
 	Story    *Story `json:",omitempty"` // in their place, where one was asked for
@@ -62,7 +63,7 @@ type Row struct {
 	Token        uint64 `json:",string"`
 	Since        time.Time
 	Age          int64 // ms
-	Left         int64 // ms until its lease ends
+	Left         int64 // ms until its lease ends, unless it has been extended since; 0: it was over
 	TTL          int64 // ms
 	Stopping     bool  `json:",omitempty"` // Exit has closed
 	Waiting      int
@@ -70,6 +71,7 @@ type Row struct {
 	Received     uint64
 
 	id string
+	at time.Time // when the node had answered
 }
 
 // A Story is that of one id, as far as nodes remember: each its last thousand tenures.
@@ -107,13 +109,12 @@ func query(r *http.Request) wanted {
 type snapshot struct {
 	gone.Report
 	until time.Time // new enough
-	at    time.Time
 	nodes []Node
 	rows  []Row // by id
 }
 
 func snap(r gone.Report, until time.Time) *snapshot {
-	s := &snapshot{Report: r, until: until, at: time.Now()}
+	s := &snapshot{Report: r, until: until}
 	held, weights := 0, 0.0
 	for _, n := range r.Nodes {
 		if n.Status != nil {
@@ -134,7 +135,7 @@ func snap(r gone.Report, until time.Time) *snapshot {
 			Control: st.Setup.Control || n.Addr == r.By, Version: st.Node.Version,
 		})
 		for _, t := range st.Tenures {
-			s.rows = append(s.rows, row(n.Addr, t, st.Time))
+			s.rows = append(s.rows, row(n, t))
 		}
 	}
 	slices.SortFunc(s.rows, func(a, b Row) int { return cmp.Or(strings.Compare(a.id, b.id), cmp.Compare(b.Token, a.Token)) })
@@ -149,17 +150,23 @@ func share(n gone.Node) float64 {
 	return n.Weight
 }
 
-func row(addr string, t gone.Tenure, now time.Time) Row {
+func row(n gone.NodeReport, t gone.Tenure) Row {
+	now := n.Status.Time
 	return Row{
-		ID: readable(t.ID), Key: url.QueryEscape(t.ID), Node: addr, Token: t.Token, Since: t.Since,
+		ID: readable(t.ID), Key: url.QueryEscape(t.ID), Node: n.Addr, Token: t.Token, Since: t.Since,
 		Age: ms(now.Sub(t.Since)), Left: ms(t.Deadline.Sub(now)), TTL: ms(t.TTL), Stopping: t.Stopping,
-		Waiting: t.Waiting, WaitingBytes: t.WaitingBytes, Received: t.Received, id: t.ID,
+		Waiting: t.Waiting, WaitingBytes: t.WaitingBytes, Received: t.Received, id: t.ID, at: n.Time,
 	}
 }
 
-// later is a row when some time has passed since the nodes have answered.
-func (r Row) later(ms int64) Row {
-	r.Age, r.Left = r.Age+ms, max(0, r.Left-ms)
+// now is a row when some time has passed since the node has answered.
+func (r Row) now() Row {
+	passed := ms(time.Since(r.at))
+	r.Age, r.Left = r.Age+passed, r.Left-passed
+	if r.Left <= 0 && r.Left+passed > 0 { // it may have been extended
+		r.Left = 1
+	}
+	r.Left = max(0, r.Left)
 	return r
 }
 
@@ -167,7 +174,7 @@ func ms(d time.Duration) int64 { return d.Milliseconds() }
 
 // view is what is shown of a snapshot.
 func (s *snapshot) view(want wanted, control bool) View {
-	v := View{Time: s.Time, By: s.By, Control: control, Held: len(s.rows), Troubles: append([]gone.Trouble{}, s.Troubles...), Nodes: s.nodes}
+	v := View{Time: s.Time, By: s.By, Control: control, Whole: s.Whole, Held: len(s.rows), Troubles: append([]gone.Trouble{}, s.Troubles...), Nodes: s.nodes}
 	for _, n := range s.Report.Nodes {
 		if n.Status != nil {
 			v.Cluster = n.Status.Setup.Cluster
@@ -181,9 +188,8 @@ func (s *snapshot) view(want wanted, control bool) View {
 	pages := max(1, (len(rows)+pageSize-1)/pageSize)
 	page := min(max(want.page, 1), pages)
 	v.IDs = &IDs{All: len(s.rows), Found: len(rows), Page: page, Pages: pages, Rows: []Row{}}
-	since := ms(time.Since(s.at))
 	for _, r := range rows[(page-1)*pageSize : min(page*pageSize, len(rows))] {
-		v.IDs.Rows = append(v.IDs.Rows, r.later(since))
+		v.IDs.Rows = append(v.IDs.Rows, r.now())
 	}
 	return v
 }
@@ -215,10 +221,9 @@ func (s *snapshot) search(want wanted) []Row {
 // story is what all nodes know of an id.
 func (s *snapshot) story(id string) *Story {
 	st := &Story{ID: readable(id), Key: url.QueryEscape(id), Now: []Row{}, Past: []Past{}}
-	since := ms(time.Since(s.at))
 	at, _ := slices.BinarySearchFunc(s.rows, id, func(r Row, id string) int { return strings.Compare(r.id, id) })
 	for ; at < len(s.rows) && s.rows[at].id == id; at++ {
-		st.Now = append(st.Now, s.rows[at].later(since))
+		st.Now = append(st.Now, s.rows[at].now())
 	}
 	for _, n := range s.Report.Nodes {
 		if n.Status == nil {

@@ -115,7 +115,7 @@ function showNode(tr, n, v) {
 	set(button, n.Draining ? 'Resume' : 'Drain');
 	button.setAttribute('aria-label', button.textContent + ' ' + bare(n.Addr));
 	button.disabled = !n.Control;
-	button.title = n.Control ? '' : 'This node was not started with WithControl.';
+	button.title = n.Control ? '' : n.Err ? 'It does not answer.' : 'This node was not started with WithControl.';
 }
 
 function showNodes(v) {
@@ -158,8 +158,9 @@ function runDown(tr) {
 	const r = tr.row, passed = performance.now() - tr.at, left = Math.max(0, r.Left - passed);
 	const [text, bar] = tr.children[4].firstChild.children;
 	tr.classList.toggle('low', left < r.TTL / 3);
-	tr.classList.toggle('over', left === 0 || !!r.Stopping);
-	set(text, r.Stopping ? 'stops' : left === 0 ? 'over' : lasts(left).replace(/^(\d)\.\d/, (m, d) => left < 3000 ? m : d));
+	tr.classList.toggle('over', r.Left === 0 || !!r.Stopping);
+	// What has run down here may have been extended there.
+	set(text, r.Stopping ? 'stops' : r.Left === 0 ? 'over' : left === 0 ? 'not known' : lasts(left).replace(/^(\d)\.\d/, (m, d) => left < 3000 ? m : d));
 	bar.firstChild.style.width = Math.min(100, 100 * left / r.TTL) + '%';
 	set(tr.children[3], lasts(r.Age + passed));
 }
@@ -174,7 +175,7 @@ function showIDs(v) {
 	const all = ids.Found === ids.All;
 	set($('found'), all ? plural(ids.All, 'id') : `${ids.Found.toLocaleString('en')} of ${plural(ids.All, 'id')}`);
 	$('none').hidden = ids.Found > 0;
-	set($('none'), ids.All ? 'No id that is held is like that.' : 'Nobody holds an id.');
+	set($('none'), ids.All ? 'No id that is held is like that.' : nobody(v, 'an id'));
 	$('pager').hidden = ids.Pages < 2;
 	set($('where'), `${ids.Page} of ${ids.Pages}`);
 	$('previous').disabled = ids.Page <= 1;
@@ -187,6 +188,13 @@ function showIDs(v) {
 		return o;
 	});
 	if (form.node.value !== chosen) form.node.value = chosen;
+}
+
+// nobody says that nobody holds something, as far as that can be told.
+function nobody(v, what) {
+	const mute = v.Nodes.filter(n => n.Err).map(n => bare(n.Addr));
+	if (v.Whole && !mute.length) return `Nobody holds ${what}.`;
+	return `No node that answers holds ${what}. ` + (v.Whole ? `No answer from ${mute.join(', ')}.` : 'There may be more nodes than these.');
 }
 
 // The story of an id.
@@ -210,7 +218,7 @@ function showStory(v) {
 	$('story-title').className = 'id';
 	document.title = s.ID + ' – gone';
 	const now = s.Now[0];
-	const holder = !now ? 'Nobody holds it now.' :
+	const holder = !now ? nobody(v, 'it now') :
 		`Held by ${bare(now.Node)} with token ${now.Token}. Lease left: ${now.Stopping ? 'it stops' : lasts(now.Left)} of ${lasts(now.TTL)}. ` +
 		`${plural(now.Waiting, 'message')} in its queue, ${now.Received.toLocaleString('en')} received.`;
 	set($('holder'), holder);
@@ -222,7 +230,7 @@ function showStory(v) {
 		items.push(after = p);
 	}
 	keep($('tenures'), items, p => [p.gap ? 'gap' : p.Ended ? 'past' : p.Age, p.Node, p.Since].join(' '),
-		p => p.gap ? el('li', 'gap', 'Nobody for ' + lasts(p.gap)) : tenure(p));
+		p => p.gap ? el('li', 'gap', 'No node remembers a holder for ' + lasts(p.gap)) : tenure(p)); // one that has died may have
 	$('story-steer').hidden = !v.Control || !now;
 	const at = v.Nodes.find(n => now && n.Addr === now.Node);
 	$('move').disabled = !at || !at.Control;
