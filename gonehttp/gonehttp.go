@@ -20,8 +20,12 @@
 //	page  of a hundred ids, from 1
 //	id    the story of this id instead; its bytes may be any, percent-encoded
 //
-// Nodes are asked every two seconds while somebody looks, however many do, or less often
-// where an answer takes long; and not at all while nobody looks.
+// Nodes are asked every two seconds while somebody looks, however many do; and not at all
+// while nobody looks. Where answers take long there are up to five seconds between, or as
+// many as the answers take.
+//
+// While a node does not answer, or the roster can't be read, the page says of no id that
+// nobody holds it: only that no node that answers does.
 //
 // Whoever reaches the page sees ids and addresses, as in the lock service, but no data. It
 // asks for no password: put it behind what guards your other pages. It changes nothing

@@ -8,13 +8,13 @@ import (
 	gone "github.com/Diggs/go-one"
 )
 
-// every is how long what the nodes have said is new enough. Where asking them takes long
-// it is longer, so that it is a fifth of the time, up to restMost: most of a long look is
-// spent on nodes that do not answer, and leases run down meanwhile.
+// every is how long what the nodes have said is new enough. It is longer where they take
+// long to answer, so that asking is a fifth of the time; but of what is more than longest
+// old a lease can't be told, so that asking may be up to half of the time.
 const (
-	every    = 2 * time.Second
-	rest     = 4
-	restMost = 5 * time.Second
+	every   = 2 * time.Second
+	rest    = 4
+	longest = 5 * time.Second
 )
 
 // latest is what the nodes have said last. They are asked when somebody wants to know and
@@ -62,12 +62,23 @@ func (l *latest) begin() *look {
 	l.last = at
 	go func() { // for all who wait, whoever of them leaves
 		defer close(at.over)
-		began := time.Now()
 		r, err := l.report(context.Background())
-		at.until = time.Now().Add(min(max(every, rest*time.Since(began)), restMost))
+		took := answered(r)
+		at.until = time.Now().Add(max(every, min(rest*took, longest), took))
 		if at.err = err; err == nil {
 			at.s = snap(r, at.until)
 		}
 	}()
 	return at
+}
+
+// answered is how long the nodes have taken that have answered. Waiting for the others has
+// cost nothing but time.
+func answered(r gone.Report) (took time.Duration) {
+	for _, n := range r.Nodes {
+		if n.Status != nil {
+			took = max(took, n.Time.Sub(r.Time))
+		}
+	}
+	return took
 }

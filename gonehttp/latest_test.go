@@ -13,11 +13,15 @@ import (
 
 func TestNodesAreAskedOnceForAllWhoLookAndNeverWhenNobodyDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, takes := 0, 100*time.Millisecond
+		asked, takes, waits := 0, 100*time.Millisecond, time.Duration(0)
 		l := latest{report: func(context.Context) (gone.Report, error) {
 			asked++
-			time.Sleep(takes)
-			return gone.Report{}, nil
+			r := gone.Report{Time: time.Now(), Nodes: []gone.NodeReport{{Addr: "a", Time: time.Now().Add(takes), Status: &gone.Status{}}}}
+			time.Sleep(max(takes, waits))
+			if waits > takes {
+				r.Nodes = append(r.Nodes, gone.NodeReport{Addr: "b", Time: time.Now(), Err: "no answer"})
+			}
+			return r, nil
 		}}
 		watch := func(d time.Duration) {
 			ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -54,32 +58,21 @@ func TestNodesAreAskedOnceForAllWhoLookAndNeverWhenNobodyDoes(t *testing.T) {
 		if asked != before {
 			t.Error("asked though nobody looks")
 		}
-		takes, asked = 3*time.Second, 0
-		watch(time.Minute)
-		if asked < 6 || asked > 9 {
-			t.Errorf("asked nodes that take long %d times", asked)
-		}
-	})
-}
-
-func TestALeaseRunsDownFromTheAnswerOfItsNode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		node := func(addr string, left time.Duration) gone.NodeReport {
-			now := time.Now()
-			return gone.NodeReport{Addr: addr, Time: now, Status: &gone.Status{
-				Time: now.Add(-time.Hour), // its clock is wrong
-				Tenures: []gone.Tenure{{ID: addr, Since: now.Add(-2 * time.Hour), Deadline: now.Add(left - time.Hour), TTL: time.Minute}},
-			}}
-		}
-		nodes := []gone.NodeReport{node("a", 20*time.Second), node("b", 5*time.Second), node("c", 0)}
-		time.Sleep(10 * time.Second) // the look waits for another
-		nodes = append(nodes, node("d", 20*time.Second), gone.NodeReport{Addr: "e", Err: "it does not answer"})
-		s := snap(gone.Report{Nodes: nodes, Whole: true}, time.Now())
-		time.Sleep(time.Second)
-		v := s.view(wanted{}, false)
-		for i, want := range []struct{ left, age int64 }{{9000, 3600 + 11}, {1, 3600 + 11}, {0, 3600 + 11}, {19000, 3600 + 1}} {
-			if r := v.IDs.Rows[i]; r.Left != want.left || r.Age != 1000*want.age {
-				t.Errorf("%s: %d ms left of an age of %d s, want %+v", r.ID, r.Left, r.Age/1000, want)
+		for _, c := range []struct {
+			takes, waits time.Duration
+			asked        int
+		}{
+			{time.Second, 0, 12},                    // a fifth of the time
+			{3 * time.Second, 0, 8},                 // 5 s between
+			{10 * time.Second, 0, 3},                // half of it
+			{time.Millisecond, 3 * time.Second, 12}, // 2 s between, though one does not answer
+			{time.Millisecond, 10 * time.Second, 5}, // nor in the middle of its answer
+			{3 * time.Second, 3*time.Second + 1, 8},
+		} {
+			takes, waits, asked = c.takes, c.waits, 0
+			watch(time.Minute)
+			if asked < c.asked-1 || asked > c.asked+1 {
+				t.Errorf("nodes that take %v, and %v where they are mute, were asked %d times in a minute, not %d", takes, waits, asked, c.asked)
 			}
 		}
 	})

@@ -3,6 +3,8 @@ package gonehttp_test
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -103,21 +105,89 @@ func TestTheStoryOfAnIDHasEveryTenureAndWhyItEnded(t *testing.T) {
 	p.picture("story")
 }
 
-// One that does not answer may hold what no other does.
-func TestNobodyIsSaidToHoldAnIDOnlyWhereAllNodesAnswer(t *testing.T) {
+// enterMute enters a node that does not answer into the roster, until leave.
+func enterMute(t testing.TB, redis string) (addr string, leave func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	lock, err := gone.RedisLocks(redis)("gone", "tcp://"+l.Addr().String())
+	must(t, err)
+	t.Cleanup(func() { _ = lock.(*gone.RedisLock).Close() })
+	must(t, lock.(gone.Roster).Enter("{}", time.Hour))
+	return l.Addr().String(), func() { must(t, lock.(gone.Roster).Leave()) }
+}
+
+func TestThePageSaysThatNobodyHoldsAnIDOnlyWhenEveryNodeHasSaidSo(t *testing.T) {
+	redis := redistest.Start(t)
+	g := startNode(t, redis, gone.WithControl())
+	page := startPage(t, gonehttp.New(g, gonehttp.WithControl()))
+	mute, leave := enterMute(t, redis)
+	p := open(t, page+"?id=a", chromedp.EmulateViewport(1000, 560), scheme("light"))
+	p.shows("#holder", "No node that answers holds it. No answer from "+mute+".")
+	p.do(chromedp.Navigate(page))
+	p.shows("#none", "No node that answers holds an id. No answer from "+mute+".")
+	p.shows("#cluster", "2 nodes, at least 0 ids")
+	p.picture("mute")
+	title := fmt.Sprintf(`document.querySelector('button[aria-label="Drain %s"]').title`, mute)
+	if got := js[string](p, title); got != "This node does not answer." {
+		t.Errorf("its button says: %s", got)
+	}
+	leave()
+	p.shows("#none", "Nobody holds an id.")
+	p.shows("#cluster", "1 node, 0 ids")
+	p.do(chromedp.Navigate(page + "?id=a"))
+	p.shows("#holder", "Nobody holds it now.")
+}
+
+func TestWithoutARosterThePageSaysThatThereMayBeOtherNodes(t *testing.T) {
+	locks := gone.RedisLocks(redistest.Start(t))
+	bare := func(id, value string) (gone.GoneLock, error) {
+		l, err := locks(id, value)
+		return struct{ gone.GoneLock }{l}, err
+	}
+	g, err := gone.NewGone("tcp://127.0.0.1:0", bare, gone.WithLogger(slog.New(slog.DiscardHandler)))
+	must(t, err)
+	t.Cleanup(func() { _ = g.Close() })
+	p := open(t, startPage(t, gonehttp.New(g))+"?id=a")
+	p.shows("#holder", "No node that answers holds it. There may be nodes that are not shown.")
+}
+
+func TestAGapInAStoryDoesNotSayThatNobodyHeldTheID(t *testing.T) {
 	redis := redistest.Start(t)
 	g := startNode(t, redis)
-	run(t, g, serve, "another")
-	settle(t, g, 1)
-	page := startPage(t, gonehttp.New(g))
-	p := open(t, page+"?id=a")
-	p.shows("#holder", "Nobody holds it now.")
-	lock, err := gone.RedisLocks(redis)("gone", "tcp://127.0.0.1:1")
+	r, err := g.RunOne("a", serve)
 	must(t, err)
-	must(t, lock.(gone.Roster).Enter(`{"w":1}`, time.Minute))
-	p.shows("#holder", "No node that answers holds it now. No answer from 127.0.0.1:1.")
-	must(t, lock.(gone.Roster).Leave())
-	p.shows("#holder", "Nobody holds it now.")
+	settle(t, g, 1)
+	must(t, r.Close())
+	time.Sleep(1100 * time.Millisecond) // the gap: the page shows those of more than a second
+	run(t, g, serve, "a")
+	settle(t, g, 1)
+	p := open(t, startPage(t, gonehttp.New(g))+"?id=a")
+	p.shows("#tenures .gap", "No node remembers who held it for ")
+	mute, _ := enterMute(t, redis)
+	p.shows("#trouble-list", mute)
+	p.shows("#tenures .gap", "No node that answers remembers who held it for ")
+}
+
+func TestALeaseThatHasRunDownInTheBrowserAloneIsNotKnown(t *testing.T) {
+	g := startNode(t, redistest.Start(t))
+	run(t, g, serve, "a")
+	settle(t, g, 1)
+	p := open(t, startPage(t, gonehttp.New(g)))
+	p.shows("#rows .left", " s")
+	p.do(chromedp.Evaluate("stream.close(); last.IDs.Rows[0].Left = 300; show(last)", nil)) // and no answer comes
+	p.shows("#rows .left", "…")
+	if said := js[string](p, "document.querySelector('#rows .left .hidden').textContent"); said != "not known" {
+		t.Errorf("a screen reader says %q", said)
+	}
+	if js[bool](p, "document.querySelector('#rows tr.over, #rows tr.low') !== null") {
+		t.Error("it looks as if it were over")
+	}
+	p.do(chromedp.Evaluate("last.IDs.Rows[0].Stopping = true; show(last)", nil))
+	p.shows("#rows .left", "stops")
+	p.do(chromedp.Evaluate("listen()", nil))
+	p.shows("#rows .left", " s")
 }
 
 func TestWhatIsWrongIsOnTopInWordsAndAnnounced(t *testing.T) {

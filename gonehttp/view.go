@@ -15,15 +15,16 @@ import (
 )
 
 // A View is what the page shows. Times are by the clock of their node; durations, in
-// milliseconds, need no clock to be compared with.
+// milliseconds, need no clock to be compared with. Unless it is Whole and no node has an
+// Err, an id that it does not show may be held all the same.
 type View struct {
 	Time     time.Time
 	By       string // address of the node that serves the page
 	Cluster  string
 	Control  bool // the page may steer
-	Held     int  // ids
+	Whole    bool // Nodes are all of the cluster, as the roster could be read
+	Held     int  // ids, at the nodes that have answered
 	Troubles []gone.Trouble
-	Whole    bool   // these are all nodes, as the roster could be read
 	Nodes    []Node // by address
 	IDs      *IDs   `json:",omitempty"`
 	Story    *Story `json:",omitempty"` // in their place, where one was asked for
@@ -63,18 +64,18 @@ type Row struct {
 	Token        uint64 `json:",string"`
 	Since        time.Time
 	Age          int64 // ms
-	Left         int64 // ms until its lease ends, unless it has been extended since; 0: it was over
+	Left         int64 // ms until its lease ends; 0 is unknown unless it is Stopping: it may have been extended since
 	TTL          int64 // ms
-	Stopping     bool  `json:",omitempty"` // Exit has closed
+	Stopping     bool  `json:",omitempty"` // its node has said that Exit has closed, or that the lease is over
 	Waiting      int
 	WaitingBytes int
 	Received     uint64
 
 	id string
-	at time.Time // when the node had answered
 }
 
-// A Story is that of one id, as far as nodes remember: each its last thousand tenures.
+// A Story is that of one id, as far as the nodes that have answered remember: each its last
+// thousand tenures since it was started. So nobody need have known of a tenure between two.
 type Story struct {
 	ID   string
 	Key  string
@@ -109,12 +110,13 @@ func query(r *http.Request) wanted {
 type snapshot struct {
 	gone.Report
 	until time.Time // new enough
+	at    time.Time // what rows are counted to, whenever their nodes have answered
 	nodes []Node
 	rows  []Row // by id
 }
 
 func snap(r gone.Report, until time.Time) *snapshot {
-	s := &snapshot{Report: r, until: until}
+	s := &snapshot{Report: r, until: until, at: time.Now()}
 	held, weights := 0, 0.0
 	for _, n := range r.Nodes {
 		if n.Status != nil {
@@ -135,7 +137,7 @@ func snap(r gone.Report, until time.Time) *snapshot {
 			Control: st.Setup.Control || n.Addr == r.By, Version: st.Node.Version,
 		})
 		for _, t := range st.Tenures {
-			s.rows = append(s.rows, row(n, t))
+			s.rows = append(s.rows, row(n.Addr, t, st.Time).later(s.at.Sub(n.Time)))
 		}
 	}
 	slices.SortFunc(s.rows, func(a, b Row) int { return cmp.Or(strings.Compare(a.id, b.id), cmp.Compare(b.Token, a.Token)) })
@@ -150,23 +152,17 @@ func share(n gone.Node) float64 {
 	return n.Weight
 }
 
-func row(n gone.NodeReport, t gone.Tenure) Row {
-	now := n.Status.Time
+func row(addr string, t gone.Tenure, now time.Time) Row {
 	return Row{
-		ID: readable(t.ID), Key: url.QueryEscape(t.ID), Node: n.Addr, Token: t.Token, Since: t.Since,
-		Age: ms(now.Sub(t.Since)), Left: ms(t.Deadline.Sub(now)), TTL: ms(t.TTL), Stopping: t.Stopping,
-		Waiting: t.Waiting, WaitingBytes: t.WaitingBytes, Received: t.Received, id: t.ID, at: n.Time,
+		ID: readable(t.ID), Key: url.QueryEscape(t.ID), Node: addr, Token: t.Token, Since: t.Since,
+		Age: ms(now.Sub(t.Since)), Left: ms(t.Deadline.Sub(now)), TTL: ms(t.TTL), Stopping: t.Stopping || !t.Deadline.After(now),
+		Waiting: t.Waiting, WaitingBytes: t.WaitingBytes, Received: t.Received, id: t.ID,
 	}
 }
 
-// now is a row when some time has passed since the node has answered.
-func (r Row) now() Row {
-	passed := ms(time.Since(r.at))
-	r.Age, r.Left = r.Age+passed, r.Left-passed
-	if r.Left <= 0 && r.Left+passed > 0 { // it may have been extended
-		r.Left = 1
-	}
-	r.Left = max(0, r.Left)
+// later is a row when some time has passed.
+func (r Row) later(passed time.Duration) Row {
+	r.Age, r.Left = r.Age+ms(passed), max(0, r.Left-ms(passed))
 	return r
 }
 
@@ -188,8 +184,9 @@ func (s *snapshot) view(want wanted, control bool) View {
 	pages := max(1, (len(rows)+pageSize-1)/pageSize)
 	page := min(max(want.page, 1), pages)
 	v.IDs = &IDs{All: len(s.rows), Found: len(rows), Page: page, Pages: pages, Rows: []Row{}}
+	since := time.Since(s.at)
 	for _, r := range rows[(page-1)*pageSize : min(page*pageSize, len(rows))] {
-		v.IDs.Rows = append(v.IDs.Rows, r.now())
+		v.IDs.Rows = append(v.IDs.Rows, r.later(since))
 	}
 	return v
 }
@@ -218,12 +215,13 @@ func (s *snapshot) search(want wanted) []Row {
 	return rows
 }
 
-// story is what all nodes know of an id.
+// story is what the nodes that have answered know of an id.
 func (s *snapshot) story(id string) *Story {
 	st := &Story{ID: readable(id), Key: url.QueryEscape(id), Now: []Row{}, Past: []Past{}}
+	since := time.Since(s.at)
 	at, _ := slices.BinarySearchFunc(s.rows, id, func(r Row, id string) int { return strings.Compare(r.id, id) })
 	for ; at < len(s.rows) && s.rows[at].id == id; at++ {
-		st.Now = append(st.Now, s.rows[at].now())
+		st.Now = append(st.Now, s.rows[at].later(since))
 	}
 	for _, n := range s.Report.Nodes {
 		if n.Status == nil {

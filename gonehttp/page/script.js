@@ -20,6 +20,13 @@ function clock(iso) {
 	return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())} ${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
 }
 
+// unheard says, where not every node has answered, that what is not shown may be all the same.
+function unheard(v) {
+	const mute = v.Nodes.filter(n => n.Err).map(n => bare(n.Addr));
+	const more = mute.length > 3 ? ` and ${mute.length - 3} more` : '';
+	return [mute.length && `No answer from ${mute.slice(0, 3).join(', ')}${more}.`, !v.Whole && 'There may be nodes that are not shown.'].filter(Boolean).join(' ');
+}
+
 // el makes an element; its children are elements and text.
 function el(name, className, ...children) {
 	const e = document.createElement(name);
@@ -115,7 +122,7 @@ function showNode(tr, n, v) {
 	set(button, n.Draining ? 'Resume' : 'Drain');
 	button.setAttribute('aria-label', button.textContent + ' ' + bare(n.Addr));
 	button.disabled = !n.Control;
-	button.title = n.Control ? '' : n.Err ? 'It does not answer.' : 'This node was not started with WithControl.';
+	button.title = n.Err ? 'This node does not answer.' : n.Control ? '' : 'This node was not started with WithControl.';
 }
 
 function showNodes(v) {
@@ -136,7 +143,7 @@ function makeRow(r) {
 	const name = el('th', '', link, narrow);
 	name.scope = 'row';
 	return el('tr', '', name, el('td', 'addr'), el('td', 'num less token'), el('td', 'num less'),
-		el('td', 'lease', el('span', 'left', el('span'), bar)), el('td', 'num'), el('td', 'num less'));
+		el('td', 'lease', el('span', 'left', el('span', '', el('span'), el('span', 'hidden')), bar)), el('td', 'num'), el('td', 'num less'));
 }
 
 function showRow(tr, r) {
@@ -153,14 +160,18 @@ function showRow(tr, r) {
 	runDown(tr);
 }
 
-// runDown shows what is left of a lease now. It was so much when it was shown last.
+// runDown shows what is left of a lease now. It was so much when it was shown last. That
+// none is left by this clock says nothing: it may have been extended since.
 function runDown(tr) {
 	const r = tr.row, passed = performance.now() - tr.at, left = Math.max(0, r.Left - passed);
-	const [text, bar] = tr.children[4].firstChild.children;
-	tr.classList.toggle('low', left < r.TTL / 3);
-	tr.classList.toggle('over', r.Left === 0 || !!r.Stopping);
-	// What has run down here may have been extended there.
-	set(text, r.Stopping ? 'stops' : r.Left === 0 ? 'over' : left === 0 ? 'not known' : lasts(left).replace(/^(\d)\.\d/, (m, d) => left < 3000 ? m : d));
+	const [text, bar] = tr.children[4].firstChild.children, unknown = left === 0 && !r.Stopping;
+	tr.classList.toggle('low', left < r.TTL / 3 && !unknown);
+	tr.classList.toggle('over', !!r.Stopping);
+	const [seen, said] = text.children;
+	seen.ariaHidden = String(unknown);
+	set(seen, r.Stopping ? 'stops' : unknown ? '…' : lasts(left).replace(/^(\d)\.\d/, (m, d) => left < 3000 ? m : d));
+	set(said, unknown ? 'not known' : '');
+	text.title = unknown ? 'Not known: the last answer of its node is too old to tell.' : '';
 	bar.firstChild.style.width = Math.min(100, 100 * left / r.TTL) + '%';
 	set(tr.children[3], lasts(r.Age + passed));
 }
@@ -175,7 +186,8 @@ function showIDs(v) {
 	const all = ids.Found === ids.All;
 	set($('found'), all ? plural(ids.All, 'id') : `${ids.Found.toLocaleString('en')} of ${plural(ids.All, 'id')}`);
 	$('none').hidden = ids.Found > 0;
-	set($('none'), ids.All ? 'No id that is held is like that.' : nobody(v, 'an id'));
+	const mute = unheard(v);
+	set($('none'), [ids.All ? `No id that is ${mute ? 'known to be ' : ''}held is like that.` : mute ? 'No node that answers holds an id.' : 'Nobody holds an id.', mute].join(' ').trim());
 	$('pager').hidden = ids.Pages < 2;
 	set($('where'), `${ids.Page} of ${ids.Pages}`);
 	$('previous').disabled = ids.Page <= 1;
@@ -188,13 +200,6 @@ function showIDs(v) {
 		return o;
 	});
 	if (form.node.value !== chosen) form.node.value = chosen;
-}
-
-// nobody says that nobody holds something, as far as that can be told.
-function nobody(v, what) {
-	const mute = v.Nodes.filter(n => n.Err).map(n => bare(n.Addr));
-	if (v.Whole && !mute.length) return `Nobody holds ${what}.`;
-	return `No node that answers holds ${what}. ` + (v.Whole ? `No answer from ${mute.join(', ')}.` : 'There may be more nodes than these.');
 }
 
 // The story of an id.
@@ -217,20 +222,20 @@ function showStory(v) {
 	set($('story-title'), s.ID);
 	$('story-title').className = 'id';
 	document.title = s.ID + ' – gone';
-	const now = s.Now[0];
-	const holder = !now ? nobody(v, 'it now') :
-		`Held by ${bare(now.Node)} with token ${now.Token}. Lease left: ${now.Stopping ? 'it stops' : lasts(now.Left)} of ${lasts(now.TTL)}. ` +
+	const now = s.Now[0], mute = unheard(v);
+	const holder = !now ? mute ? 'No node that answers holds it. ' + mute : 'Nobody holds it now.' :
+		`Held by ${bare(now.Node)} with token ${now.Token}. Lease left: ${now.Stopping ? 'it stops' : now.Left ? lasts(now.Left) : 'not known'} of ${lasts(now.TTL)}. ` +
 		`${plural(now.Waiting, 'message')} in its queue, ${now.Received.toLocaleString('en')} received.`;
 	set($('holder'), holder);
 	const items = [];
 	let after = null;
 	for (const p of [...s.Now, ...s.Past]) {
-		const nobody = after && p.Ended ? new Date(after.Since) - new Date(p.Ended) : 0;
-		if (nobody > 1000) items.push({gap: nobody, Node: p.Node, Since: p.Since});
+		const gap = after && p.Ended ? new Date(after.Since) - new Date(p.Ended) : 0;
+		if (gap > 1000) items.push({gap, Node: p.Node, Since: p.Since}); // not that nobody held it: what a crashed holder knew is lost
 		items.push(after = p);
 	}
 	keep($('tenures'), items, p => [p.gap ? 'gap' : p.Ended ? 'past' : p.Age, p.Node, p.Since].join(' '),
-		p => p.gap ? el('li', 'gap', 'No node remembers a holder for ' + lasts(p.gap)) : tenure(p)); // one that has died may have
+		p => p.gap ? el('li', 'gap') : tenure(p), (li, p) => p.gap && set(li, `No node ${mute ? 'that answers ' : ''}remembers who held it for ${lasts(p.gap)}`));
 	$('story-steer').hidden = !v.Control || !now;
 	const at = v.Nodes.find(n => now && n.Addr === now.Node);
 	$('move').disabled = !at || !at.Control;
@@ -293,7 +298,7 @@ let page = Number(params.get('page')) || 1;
 let stream = null, again = 0, last = null;
 
 function show(v) {
-	set($('cluster'), `${plural(v.Nodes.length, 'node')}, ${plural(v.Held, 'id')}` + (v.Cluster ? `, cluster ${v.Cluster}` : ''));
+	set($('cluster'), `${plural(v.Nodes.length, 'node')}, ${unheard(v) && 'at least '}${plural(v.Held, 'id')}` + (v.Cluster ? `, cluster ${v.Cluster}` : ''));
 	showTroubles(v);
 	showNodes(v);
 	showIDs(v);
