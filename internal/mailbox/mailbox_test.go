@@ -832,6 +832,7 @@ func TestWhatASlowObserverIsBehindIsBounded(t *testing.T) {
 	}
 	end()
 	b.Shut()
+	b.Tell()
 	close(b.Data)
 	if told != n {
 		t.Errorf("told of %d", told)
