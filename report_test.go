@@ -197,9 +197,7 @@ func TestTheLockServiceIsToldOfAsItIsNow(t *testing.T) {
 
 func TestAnAddressThatDoesNotLeadHereIsTrouble(t *testing.T) {
 	t.Parallel()
-	closed, refusing := unusedPort(t)
-	must(t, closed.Close())
-	lost := at(t, refusing, "tcp://127.0.0.1:0", nobodyHolds)
+	lost := at(t, refusingAddr(t), "tcp://127.0.0.1:0", nobodyHolds)
 	twin := at(t, startNode(t, nobodyHolds).Addr(), "tcp://127.0.0.1:0", nobodyHolds)
 	eventually(t, 20*time.Second, "told", func() bool {
 		return told(t, lost, "does not reach itself") != nil && told(t, twin, "Another process") != nil
