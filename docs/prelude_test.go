@@ -48,6 +48,8 @@ var (
 	handler      = func(*gone.GoneRunner) {}
 	store, serve func(...any) error
 
+	// No page uses all that is here.
+	_ = []any{ctx, addr, id, data, msgs, devices, public, secret, err, newLock, g, r, client, pool, logger, mux, handler, store, serve, mylock}
 	_ = []any{errors.Is, fmt.Sprint, log.Print, net.Dial, os.Exit, testing.Short, synctest.Wait, time.Second}
 	_ = []any{etcdlock.New, glogger.New, gonetest.Runner, goredislock.New, locktest.Run, pglock.New}
 	_ = []any{gonehttp.New, http.Get, redigo.Dial, clientv3.New}

@@ -26,15 +26,6 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func eventually(t testing.TB, within time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(within); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-	}
-}
-
 // A watched is a node and its metrics.
 type watched struct {
 	*gone.Gone
