@@ -15,7 +15,10 @@ trap 'git worktree remove --force "$tmp/tree" 2>/dev/null || true; rm -rf "$tmp"
 git worktree add --quiet --detach "$tmp/tree" "$since"
 (cd "$tmp/tree" && go test -c -o "$tmp/then" .)
 go test -c -o "$tmp/now" .
-measure() { "$tmp/$1" -test.run '^$' -test.bench "${BENCH:-SendData|LockAndUnlock}" -test.benchtime "${EACH:-500ms}" >>"$tmp/$1.txt"; }
+measure() {
+	"$tmp/$1" -test.run '^$' -test.bench "${BENCH:-SendData|LockAndUnlock}" -test.benchtime "${EACH:-500ms}" >>"$tmp/$1.txt" 2>"$tmp/log" ||
+		{ cat "$tmp/log" >&2 && exit 1; }
+}
 for ((i = 0; i < ${ROUNDS:-10}; i++)); do
 	if ((i % 2)); then measure now && measure then; else measure then && measure now; fi
 done
