@@ -28,8 +28,8 @@ type Gone struct {
 	//	stream: Mux.mu, side.mu
 	//	stream: Stream.mu
 	//	link: Mesh.mu
-	//	link: Link.mu; mailbox: Box.reporting, Box.mu, Room.mu
-	//	Lease.mu, pulse, own.mu, service.mu, and the lists in Mesh and Room
+	//	link: Link.mu; mailbox: Box.reporting, Box.telling, Box.mu, Room.mu
+	//	Lease.mu, pulse, own.mu, service.mu, linkNews.mu, and the lists in Mesh and Room
 
 	opts    options
 	log     *slog.Logger

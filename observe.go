@@ -121,11 +121,16 @@ const (
 // known.
 func health(l *link.Link) (state LinkState, kept int, why error) {
 	text, kept := l.Health()
-	state, why = LinkState(text), l.Trouble()
+	why = l.Trouble()
+	return orRefused(LinkState(text), why), kept, why
+}
+
+// orRefused is the state of a link, over which nothing arrives where a key is refused.
+func orRefused(state LinkState, why error) LinkState {
 	if (state == LinkOpening || state == LinkSilent) && errors.Is(why, ErrRefused) {
-		state = LinkRefused
+		return LinkRefused
 	}
-	return state, kept, why
+	return state
 }
 
 // A Propagator takes what belongs to a call, as its trace, to the handler's
@@ -302,9 +307,8 @@ func (g *Gone) linked(c link.Change) {
 	change := LinkChange{Addr: addrOf(c.Link.Identity), State: LinkOpen}
 	switch c.What {
 	case link.Silent:
-		if change.State, change.Err = LinkSilent, c.Link.Trouble(); errors.Is(change.Err, ErrRefused) {
-			change.State = LinkRefused
-		}
+		change.Err = c.Link.Trouble()
+		change.State = orRefused(LinkSilent, change.Err)
 	case link.Ended:
 		change.State, change.Err = LinkEnded, c.Link.Trouble()
 	}

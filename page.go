@@ -35,7 +35,7 @@ const pagesMost = 4096
 func (g *Gone) about(from *place) *page {
 	p := &page{Next: cmp.Or(from, &place{})}
 	if len(p.Next.ID) == 0 && p.Next.Addr == "" && p.Next.Past == 0 {
-		p.Status = g.status()
+		p.Status = g.summary()
 	}
 	all := g.list(Status{}, string(p.Next.ID), tenuresMost)
 	p.Time = all.Time

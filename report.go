@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -99,7 +98,7 @@ func (g *Gone) askAll(ctx context.Context, identities map[string]bool) (ns []Nod
 			var s Status
 			var err error
 			if identity == g.end.identity {
-				s = g.list(g.status(), "", math.MaxInt)
+				s = g.status()
 			} else {
 				s, err = g.statusOf(ctx, identity, reportMost)
 			}
@@ -171,9 +170,9 @@ func (r *Report) judge(took time.Duration) {
 	r.gather()
 }
 
-// judgeDoubles looks for ids that two nodes have held for longer than so. A report of a
+// judgeDoubles looks for ids that two nodes have held for longer than least. A report of a
 // cluster where ids move may show two for less: the nodes answer one after the other.
-func (r *Report) judgeDoubles(settled time.Duration) {
+func (r *Report) judgeDoubles(least time.Duration) {
 	type claim struct {
 		addr    string
 		settled bool
@@ -188,7 +187,7 @@ func (r *Report) judgeDoubles(settled time.Duration) {
 			if t.Stopping {
 				continue
 			}
-			c := claim{n.Addr, n.Status.Time.Sub(t.Since) > settled}
+			c := claim{n.Addr, n.Status.Time.Sub(t.Since) > least}
 			if other, ok := claims[t.ID]; ok && other.settled && c.settled && found < troublesShown {
 				found++
 				r.Troubles = append(r.Troubles, Trouble{

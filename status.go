@@ -274,7 +274,7 @@ type Status struct {
 // what is known of why, such as ErrRefused or the context's error; or ErrClosed.
 func (g *Gone) Status(ctx context.Context, addr string) (s Status, err error) {
 	if addr == g.Addr() {
-		return g.list(g.status(), "", math.MaxInt), nil
+		return g.status(), nil
 	}
 	identity, err := g.identityOf(ctx, addr)
 	switch {
@@ -338,8 +338,11 @@ func (g *Gone) identityOf(ctx context.Context, addr string) (string, error) {
 	return addr, nil // which is all that it takes
 }
 
-// status is this node's, without its lists.
-func (g *Gone) status() Status {
+// status is this node's.
+func (g *Gone) status() Status { return g.list(g.summary(), "", math.MaxInt) }
+
+// summary is this node's status without its lists.
+func (g *Gone) summary() Status {
 	s := Status{Node: g.entry().shown(g.end.identity), Time: time.Now(), Setup: g.setup(), Stats: g.Stats(), Troubles: g.troubles()}
 	g.mu.Lock()
 	s.Standby = max(0, len(g.byID)-s.Stats.Held)

@@ -57,11 +57,8 @@ func (s *session) report() (gone.Report, error) {
 	return r, err
 }
 
-// mute is why a node has not answered, nil if it has.
-func mute(n gone.NodeReport) error {
-	if n.Status != nil {
-		return nil
-	}
+// mute is why a node has not answered.
+func mute(n gone.NodeReport) *finding {
 	f := &finding{"bad", n.Addr, n.Err, exitUnreachable}
 	if errors.Is(n.Cause, gone.ErrRefused) {
 		f.code = exitRefused
@@ -93,7 +90,7 @@ func (s *session) ids([]string) error {
 	rows := []row{}
 	for _, n := range report.Nodes {
 		if n.Status == nil {
-			err = cmp.Or(err, mute(n))
+			err = cmp.Or[error](err, mute(n))
 			continue
 		}
 		for _, t := range n.Status.Tenures {
@@ -196,16 +193,16 @@ func (s *session) check([]string) error {
 	}
 	found := []*finding{s.checkService()}
 	report, err := s.report()
-	if err != nil {
-		return err
-	}
-	if len(report.Nodes) == 0 {
+	switch {
+	case err != nil:
+		found = append(found, &finding{"bad", "cluster " + s.cluster, err.Error(), codeOf(err)})
+	case len(report.Nodes) == 0:
 		found = append(found, &finding{"bad", "cluster " + s.cluster, "no node is listed", exitNobody})
 	}
 	for _, n := range report.Nodes {
-		switch err := mute(n); {
-		case err != nil:
-			found = append(found, err.(*finding))
+		switch {
+		case n.Status == nil:
+			found = append(found, mute(n))
 		case n.Status.Node.Draining:
 			found = append(found, &finding{State: "warning", About: n.Addr, Text: "drains"})
 		default:
